@@ -1,0 +1,29 @@
+"""GANs on PyTorch, small enough to read in an afternoon.
+
+The nets and their initial weights are in ``models``, what the players pay in ``losses``, one step
+in ``step``, the loop in ``trainer``, what may watch it in ``hook``.
+"""
+
+from tinygan import data, hooks, losses, pictures, sampling, seeds
+from tinygan.hook import Hook
+from tinygan.models import DCGANDiscriminator, DCGANGenerator, weights_init
+from tinygan.step import Player, StepReport
+from tinygan.trainer import GANTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "GANTrainer",
+    "Hook",
+    "Player",
+    "StepReport",
+    "data",
+    "hooks",
+    "losses",
+    "pictures",
+    "sampling",
+    "seeds",
+    "weights_init",
+]

@@ -1,0 +1,90 @@
+"""What the trainer asks of its batches: images, a length if there is one, and a place to resume.
+
+Batches are anything that can be iterated once per epoch: a ``tinygan.data.Loader``, a PyTorch
+``DataLoader``, a list of tensors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+
+def images(batch: object) -> torch.Tensor:
+    """Return the images of a batch, which is a tensor or begins with one: (images, labels).
+
+    Raises:
+        TypeError: for anything else.
+
+    Example:
+        >>> images((torch.zeros(4, 3, 8, 8), torch.arange(4))).shape
+        torch.Size([4, 3, 8, 8])
+    """
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(first, torch.Tensor):
+        raise TypeError(
+            f"batches must give images or (images, labels), got {type(batch).__name__}; "
+            "give tensors (N, C, H, W)."
+        )
+    return first
+
+
+def length(batches: Iterable[object]) -> int | None:
+    """Return the number of batches in an epoch, or None if that is not known.
+
+    Raises:
+        TypeError: for what can be iterated only once, such as a generator.
+
+    Example:
+        >>> length([1, 2, 3])
+        3
+    """
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            f"batches must be iterable once per epoch, got a {type(batches).__name__}, which gives "
+            "its batches only once; pass a list or a loader."
+        )
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a DataLoader over an IterableDataset has __len__ and raises this
+        return None
+
+
+def state(batches: Iterable[object]) -> dict[str, Any] | None:
+    """Return where the batches stand, if they can say so (``state_dict``), else None."""
+    if hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict"):
+        saved: dict[str, Any] = batches.state_dict()
+        return saved
+    return None
+
+
+def rest_of_epoch(
+    batches: Iterable[object], epoch: int, done: int, saved: dict[str, Any] | None
+) -> tuple[Iterator[object], int]:
+    """Return an iterator over an epoch's batches after the first ``done``, and how many it skips.
+
+    Batches with a state go back to it, a sequence is skipped forward. Others cannot resume in the
+    middle: the epoch starts over, with a warning, and the second value is 0.
+    """
+    for shuffled in (batches, getattr(batches, "sampler", None)):
+        set_epoch = getattr(shuffled, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+    if done == 0:
+        return iter(batches), 0
+    if saved is not None and hasattr(batches, "load_state_dict"):
+        batches.load_state_dict(saved)
+        return iter(batches), done
+    if isinstance(batches, Sequence):
+        return itertools.islice(batches, done, None), done
+    warnings.warn(
+        f"epoch {epoch} starts over: {done} of its batches are done, but a "
+        f"{type(batches).__name__} cannot go back to its place; use tinygan.data.Loader, or "
+        "batches with state_dict and load_state_dict.",
+        stacklevel=2,
+    )
+    return iter(batches), 0

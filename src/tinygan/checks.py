@@ -1,0 +1,44 @@
+"""Argument checks whose errors say name, value, rule and remedy."""
+
+from __future__ import annotations
+
+
+def count(name: str, value: int, *, at_least: int = 1) -> int:
+    """Return ``value`` if it is an int of at least ``at_least``.
+
+    Raises:
+        ValueError: naming the argument, its value, the rule and the remedy.
+
+    Example:
+        >>> count("channels", 3)
+        3
+    """
+    # bool is an int to Python, but nobody means True images.
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an int, got {value!r}; use {at_least} or more.")
+    if value < at_least:
+        raise ValueError(
+            f"{name} must be at least {at_least}, got {value}; use {at_least} or more."
+        )
+    return value
+
+
+def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:
+    """Return ``value`` as (height, width), each of at least ``at_least`` pixels.
+
+    Raises:
+        ValueError: for anything but an int or a pair of ints that large.
+
+    Example:
+        >>> size("image_size", 64)
+        (64, 64)
+    """
+    if isinstance(value, int):
+        value = (value, value)
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ValueError(
+            f"{name} must be an int or a pair (height, width), got {value!r}; "
+            "use 64 or (61, 47), say."
+        )
+    height, width = (count(name, side, at_least=at_least) for side in value)
+    return height, width

@@ -1,0 +1,161 @@
+"""The hook: what may watch a run, and when.
+
+The events of a run, in order::
+
+    on_fit_start(trainer)
+      on_epoch_start(trainer)
+        on_step_start(trainer)
+          on_gradients(trainer, player)   gradients are final, weights have not moved; D, then G
+          on_update(trainer, player)      weights have moved
+        on_step_end(trainer, report)
+      on_epoch_end(trainer)
+    on_fit_end(trainer)                   once, on normal return or after trainer.stop(reason)
+    on_exception(trainer, error)          once otherwise; the error is then raised again
+
+Each epoch starts once and ends once, however many calls of ``fit`` it takes. Hooks are called in
+list order.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from typing_extensions import override
+
+from tinygan import checks
+
+if TYPE_CHECKING:
+    from tinygan.step import Player, StepReport
+    from tinygan.trainer import GANTrainer
+
+EVENTS = (
+    "on_fit_start",
+    "on_epoch_start",
+    "on_step_start",
+    "on_gradients",
+    "on_update",
+    "on_step_end",
+    "on_epoch_end",
+    "on_fit_end",
+    "on_exception",
+)
+
+
+class Hook:
+    """Base of everything that watches a run: override the events that matter, leave the rest.
+
+    A hook that only reads changes nothing: the run ends in bit-identical weights with or without
+    it, for nothing in the run draws from the global random state.
+
+    Raises:
+        TypeError: at the subclass's ``class`` line, for a misspelt event or a wrong signature.
+
+    Example:
+        >>> class Shout(Hook):
+        ...     def on_fit_end(self, trainer):
+        ...         print("done at step", trainer.step)
+    """
+
+    def on_fit_start(self, trainer: GANTrainer) -> None:
+        """``fit`` was called; nothing has moved yet."""
+
+    def on_epoch_start(self, trainer: GANTrainer) -> None:
+        """Epoch number ``trainer.epoch`` (from 0) begins."""
+
+    def on_step_start(self, trainer: GANTrainer) -> None:
+        """A batch is on the device, as ``trainer.real``; the nets have not seen it."""
+
+    def on_gradients(self, trainer: GANTrainer, player: Player) -> None:
+        """The player's gradients are final, its weights have not moved: clip or inspect here."""
+
+    def on_update(self, trainer: GANTrainer, player: Player) -> None:
+        """The player's weights have moved: average or clip weights here."""
+
+    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+        """Both players have moved; ``trainer.step`` counts this step.
+
+        The report's tensors stay on the device: reading a value waits for it, so read every n-th.
+        """
+
+    def on_epoch_end(self, trainer: GANTrainer) -> None:
+        """An epoch is complete; ``trainer.epoch`` counts it."""
+
+    def on_fit_end(self, trainer: GANTrainer) -> None:
+        """``fit`` returns; ``trainer.stop_reason`` says why if it was stopped."""
+
+    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+        """``fit`` ends by ``error`` (Ctrl-C included), which is raised again afterwards."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the hook must remember across a resume: plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+
+    @override
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a misspelt event or a wrong signature where it is written."""
+        super().__init_subclass__(**kwargs)
+        for name, member in vars(cls).items():
+            if callable(member) and not name.startswith("_"):
+                _check_event(cls.__name__, name, member)
+
+
+_BASE_METHODS = (*EVENTS, "state_dict", "load_state_dict")
+
+
+def _check_event(owner: str, name: str, member: Callable[..., object]) -> None:
+    if name not in _BASE_METHODS:
+        # "step_end" and "onStepEnd" resemble an event by .84 and more; helpers' names do not.
+        close = difflib.get_close_matches(name.lower(), EVENTS, n=1, cutoff=0.8)
+        if close or name.startswith("on_"):
+            meant = f"did you mean {close[0]}?" if close else f"events are {', '.join(EVENTS)}."
+            raise TypeError(f"{owner}.{name} is not an event; {meant}")
+        return
+    expected = inspect.signature(getattr(Hook, name))
+    try:
+        inspect.signature(member).bind(*expected.parameters)
+    except TypeError:
+        given = inspect.signature(member)
+        names = ", ".join(expected.parameters)
+        raise TypeError(f"{owner}.{name}{given} must accept ({names}).") from None
+
+
+StepFunction: TypeAlias = "Callable[[GANTrainer, StepReport], object]"
+"""Called as ``function(trainer, report)``."""
+
+
+class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
+    """Make a hook of a plain function, called after every n-th step.
+
+    Args:
+        n: how often, in steps.
+        function: called as ``function(trainer, report)``.
+
+    Raises:
+        ValueError: for n under 1.
+        TypeError: for a function that does not take those two arguments.
+
+    Example:
+        >>> show = every(100, lambda trainer, report: print(trainer.step, float(report.loss_d)))
+    """
+
+    def __init__(self, n: int, function: StepFunction) -> None:
+        self.n = checks.count("n", n)
+        try:
+            inspect.signature(function).bind("trainer", "report")
+        except TypeError:
+            raise TypeError(
+                f"every({n}, {function!r}): it must accept (trainer, report)."
+            ) from None
+        self.function = function
+
+    @override
+    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+        """Call the function if this is an n-th step."""
+        if trainer.step % self.n == 0:
+            self.function(trainer, report)

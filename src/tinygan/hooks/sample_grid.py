@@ -1,0 +1,67 @@
+"""Grids of what the generator makes of the fixed noise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from typing_extensions import override
+
+from tinygan import checks, pictures
+from tinygan.hook import Hook
+from tinygan.hooks.run_folder import prepared
+from tinygan.step import StepReport
+from tinygan.trainer import GANTrainer
+
+
+class SampleGrid(Hook):
+    """Write a grid of the 64 images of the fixed noise, as ``samples/step_000500.png``.
+
+    There is one before the first step, one every so many steps, and one at the end.
+
+    Args:
+        folder: where the folder ``samples`` is made. Pictures of an earlier run in it, of steps
+            that this run has yet to do, are removed.
+        every: how often, in steps.
+
+    Example:
+        >>> grid = SampleGrid("runs/faces", every=500)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, every: int = 500) -> None:
+        self.folder = Path(folder)
+        self.every = checks.count("every", every)
+
+    @property
+    def frames(self) -> list[Path]:
+        """The pictures written so far, in the order of their steps."""
+        return sorted(self.folder.glob("samples/step_*.png"), key=_step_of)
+
+    @override
+    def on_fit_start(self, trainer: GANTrainer) -> None:
+        """Make the folder, and the picture from before the first step."""
+        prepared(self.folder / "samples")
+        for frame in self.frames:
+            if _step_of(frame) > trainer.step:
+                frame.unlink()
+        if trainer.step == 0:
+            self._write(trainer)
+
+    @override
+    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+        """Write a picture if it is due."""
+        if trainer.step % self.every == 0:
+            self._write(trainer)
+
+    @override
+    def on_fit_end(self, trainer: GANTrainer) -> None:
+        """Write the last picture."""
+        self._write(trainer)
+
+    def _write(self, trainer: GANTrainer) -> None:
+        path = self.folder / "samples" / f"step_{trainer.step:06d}.png"
+        pictures.grid(trainer.generate(trainer.fixed_noise)).save(path)
+
+
+def _step_of(frame: Path) -> int:
+    return int(frame.stem.removeprefix("step_"))

@@ -1,0 +1,87 @@
+"""Curves and sample grids in TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchvision.transforms.functional import pil_to_tensor
+from typing_extensions import override
+
+from tinygan import checks, pictures
+from tinygan.hook import Hook
+from tinygan.hooks.extras import require
+from tinygan.hooks.run_folder import prepared
+from tinygan.step import StepReport
+from tinygan.trainer import GANTrainer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard(Hook):
+    """Write the step's statistics and the fixed noise's images for TensorBoard.
+
+    Needs tensorboard: ``pip install "tinygan[tensorboard]"``. Look at them with
+    ``tensorboard --logdir runs/faces``.
+
+    Args:
+        folder: where the folder ``tensorboard`` is made.
+        every: how often statistics are written, in steps; each time waits for the device.
+        images_every: how often images are.
+
+    Raises:
+        ImportError: if tensorboard is not installed.
+
+    Example:
+        >>> board = TensorBoard("runs/faces")
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every: int = 50, images_every: int = 500
+    ) -> None:
+        require("tensorboard", extra="tensorboard", wanted_by="TensorBoard")
+        self.folder = Path(folder)
+        self.every = checks.count("every", every)
+        self.images_every = checks.count("images_every", images_every)
+        self._writer: SummaryWriter | None = None
+
+    @override
+    def on_fit_start(self, trainer: GANTrainer) -> None:
+        """Open the log; steps that a resumed run will do again are purged from it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(
+            str(prepared(self.folder / "tensorboard")), purge_step=trainer.step + 1
+        )
+
+    @override
+    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+        """Write what is due."""
+        assert self._writer is not None
+        if trainer.step % self.every == 0:
+            for name, value in report.floats().items():  # sync
+                self._writer.add_scalar(name, value, trainer.step)
+        if trainer.step % self.images_every == 0:
+            self._write_samples(trainer)
+
+    @override
+    def on_fit_end(self, trainer: GANTrainer) -> None:
+        """Write the last images and close the log."""
+        self._write_samples(trainer)
+        self._close()
+
+    @override
+    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+        """Close the log."""
+        self._close()
+
+    def _write_samples(self, trainer: GANTrainer) -> None:
+        assert self._writer is not None
+        picture = pictures.grid(trainer.generate(trainer.fixed_noise))
+        self._writer.add_image("samples", pil_to_tensor(picture), trainer.step)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,80 @@
+"""The DCGAN tutorial's log line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from typing_extensions import override
+
+from tinygan import checks
+from tinygan.hook import Hook
+from tinygan.hooks.run_folder import LogFile
+from tinygan.step import StepReport
+from tinygan.trainer import GANTrainer
+
+
+class TutorialLog(Hook):
+    r"""Print the tutorial's line at the first step of an epoch and every 50 steps from there.
+
+    In format it is the tutorial's, character for character, ``?`` standing for a count that is not
+    known::
+
+        [0/5][50/1583]\tLoss_D: 0.3567\tLoss_G: 12.2064\tD(x): 0.9364\tD(G(z)): 0.1409 / 0.0000
+
+    Args:
+        folder: where to keep the lines as well, as ``log.txt``; None for nowhere.
+        every: how often, in steps; each line waits for the device.
+
+    Example:
+        >>> log = TutorialLog(every=50)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, *, every: int = 50) -> None:
+        self.every = checks.count("every", every)
+        self._file = None if folder is None else LogFile(Path(folder) / "log.txt")
+
+    @override
+    def on_fit_start(self, trainer: GANTrainer) -> None:
+        """Say that training starts."""
+        if self._file is not None:
+            self._file.open()
+        if trainer.step == 0:
+            self._write("Starting Training Loop...")
+
+    @override
+    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+        """Print the line if it is due."""
+        index = trainer.batch - 1  # the tutorial counts from 0
+        if index % self.every == 0:
+            self._write(tutorial_line(trainer, report))
+
+    def _write(self, line: str) -> None:
+        tqdm.write(line)  # prints above a progress bar, if there is one
+        if self._file is not None:
+            self._file.write([line])
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return how much of the file is written."""
+        return {} if self._file is None else self._file.state_dict()
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after what was written."""
+        if self._file is not None and state:
+            self._file.load_state_dict(state)
+
+
+def tutorial_line(trainer: GANTrainer, report: StepReport) -> str:
+    """Return the tutorial's line for the step just done. Waits for the device."""
+    epochs, batches = trainer.total_epochs, trainer.batches_per_epoch
+    s = report.floats()  # sync
+    return (
+        f"[{trainer.epoch}/{'?' if epochs is None else epochs}]"
+        f"[{trainer.batch - 1}/{'?' if batches is None else batches}]"
+        f"\tLoss_D: {s['loss_d']:.4f}\tLoss_G: {s['loss_g']:.4f}\tD(x): {s['d_real']:.4f}"
+        f"\tD(G(z)): {s['d_fake']:.4f} / {s['d_fake_after']:.4f}"
+    )

@@ -1,0 +1,331 @@
+"""The trainer: a loop you can read beside the paper, and hooks that watch it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from tinygan import batches as batches_of
+from tinygan import checks, losses, run_state, sampling, seeds
+from tinygan.compatibility import check_first_batch, check_nets, evaluating
+from tinygan.hook import Hook
+from tinygan.step import Player, Step
+
+OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
+"""Makes an optimizer for a net's named parameters: ``partial(torch.optim.Adam, lr=1e-4)``, say."""
+
+# The DCGAN paper's (section 4): momentum lowered to 0.5, without which training oscillates.
+# Fused does the same arithmetic in one kernel instead of one per parameter.
+dcgan_adam: OptimizerFactory = partial(Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
+
+SAMPLE_CHUNK = 256
+"""Images generated at a time, so that sampling many needs little memory."""
+
+
+@final
+class GANTrainer:
+    """Train a generator against a discriminator.
+
+    The defaults are the DCGAN tutorial's. A new idea is a loss, a prior, an optimizer or a hook:
+    the class is not for subclassing.
+
+    Args:
+        generator: maps z (N, Z) to images (N, C, H, W) in [-1, 1].
+        discriminator: maps images to logits (N,), without a sigmoid.
+        loss: what the players pay, see ``tinygan.losses``; None for the tutorial's.
+        prior: draws z, see ``tinygan.sampling``.
+        generator_optimizer: makes G's optimizer from its named parameters.
+        discriminator_optimizer: makes D's.
+        hooks: what watches the run, called in this order.
+        seed: names every random draw of the run.
+        device: where to train; None for where the generator is.
+        latent_dim: Z; None for ``generator.latent_dim``.
+
+    Attributes:
+        step: completed steps, each one D phase and one G phase.
+        images: real images seen so far.
+        epoch: completed epochs.
+        batch: completed batches of the current epoch.
+        real: the current step's real images (N, C, H, W) on the device; empty before the first.
+        stop_reason: what the last ``stop`` said, or None.
+        target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
+        batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
+
+    Raises:
+        ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid.
+        TypeError: for a hook that is none.
+
+    Example:
+        >>> import tinygan
+        >>> trainer = GANTrainer(
+        ...     tinygan.DCGANGenerator(8, base_channels=4).apply(tinygan.weights_init),
+        ...     tinygan.DCGANDiscriminator(8, base_channels=4).apply(tinygan.weights_init),
+        ... )
+        >>> trainer.fit([torch.zeros(16, 3, 8, 8)], epochs=2)
+        >>> trainer.step, trainer.sample(5).shape
+        (2, torch.Size([5, 3, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        loss: losses.Loss | None = None,
+        prior: sampling.Prior = sampling.normal,
+        generator_optimizer: OptimizerFactory = dcgan_adam,
+        discriminator_optimizer: OptimizerFactory = dcgan_adam,
+        hooks: Sequence[Hook] = (),
+        seed: int = 999,
+        device: torch.device | str | None = None,
+        latent_dim: int | None = None,
+    ) -> None:
+        check_nets(generator, discriminator)
+        for hook in hooks:
+            if not isinstance(hook, Hook):
+                raise TypeError(
+                    f"hooks must be Hook objects, got {hook!r}; subclass tinygan.Hook, "
+                    "or wrap a function as tinygan.hooks.every(100, function)."
+                )
+        if latent_dim is None:
+            latent_dim = getattr(generator, "latent_dim", None)
+            if latent_dim is None:
+                raise ValueError(
+                    "latent_dim must be known, got None and a generator without the attribute "
+                    "latent_dim; pass latent_dim=100, say."
+                )
+        self.latent_dim = checks.count("latent_dim", latent_dim)
+        example = next(generator.parameters())
+        self.device = torch.device(device) if device is not None else example.device
+        self.dtype = example.dtype
+        self.prior = prior
+        self.hooks = tuple(hooks)
+        self.seed = seed
+
+        # Channels last is the layout in which convolutions run fastest.
+        self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
+        self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last)
+        self.players = (
+            Player(
+                "discriminator", discriminator, _optimizer(discriminator_optimizer, discriminator)
+            ),
+            Player("generator", generator, _optimizer(generator_optimizer, generator)),
+        )
+        self._step = Step(*self.players, loss or losses.non_saturating())
+
+        self.step = 0
+        self.images = 0
+        self.epoch = 0
+        self.batch = 0
+        self.real = torch.empty(0)
+        self.stop_reason: str | None = None
+        self.target_epochs: int | None = None
+        self.target_steps: int | None = None
+        self.batches_per_epoch: int | None = None
+        self._batches: Iterable[object] | None = None
+        self._batches_state: dict[str, Any] | None = None
+
+    def fit(
+        self,
+        batches: Iterable[object],
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        """Train until ``epochs`` epochs or ``steps`` steps are complete, counted from the start.
+
+        The target is absolute: calling again with the same one returns at once, and with a larger
+        one goes on where the run stands, in the middle of an epoch too.
+
+        Args:
+            batches: iterable again and again, once per epoch, of images (N, C, H, W) in [-1, 1]
+                or of (images, labels): a ``tinygan.data.Loader``, a ``DataLoader``, a list.
+            epochs: the target in epochs; give either this or ``steps``.
+            steps: the target in steps.
+
+        Raises:
+            ValueError: for both or neither of the targets, batches that give nothing, images that
+                do not fit the nets or the range.
+        """
+        if (epochs is None) == (steps is None):
+            raise ValueError(
+                f"give exactly one of epochs and steps, got epochs={epochs!r} and steps={steps!r}; "
+                "use epochs=5, say."
+            )
+        self.target_epochs = None if epochs is None else checks.count("epochs", epochs)
+        self.target_steps = None if steps is None else checks.count("steps", steps)
+        self.batches_per_epoch = batches_of.length(batches)
+        self._batches, self._batches_state = batches, self._state_of_batches()
+        self.real = torch.empty(0)
+        self.stop_reason = None
+        self.generator.train()
+        self.discriminator.train()
+        try:
+            self._call("on_fit_start")
+            while not self._finished():
+                self._train_epoch(batches)
+            self._call("on_fit_end")
+        except BaseException as error:  # Ctrl-C is an ending too, and hooks must hear of it
+            self._report_exception(error)
+            raise
+
+    def _train_epoch(self, batches: Iterable[object]) -> None:
+        """Train on what is left of the current epoch, or until the run is finished."""
+        rest, self.batch = batches_of.rest_of_epoch(
+            batches, self.epoch, self.batch, self._batches_state
+        )
+        if self.batch == 0:
+            self._call("on_epoch_start")
+        exhausted = False
+        while not (exhausted or self._finished()):
+            batch = next(rest, None)
+            if batch is None:
+                exhausted = True
+            else:
+                self._train_step(batches_of.images(batch))
+        if exhausted and self.batch == 0:
+            raise ValueError(
+                f"batches must give something in every epoch, got nothing in epoch {self.epoch}; "
+                "check that the data set holds at least one whole batch."
+            )
+        # The length tells that an epoch is complete even if the run ends with its last batch.
+        if exhausted or (self.batch > 0 and self.batch == self.batches_per_epoch):
+            self.epoch += 1
+            self.batch = 0
+            self._call("on_epoch_end")
+
+    def _train_step(self, images: torch.Tensor) -> None:
+        """One iteration: D backward, D update, G backward, G update, and hooks between them."""
+        first = self.real.numel() == 0
+        self.real = images.to(
+            self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
+        )
+        z = self.noise(self.step, len(self.real))
+        if first:
+            check_first_batch(self.real, z, self.generator, self.discriminator)
+        self._call("on_step_start")
+
+        discriminator, generator = self.players
+        self._step.discriminator_backward(self.real, z)
+        self._update(discriminator)
+        self._step.generator_backward()
+        self._update(generator)
+
+        self.step += 1
+        self.images += len(self.real)
+        self.batch += 1
+        self._call("on_step_end", self._step.report())
+
+    def _update(self, player: Player) -> None:
+        self._call("on_gradients", player)
+        player.update()
+        self._call("on_update", player)
+
+    def stop(self, reason: str) -> None:
+        """Ask ``fit`` to return after the current step; ``stop_reason`` keeps why.
+
+        Example:
+            >>> from tinygan import hooks
+            >>> early = hooks.every(100, lambda trainer, report: trainer.stop("long enough"))
+        """
+        self.stop_reason = reason
+
+    def _finished(self) -> bool:
+        return (
+            self.stop_reason is not None
+            or (self.target_steps is not None and self.step >= self.target_steps)
+            or (self.target_epochs is not None and self.epoch >= self.target_epochs)
+        )
+
+    def noise(self, step: int, count: int) -> torch.Tensor:
+        """Return the z of a training step, (count, Z): a pure function of the seed and the step."""
+        generator = seeds.generator(self.seed, "noise", step, device=self.device)
+        return self.prior(count, self.latent_dim, generator).to(self.dtype)
+
+    @property
+    def total_steps(self) -> int | None:
+        """The steps at which the current ``fit`` is complete, or None if that is not known."""
+        if self.target_epochs is None or self.batches_per_epoch is None:
+            return self.target_steps
+        return self.target_epochs * self.batches_per_epoch
+
+    @property
+    def total_epochs(self) -> int | None:
+        """The epochs, begun ones included, that the current ``fit`` takes, or None likewise."""
+        if self.target_steps is None or self.batches_per_epoch is None:
+            return self.target_epochs
+        return -(-self.target_steps // self.batches_per_epoch)
+
+    @property
+    def fixed_noise(self) -> torch.Tensor:
+        """The 64 vectors z, (64, Z), whose images show the run's progress."""
+        generator = seeds.generator(self.seed, "fixed noise")
+        return self.prior(64, self.latent_dim, generator)
+
+    def sample(self, count: int = 64, *, seed: int = 0) -> torch.Tensor:
+        """Return ``count`` generated images, (count, C, H, W) in [-1, 1], drawn with ``seed``.
+
+        See ``generate`` for how; the run is left untouched.
+        """
+        z = self.prior(
+            checks.count("count", count), self.latent_dim, seeds.generator(seed, "sample")
+        )
+        return self.generate(z)
+
+    @torch.no_grad()
+    def generate(self, z: torch.Tensor) -> torch.Tensor:
+        """Return G's images for ``z`` (N, Z): (N, C, H, W) in [-1, 1] on the trainer's device.
+
+        G runs in evaluation mode, so that the image of one z does not depend on the others beside
+        it, and neither its batch norm statistics nor anything else of the run changes.
+        """
+        z = z.to(self.device, self.dtype)
+        with evaluating(self.generator):
+            return torch.cat([self.generator(chunk) for chunk in z.split(SAMPLE_CHUNK)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the run needs to go on: plain values and tensors.
+
+        The tensors are the live ones, as PyTorch's own ``state_dict`` gives: save or copy them
+        before training on.
+        """
+        return run_state.collect(self, self._state_of_batches())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned; ``fit`` then goes on from there.
+
+        Raises:
+            RuntimeError: from PyTorch, for nets of other shapes.
+            ValueError: for the state of a hook that this trainer has not.
+        """
+        self._batches, self._batches_state = None, run_state.restore(self, state)
+
+    def _state_of_batches(self) -> dict[str, Any] | None:
+        return self._batches_state if self._batches is None else batches_of.state(self._batches)
+
+    def _call(self, event: str, *arguments: object) -> None:
+        for hook in self.hooks:
+            getattr(hook, event)(self, *arguments)
+
+    def _report_exception(self, error: BaseException) -> None:
+        """Tell every hook of the error; what fails in the telling must not hide it."""
+        for hook in self.hooks:
+            try:
+                hook.on_exception(self, error)
+            except Exception as second:
+                warnings.warn(
+                    f"{type(hook).__name__}.on_exception failed with {second!r} while the run was "
+                    f"ending by {error!r}.",
+                    stacklevel=2,
+                )
+
+
+def _optimizer(make: OptimizerFactory, module: nn.Module) -> Optimizer:
+    # Named, so that the optimizer's state can be matched by name rather than by position.
+    return make([(name, p) for name, p in module.named_parameters() if p.requires_grad])

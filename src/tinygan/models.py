@@ -4,7 +4,7 @@ At 64x64 with the defaults they are the PyTorch DCGAN tutorial's nets, layer for
 final Sigmoid: D gives logits, because losses on logits stay finite where log(sigmoid(x)) does not.
 
 One rule gives every other size. Each stage halves a side, rounding up, until the smaller one is
-4 to 7 pixels:
+4 to 8 pixels:
 
     64 -> 32 -> 16 -> 8 -> 4          four stages
     61 -> 31 -> 16 -> 8               three stages (beside 47 -> 24 -> 12 -> 6)

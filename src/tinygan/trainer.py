@@ -161,7 +161,6 @@ class GANTrainer:
         self.target_epochs = None if epochs is None else checks.count("epochs", epochs)
         self.target_steps = None if steps is None else checks.count("steps", steps)
         self.batches_per_epoch = batches_of.length(batches)
-        self._batches, self._batches_state = batches, self._state_of_batches()
         self.real = torch.empty(0)
         self.stop_reason = None
         self.generator.train()
@@ -178,8 +177,9 @@ class GANTrainer:
     def _train_epoch(self, batches: Iterable[object]) -> None:
         """Train on what is left of the current epoch, or until the run is finished."""
         rest, self.batch = batches_of.rest_of_epoch(
-            batches, self.epoch, self.batch, self._batches_state
+            batches, self.epoch, self.batch, self._state_of_batches()
         )
+        self._batches = batches
         if self.batch == 0:
             self._call("on_epoch_start")
         exhausted = False

@@ -41,7 +41,11 @@ def image_folder(
             a size under 8 or channels other than 1 or 3.
 
     Example:
-        >>> faces = image_folder("data/celeba", image_size=64)  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
+        ...     image_folder(root, image_size=64)[0].shape
+        torch.Size([3, 64, 64])
     """
     size = checks.size("image_size", image_size, at_least=8)
     if channels not in (1, 3):

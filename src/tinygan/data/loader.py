@@ -80,7 +80,7 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration takes; else each takes the next one."""
         self.epoch = epoch
-        self._resume_after = 0
+        self._given = self._resume_after = 0
 
     def __iter__(self) -> Iterator[Any]:
         """Give the epoch's batches, or what is left of them after ``load_state_dict``."""
@@ -105,4 +105,4 @@ class Loader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to the place that ``state_dict`` returned; the next iteration starts there."""
         self.epoch = state["epoch"]
-        self._resume_after = state["given"]
+        self._given = self._resume_after = state["given"]

@@ -44,12 +44,10 @@ class Animation(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Find the hook that makes the pictures, before a run depends on it."""
         self._sample_grid(trainer)
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
-        """Write both files."""
         frames = thinned(self._sample_grid(trainer).frames, self.max_frames)
         pictures.save_gif(
             frames, self.folder / "progress.gif", seconds_per_frame=self.seconds_per_frame

@@ -38,24 +38,20 @@ class JSONLog(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Open the file."""
         self._file.open()
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        """Remember the step, and write if it is time."""
         self._history.add(trainer, report)
         if len(self._history) >= self.every:
             self._flush()
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
-        """Write what is left."""
         self._flush()
 
     @override
     def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
-        """Write what is left: the last steps may say what went wrong."""
         self._flush()
 
     def _flush(self) -> None:
@@ -63,11 +59,9 @@ class JSONLog(Hook):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return how much of the file is written, all steps so far included."""
         self._flush()
         return self._file.state_dict()
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after what was written."""
         self._file.load_state_dict(state)

@@ -42,24 +42,20 @@ class LossPlot(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Make the folder."""
         prepared(self.folder)
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        """Remember the losses."""
         self._history.add(trainer, report)
         if len(self._history) >= READ_EVERY:
             self._read()
 
     @override
     def on_epoch_end(self, trainer: GANTrainer) -> None:
-        """Draw what there is."""
         self._draw()
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
-        """Draw the whole run."""
         self._draw()
 
     def _read(self) -> None:
@@ -83,11 +79,9 @@ class LossPlot(Hook):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the losses so far."""
         self._read()
         return {"losses": torch.tensor(self._losses, dtype=torch.float64).reshape(-1, 2)}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back the losses so far."""
         self._losses = [(g, d) for g, d in state["losses"].tolist()]

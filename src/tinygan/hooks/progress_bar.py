@@ -29,13 +29,11 @@ class ProgressBar(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Show the bar, starting at the steps already done."""
         # disable=None is tqdm's word for "unless there is a terminal".
         self._bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None)
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        """Advance by one step."""
         assert self._bar is not None
         self._bar.update()
         if trainer.step % self.every == 0 and not self._bar.disable:
@@ -47,12 +45,10 @@ class ProgressBar(Hook):
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
-        """Leave the finished bar on the screen."""
         self._close()
 
     @override
     def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
-        """Leave the bar where it stopped."""
         self._close()
 
     def _close(self) -> None:

@@ -39,7 +39,6 @@ class SampleGrid(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Make the folder, and the picture from before the first step."""
         prepared(self.folder / "samples")
         for frame in self.frames:
             if _step_of(frame) > trainer.step:
@@ -49,13 +48,11 @@ class SampleGrid(Hook):
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        """Write a picture if it is due."""
         if trainer.step % self.every == 0:
             self._write(trainer)
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
-        """Write the last picture."""
         self._write(trainer)
 
     def _write(self, trainer: GANTrainer) -> None:

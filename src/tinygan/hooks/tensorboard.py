@@ -49,7 +49,6 @@ class TensorBoard(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Open the log; steps that a resumed run will do again are purged from it."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(
@@ -58,7 +57,6 @@ class TensorBoard(Hook):
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        """Write what is due."""
         assert self._writer is not None
         if trainer.step % self.every == 0:
             for name, value in report.floats().items():  # sync
@@ -68,13 +66,11 @@ class TensorBoard(Hook):
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
-        """Write the last images and close the log."""
         self._write_samples(trainer)
         self._close()
 
     @override
     def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
-        """Close the log."""
         self._close()
 
     def _write_samples(self, trainer: GANTrainer) -> None:

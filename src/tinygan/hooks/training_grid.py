@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
 from tinygan import pictures
 from tinygan.hook import Hook
+from tinygan.hooks.first_images import FirstImages
 from tinygan.hooks.run_folder import prepared
 from tinygan.trainer import GANTrainer
 
 
 class TrainingGrid(Hook):
-    """Write up to 64 images of the first batch as ``training_images.png``, before the first step.
+    """Write the first 64 training images as ``training_images.png``, as soon as they are seen.
 
     Look at it before you wait for a run: wrong crops, colours and ranges show at once.
 
@@ -27,15 +29,22 @@ class TrainingGrid(Hook):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        self._first = FirstImages()
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Make the folder."""
         prepared(self.folder)
 
     @override
     def on_step_start(self, trainer: GANTrainer) -> None:
-        """Write the picture, in the run's first step."""
-        if trainer.step == 0:
-            picture = pictures.titled(("Training Images", pictures.grid(trainer.real[:64])))
+        if self._first.add(trainer.real):
+            picture = pictures.titled(("Training Images", pictures.grid(self._first.images)))
             picture.save(self.folder / "training_images.png")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._first.state_dict()
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._first.load_state_dict(state)

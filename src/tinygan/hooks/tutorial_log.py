@@ -38,7 +38,6 @@ class TutorialLog(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        """Say that training starts."""
         if self._file is not None:
             self._file.open()
         if trainer.step == 0:
@@ -46,7 +45,6 @@ class TutorialLog(Hook):
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        """Print the line if it is due."""
         index = trainer.batch - 1  # the tutorial counts from 0
         if index % self.every == 0:
             self._write(tutorial_line(trainer, report))
@@ -58,12 +56,10 @@ class TutorialLog(Hook):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return how much of the file is written."""
         return {} if self._file is None else self._file.state_dict()
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after what was written."""
         if self._file is not None and state:
             self._file.load_state_dict(state)
 

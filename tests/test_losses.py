@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import strategies
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygan import losses
+
+import strategies
 
 
 @given(logits=strategies.logits(), target=st.floats(0, 1))

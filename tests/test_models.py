@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
-import strategies
 import torch
-import tutorial
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from tinygan import DCGANDiscriminator, DCGANGenerator, weights_init
+
+import strategies
+import tutorial
 
 
 @given(
@@ -26,8 +28,8 @@ from tinygan import DCGANDiscriminator, DCGANGenerator, weights_init
     norm=st.sampled_from([nn.BatchNorm2d, partial(nn.GroupNorm, 1), None]),
 )
 def test_every_size_channel_and_width(size, channels, width, latent_dim, count, cap, norm):
-    """G makes finite images of just the asked shape in [-1, 1]; D judges each; all weights learn."""
-    # A smooth activation in float64: a ReLU may rightly be dead, and then nothing behind it learns.
+    """G makes images of just the asked shape in [-1, 1], D judges each, and all weights learn."""
+    # Smooth and in float64: a ReLU may rightly be dead, and then nothing behind it learns.
     same = {"max_channels": cap, "norm": norm, "activation": nn.SiLU}
     generator = DCGANGenerator(size, channels, latent_dim, width, **same).apply(weights_init)
     discriminator = DCGANDiscriminator(size, channels, width, **same).apply(weights_init)
@@ -67,7 +69,7 @@ def test_each_stage_halves_rounding_up(size):
 
     assert down[-1] == (1, 1)
     assert 4 <= min(down[-2]) <= 8
-    assert all(b == ((a[0] + 1) // 2, (a[1] + 1) // 2) for a, b in zip(down, down[1:-1]))
+    assert all(b == ((a[0] + 1) // 2, (a[1] + 1) // 2) for a, b in pairwise(down[:-1]))
     assert up == down[-2::-1]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from conftest import fingerprint
 
 import tinygan
+
+from helpers import fingerprint, tiny_images, tiny_trainer
 
 
 class Moves(tinygan.Hook):
@@ -39,10 +40,11 @@ class Moves(tinygan.Hook):
         self._compare(trainer, f"{player.name} update")
 
 
-def test_each_piece_moves_only_its_own(make_trainer, images):
+def test_each_piece_moves_only_its_own():
     """Backward pieces move batch norm statistics alone; an update moves its player's weights."""
+    images = tiny_images()
     moves = Moves()
-    trainer = make_trainer(hooks=[moves])
+    trainer = tiny_trainer(hooks=[moves])
     trainer.discriminator.main.append(torch.nn.BatchNorm2d(1))  # at 8 pixels D has no norm
     trainer.fit([images[:12]], epochs=1)
 
@@ -54,8 +56,9 @@ def test_each_piece_moves_only_its_own(make_trainer, images):
     ]
 
 
-def test_the_generator_phase_leaves_the_discriminators_gradients(make_trainer, images):
+def test_the_generator_phase_leaves_the_discriminators_gradients():
     """D's .grad and requires_grad are, after G's phase, those of D's own."""
+    images = tiny_images()
     kept = {}
 
     class Keep(tinygan.Hook):
@@ -64,7 +67,7 @@ def test_the_generator_phase_leaves_the_discriminators_gradients(make_trainer, i
                 for name, p in player.module.named_parameters():
                     kept[name] = p.grad.clone()
 
-    trainer = make_trainer(hooks=[Keep()])
+    trainer = tiny_trainer(hooks=[Keep()])
     trainer.fit([images], epochs=1)
 
     for name, parameter in trainer.discriminator.named_parameters():
@@ -72,9 +75,10 @@ def test_the_generator_phase_leaves_the_discriminators_gradients(make_trainer, i
         assert parameter.requires_grad, name
 
 
-def test_gradients_are_those_of_the_written_losses(make_trainer, images):
+def test_gradients_are_those_of_the_written_losses():
     """What lies in .grad at on_gradients is the gradient of the losses written out plainly."""
-    trainer = make_trainer()
+    images = tiny_images()
+    trainer = tiny_trainer()
     nets = {p.name: p.module for p in trainer.players}
     seen = {}
 
@@ -105,26 +109,24 @@ def test_gradients_are_those_of_the_written_losses(make_trainer, images):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
-def test_frozen_parameters_stay(make_trainer, images):
+def test_frozen_parameters_stay():
     """A parameter that does not require gradients is neither given one nor moved."""
-    trainer = make_trainer()
+    images = tiny_images()
+    trainer = tiny_trainer()
     frozen = trainer.generator.main[0].weight.requires_grad_(False)
     before = frozen.clone()
     trainer.fit([images], epochs=2)
 
     assert torch.equal(frozen, before)
-    assert not torch.equal(trainer.generator.main[3].weight, tiny_last_layer(make_trainer))
+    other = trainer.generator.main[3].weight
+    assert not torch.equal(other, tiny_trainer().generator.main[3].weight)
 
 
-def tiny_last_layer(make_trainer):
-    """Return the initial weights of the tiny generator's last layer."""
-    return make_trainer().generator.main[3].weight
-
-
-def test_nothing_keeps_the_graph(make_trainer, images):
+def test_nothing_keeps_the_graph():
     """A report's tensors are detached scalars, and no graph outlives the step."""
+    images = tiny_images()
     reports = []
-    trainer = make_trainer(hooks=[tinygan.hooks.every(1, lambda _, report: reports.append(report))])
+    trainer = tiny_trainer(hooks=[tinygan.hooks.every(1, lambda _, report: reports.append(report))])
     trainer.fit([images], epochs=1)
 
     values = [getattr(reports[0], name) for name in reports[0].floats()]

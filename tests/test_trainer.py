@@ -6,9 +6,7 @@ import io
 import math
 
 import pytest
-import strategies
 import torch
-from conftest import assert_identical, fingerprint, tiny_trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, TensorDataset
@@ -16,15 +14,19 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, Ten
 import tinygan
 from tinygan import data, hooks
 
+import strategies
+from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
+
 
 def batches_of(images, size=6):
     """Return the images as a list of batches."""
     return list(images.split(size))
 
 
-def test_targets_are_absolute(make_trainer, images):
+def test_targets_are_absolute():
     """Fit runs to its target, returns at once if it is reached, and goes on to a larger one."""
-    trainer = make_trainer()
+    images = tiny_images()
+    trainer = tiny_trainer()
     batches = batches_of(images)  # 4 per epoch
     trainer.fit(batches, epochs=2)
     assert (trainer.step, trainer.epoch, trainer.batch, trainer.images) == (8, 2, 0, 48)
@@ -41,7 +43,7 @@ def test_targets_are_absolute(make_trainer, images):
 @given(stops=st.lists(st.integers(1, 12), max_size=4), size=st.integers(4, 12))
 def test_any_split_of_a_run_is_the_same_run(stops, size):
     """However many calls of fit a run takes, it ends in bit-identical weights and counters."""
-    images = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images = tiny_images()
     whole, parts = tiny_trainer(), tiny_trainer()
     whole.fit(data.Loader(images, size), steps=12)
     for steps in [*sorted(stops), 12]:
@@ -54,29 +56,31 @@ def test_any_split_of_a_run_is_the_same_run(stops, size):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("steps", [1, 3, 4, 5])
-def test_a_saved_run_goes_on_bit_for_bit(make_trainer, images, workers, steps):
+def test_a_saved_run_goes_on_bit_for_bit(workers, steps):
     """Saved in an epoch or at either side of its edge, and loaded anew, a run ends the same."""
-    whole = make_trainer(seed=5)
+    images = tiny_images()
+    whole = tiny_trainer(seed=5)
     whole.fit(data.Loader(images, 6), steps=9)
 
-    first = make_trainer(seed=5)
+    first = tiny_trainer(seed=5)
     first.fit(data.Loader(images, 6, workers=workers), steps=steps)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
-    second = make_trainer(seed=77)  # the state brings the seed
+    second = tiny_trainer(seed=77)  # the state brings the seed
     second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     second.fit(data.Loader(images, 6, workers=workers), steps=9)
 
     assert_identical(fingerprint(whole), fingerprint(second))
 
 
-def test_resuming_without_the_optimizers_is_seen(make_trainer, images):
+def test_resuming_without_the_optimizers_is_seen():
     """The comparison of resumed runs can fail: it does if the moments are forgotten."""
-    whole, parts = make_trainer(), make_trainer()
+    images = tiny_images()
+    whole, parts = tiny_trainer(), tiny_trainer()
     whole.fit(batches_of(images), steps=6)
     parts.fit(batches_of(images), steps=3)
     state = parts.state_dict()
-    forgetful = make_trainer()
+    forgetful = tiny_trainer()
     for player in forgetful.players:
         state["players"][player.name]["optimizer"] = player.optimizer.state_dict()
     forgetful.load_state_dict(state)
@@ -89,7 +93,7 @@ def test_resuming_without_the_optimizers_is_seen(make_trainer, images):
 @given(seed=strategies.seeds, other=strategies.seeds)
 def test_one_seed_one_run(seed, other):
     """Two runs of one seed are bit-identical, whatever the global generators do; others differ."""
-    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images = tiny_images(8)
     ends = []
     for run_seed, global_seed in ((seed, 1), (seed, 2), (other, 1)):
         trainer = tiny_trainer(seed=run_seed)
@@ -102,9 +106,10 @@ def test_one_seed_one_run(seed, other):
     assert torch.equal(ends[0][name], ends[2][name]) == (seed == other)
 
 
-def test_training_leaves_the_global_generator(make_trainer, images):
+def test_training_leaves_the_global_generator():
     """A run draws nothing from PyTorch's global generator."""
-    trainer = make_trainer(hooks=[])
+    images = tiny_images()
+    trainer = tiny_trainer(hooks=[])
     loader = data.Loader(images, 6)
     before = torch.get_rng_state()
     trainer.fit(loader, epochs=2)
@@ -112,9 +117,10 @@ def test_training_leaves_the_global_generator(make_trainer, images):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_sample_leaves_the_run_untouched(make_trainer, images):
+def test_sample_leaves_the_run_untouched():
     """Sampling in the midst of a run changes no weight, buffer, moment, mode or draw."""
-    watched, alone = make_trainer(), make_trainer()
+    images = tiny_images()
+    watched, alone = tiny_trainer(), tiny_trainer()
     watched.hooks = (hooks.every(1, lambda trainer, _: trainer.sample(3, seed=trainer.step)),)
     for trainer in (watched, alone):
         trainer.fit(batches_of(images), epochs=2)
@@ -136,47 +142,49 @@ def test_samples(count, seed):
     assert torch.equal(images, trainer.sample(count, seed=seed))
 
 
-def test_an_image_does_not_depend_on_those_beside_it(make_trainer, images):
+def test_an_image_does_not_depend_on_those_beside_it():
     """One z gives one image, whichever batch it is generated in."""
-    trainer = make_trainer()
+    images = tiny_images()
+    trainer = tiny_trainer()
     trainer.fit(batches_of(images), epochs=1)
     z = torch.randn(5, 5)
 
     torch.testing.assert_close(trainer.generate(z)[2:3], trainer.generate(z[2:3]))
 
 
-def test_sampling_respects_parts_left_in_evaluation_mode(make_trainer):
+def test_sampling_respects_parts_left_in_evaluation_mode():
     """After sampling each part of G is in the mode it was in before."""
-    trainer = make_trainer()
+    trainer = tiny_trainer()
     trainer.generator.main[1].eval()
     trainer.sample(2)
     assert trainer.generator.training
     assert not trainer.generator.main[1].training
 
 
-def test_noise_is_a_function_of_seed_and_step(make_trainer):
+def test_noise_is_a_function_of_seed_and_step():
     """The noise of a step can be drawn again at any time; another step or seed has another."""
-    one, two = make_trainer(seed=1), make_trainer(seed=2)
+    one, two = tiny_trainer(seed=1), tiny_trainer(seed=2)
     one.sample(10)
-    assert torch.equal(one.noise(3, 4), make_trainer(seed=1).noise(3, 4))
+    assert torch.equal(one.noise(3, 4), tiny_trainer(seed=1).noise(3, 4))
     assert not torch.equal(one.noise(3, 4), one.noise(4, 4))
     assert not torch.equal(one.noise(3, 4), two.noise(3, 4))
     assert one.fixed_noise.shape == (64, 5)
 
 
-def test_priors(make_trainer):
+def test_priors():
     """Normal noise has mean 0 and deviation 1; uniform noise fills [-1, 1]; both are arguments."""
-    many = make_trainer(seed=1).noise(0, 20_000)
+    many = tiny_trainer(seed=1).noise(0, 20_000)
     assert many.mean().item() == pytest.approx(0, abs=0.02)
     assert many.std().item() == pytest.approx(1, abs=0.02)
-    many = make_trainer(prior=tinygan.sampling.uniform).noise(0, 20_000)
+    many = tiny_trainer(prior=tinygan.sampling.uniform).noise(0, 20_000)
     assert many.abs().max() <= 1
     assert many.std().item() == pytest.approx(math.sqrt(1 / 3), abs=0.02)
 
 
-def test_stop_ends_after_the_step(make_trainer, images):
+def test_stop_ends_after_the_step():
     """A stop lets the step finish, ends fit normally and is forgotten by the next fit."""
-    trainer = make_trainer(
+    images = tiny_images()
+    trainer = tiny_trainer(
         hooks=[hooks.every(3, lambda trainer, _: trainer.stop(f"at {trainer.step}"))]
     )
     trainer.fit(batches_of(images), epochs=5)
@@ -185,9 +193,10 @@ def test_stop_ends_after_the_step(make_trainer, images):
     assert (trainer.step, trainer.stop_reason) == (5, None)
 
 
-def test_totals(make_trainer, images):
+def test_totals():
     """While fit runs, it tells how far it will go in steps and in epochs."""
-    trainer = make_trainer()
+    images = tiny_images()
+    trainer = tiny_trainer()
     trainer.fit(batches_of(images), epochs=2)
     assert (trainer.total_steps, trainer.total_epochs) == (8, 2)
     trainer.fit(batches_of(images), steps=9)
@@ -197,25 +206,27 @@ def test_totals(make_trainer, images):
         def __iter__(self):
             return iter(images)
 
-    trainer = make_trainer()
+    trainer = tiny_trainer()
     trainer.fit(DataLoader(Stream(), 6), epochs=2)
     assert (trainer.step, trainer.epoch) == (8, 2)
     assert (trainer.total_steps, trainer.total_epochs, trainer.batches_per_epoch) == (None, 2, None)
 
 
-def test_pytorch_loaders_give_images_and_labels(make_trainer, images):
+def test_pytorch_loaders_give_images_and_labels():
     """A DataLoader of (image, label) pairs trains as its images do."""
+    images = tiny_images()
     labelled = DataLoader(TensorDataset(images, torch.arange(len(images))), 6)
-    ours, theirs = make_trainer(), make_trainer()
+    ours, theirs = tiny_trainer(), tiny_trainer()
     ours.fit(labelled, epochs=2)
     theirs.fit(batches_of(images), epochs=2)
 
     assert_identical(fingerprint(ours), fingerprint(theirs))
 
 
-def test_batches_without_a_place_start_their_epoch_over(make_trainer, images):
+def test_batches_without_a_place_start_their_epoch_over():
     """A loader that cannot go back to its place begins the epoch again, with a warning."""
-    trainer = make_trainer()
+    images = tiny_images()
+    trainer = tiny_trainer()
     loader = DataLoader(TensorDataset(images), 6)
     trainer.fit(loader, steps=2)
     with pytest.warns(UserWarning, match="epoch 0 starts over: 2 of its batches are done"):
@@ -223,24 +234,26 @@ def test_batches_without_a_place_start_their_epoch_over(make_trainer, images):
     assert (trainer.step, trainer.epoch) == (6, 1)
 
 
-def test_a_sampler_hears_of_the_epoch(make_trainer, images):
+def test_a_sampler_hears_of_the_epoch():
     """A loader's sampler with set_epoch, such as a DistributedSampler, is told each epoch."""
+    images = tiny_images()
+
+    heard = []
 
     class Sampler(SequentialSampler):
-        heard = []
-
         def set_epoch(self, epoch):
-            self.heard.append(epoch)
+            heard.append(epoch)
 
     dataset = TensorDataset(images)
-    trainer = make_trainer()
+    trainer = tiny_trainer()
     trainer.fit(DataLoader(dataset, 6, sampler=Sampler(dataset)), epochs=3)
-    assert Sampler.heard == [0, 1, 2]
+    assert heard == [0, 1, 2]
 
 
-def test_evaluation_mode_does_not_outlast_into_training(make_trainer, images):
+def test_evaluation_mode_does_not_outlast_into_training():
     """Nets left in evaluation mode train as nets do."""
-    ours, theirs = make_trainer(), make_trainer()
+    images = tiny_images()
+    ours, theirs = tiny_trainer(), tiny_trainer()
     ours.generator.eval()
     ours.discriminator.eval()
     for trainer in (ours, theirs):
@@ -248,8 +261,9 @@ def test_evaluation_mode_does_not_outlast_into_training(make_trainer, images):
     assert_identical(fingerprint(ours), fingerprint(theirs))
 
 
-def test_own_nets_train(images):
+def test_own_nets_train():
     """Nets of the user's own need a latent_dim, images that match, and logits (N,)."""
+    images = tiny_images()
     generator = torch.nn.Sequential(
         torch.nn.Linear(7, 3 * 64), torch.nn.Tanh(), torch.nn.Unflatten(1, (3, 8, 8))
     )
@@ -262,26 +276,28 @@ def test_own_nets_train(images):
     assert trainer.sample(5).shape == (5, 3, 8, 8)
 
 
-def test_a_loss_of_ones_own_is_minimised(make_trainer, images):
+def test_a_loss_of_ones_own_is_minimised():
     """A loss is three functions: one that rewards low logits for real images gets them."""
+    images = tiny_images()
     upside_down = tinygan.losses.Loss(
         real=lambda logits: logits.exp(),
         fake=lambda logits: (-logits).exp(),
         generator=lambda logits: logits,
     )
-    trainer = make_trainer(loss=upside_down)
+    trainer = tiny_trainer(loss=upside_down)
     trainer.fit(batches_of(images), epochs=40)
     judged = trainer.discriminator(images).mean(), trainer.discriminator(trainer.sample(24)).mean()
     assert judged[0] < judged[1]
 
 
-def test_real_is_the_current_batch(make_trainer, images):
+def test_real_is_the_current_batch():
     """Hooks see the step's real images as trainer.real, as they are in the batches."""
+    images = tiny_images()
     seen = []
 
     class Look(tinygan.Hook):
         def on_step_start(self, trainer):
             seen.append(trainer.real.clone())
 
-    make_trainer(hooks=[Look()]).fit(batches_of(images), epochs=1)
+    tiny_trainer(hooks=[Look()]).fit(batches_of(images), epochs=1)
     assert torch.equal(torch.cat(seen), images)

@@ -6,9 +6,10 @@ from dataclasses import fields
 
 import pytest
 import torch
-import tutorial
 
 import tinygan
+
+import tutorial
 
 STEPS = 20
 

@@ -37,7 +37,7 @@ def check_first_batch(
     """Raise ValueError if the first batch does not suit the nets. Changes no state of theirs.
 
     Args:
-        real: the batch of images, on the nets' device.
+        real: the batch of images, on any device.
         z: noise for two images, (2, Z).
         generator: in training mode.
         discriminator: in training mode.
@@ -62,7 +62,7 @@ def check_first_batch(
                     "nets with norm=None."
                 )
     with evaluating(generator), evaluating(discriminator):
-        fake = generator(z)
+        fake: torch.Tensor = generator(z)
         if fake.shape[1:] != real.shape[1:]:
             raise ValueError(
                 f"images must be of the shape that the generator makes, {tuple(fake.shape[1:])}, "

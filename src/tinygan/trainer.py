@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, final
@@ -16,6 +16,8 @@ from tinygan import checks, losses, run_state, sampling, seeds
 from tinygan.compatibility import check_first_batch, check_nets, evaluating
 from tinygan.hook import Hook
 from tinygan.step import Player, Step
+
+logger = logging.getLogger(__name__)
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 """Makes an optimizer for a net's named parameters: ``partial(torch.optim.Adam, lr=1e-4)``, say."""
@@ -202,16 +204,15 @@ class GANTrainer:
 
     def _train_step(self, images: torch.Tensor) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
-        first = self.real.numel() == 0
+        if self.real.numel() == 0:
+            check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
         self.real = images.to(
             self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
         )
-        z = self.noise(self.step, len(self.real))
-        if first:
-            check_first_batch(self.real, z, self.generator, self.discriminator)
         self._call("on_step_start")
 
         discriminator, generator = self.players
+        z = self.noise(self.step, len(self.real))
         self._step.discriminator_backward(self.real, z)
         self._update(discriminator)
         self._step.generator_backward()
@@ -318,11 +319,11 @@ class GANTrainer:
         for hook in self.hooks:
             try:
                 hook.on_exception(self, error)
-            except Exception as second:
-                warnings.warn(
-                    f"{type(hook).__name__}.on_exception failed with {second!r} while the run was "
-                    f"ending by {error!r}.",
-                    stacklevel=2,
+            except Exception:
+                logger.exception(
+                    "%s.on_exception failed while the run was ending by %r",
+                    type(hook).__name__,
+                    error,
                 )
 
 

@@ -55,7 +55,8 @@ class JSONLog(Hook):
         self._flush()
 
     def _flush(self) -> None:
-        self._file.write(map(json.dumps, self._history.take()))  # sync
+        if len(self._history) > 0:
+            self._file.write(map(json.dumps, self._history.take()))  # sync
 
     @override
     def state_dict(self) -> dict[str, Any]:

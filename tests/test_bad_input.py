@@ -1,0 +1,190 @@
+"""Bad input is named, with its value, the rule and the remedy, before the first step."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tinygan
+from tinygan import data
+
+from helpers import tiny_images, tiny_trainer
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"image_size": 16},
+            "generator and discriminator must agree on image_size, got (8, 8) and (16, 16); "
+            "build both with the same image_size.",
+        ),
+        (
+            {"image_size": 8, "channels": 1},
+            "generator and discriminator must agree on channels, got 3 and 1; "
+            "build both with the same channels.",
+        ),
+    ],
+)
+def test_nets_that_do_not_fit_each_other(change, sentence):
+    """A generator and a discriminator of different images are refused as the trainer is made."""
+    with pytest.raises(ValueError) as error:
+        tinygan.GANTrainer(tinygan.DCGANGenerator(8), tinygan.DCGANDiscriminator(**change))
+    assert str(error.value) == sentence
+
+
+def test_a_final_sigmoid():
+    """The tutorial's own discriminator, which ends in a sigmoid, is refused with the reason."""
+    net = nn.Sequential(tinygan.DCGANDiscriminator(8), nn.Sigmoid())
+    with pytest.raises(ValueError, match="must return logits, got probabilities from a final Sig"):
+        tinygan.GANTrainer(tinygan.DCGANGenerator(8), net)
+
+
+def test_an_unknown_latent_dim():
+    """A generator that does not say its latent_dim needs it said."""
+    generator = nn.Sequential(nn.Linear(7, 192), nn.Unflatten(1, (3, 8, 8)))
+    with pytest.raises(ValueError, match="latent_dim must be known, got None"):
+        tinygan.GANTrainer(generator, tinygan.DCGANDiscriminator(8))
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ({}, "give exactly one of epochs and steps, got epochs=None and steps=None; "),
+        ({"epochs": 1, "steps": 2}, "give exactly one of epochs and steps, got epochs=1 and steps"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0; use 1 or more."),
+        ({"steps": -3}, "steps must be at least 1, got -3; use 1 or more."),
+        ({"epochs": 1.5}, "epochs must be an int, got 1.5; use 1 or more."),
+    ],
+)
+def test_targets(target, sentence):
+    """Both or neither of the targets, and targets that are no counts, are refused."""
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        tiny_trainer().fit([tiny_images()], **target)
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        (tiny_images() * 3, "images must be in [-1, 1], got [-"),
+        ((tiny_images() + 1) * 127.5, "images must be in [-1, 1], got ["),
+        (
+            ((tiny_images() + 1) * 127.5).to(torch.uint8),
+            "images must be in [-1, 1], got [0, 25",
+        ),
+        (tiny_images() * float("nan"), "images must be in [-1, 1], got [nan, nan]"),
+        (tiny_images()[:1], "batch size must be at least 2 with batch norm, got 1; use larger"),
+        (tiny_images()[:, 0], "images must be (N, C, H, W), got the shape (24, 8, 8); add"),
+        (
+            torch.zeros(4, 3, 8, 9),
+            "images must be of the shape that the generator makes, (3, 8, 8), got (3, 8, 9); ",
+        ),
+        (
+            torch.zeros(4, 1, 8, 8),
+            "images must be of the shape that the generator makes, (3, 8, 8), got (1, 8, 8); ",
+        ),
+    ],
+)
+def test_first_batches(batch, sentence):
+    """A first batch that does not suit is refused, with no weight or counter moved."""
+    trainer = tiny_trainer()
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        trainer.fit([batch], epochs=1)
+    assert trainer.step == trainer.images == 0
+    fresh = tiny_trainer()
+    for net, other in zip(trainer.players, fresh.players):
+        ours, theirs = net.module.state_dict(), other.module.state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_batch_of_one_without_batch_norm():
+    """Without batch norm, a batch of one is a batch."""
+    trainer = tinygan.GANTrainer(
+        tinygan.DCGANGenerator(8, base_channels=2, norm=None),
+        tinygan.DCGANDiscriminator(8, base_channels=2, norm=None),
+    )
+    trainer.fit([tiny_images(1)], epochs=2)
+    assert trainer.step == 2
+
+
+def test_logits_of_another_shape():
+    """A discriminator whose logits are not (N,) is refused, with how to mend it."""
+    trainer = tinygan.GANTrainer(
+        tinygan.DCGANGenerator(8, base_channels=2), nn.Sequential(nn.Conv2d(3, 1, 8))
+    )
+    with pytest.raises(ValueError, match=re.escape("per image, (N,), got (2, 1, 1, 1) for N=2;")):
+        trainer.fit([tiny_images()], epochs=1)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [],
+        DataLoader(TensorDataset(tiny_images()), 100, drop_last=True),
+    ],
+)
+def test_loaders_that_yield_nothing(batches):
+    """Batches that give nothing are refused rather than trained on for many empty epochs."""
+    trainer = tiny_trainer()
+    with pytest.raises(ValueError, match="must give something in every epoch, got nothing in epo"):
+        trainer.fit(batches, epochs=100)
+    assert trainer.epoch == 0
+
+
+def test_one_shot_iterators():
+    """A generator, which gives its batches only once, is refused at once."""
+    with pytest.raises(TypeError, match="must be iterable once per epoch, got a generator"):
+        tiny_trainer().fit((batch for batch in [tiny_images()]), epochs=2)
+
+
+@pytest.mark.parametrize("batch", [{"image": tiny_images()}, "images", [], ([1, 2], [3, 4])])
+def test_batches_that_are_no_images(batch):
+    """A batch that neither is nor begins with a tensor is refused by its type."""
+    with pytest.raises(TypeError, match=r"must give images or \(images, labels\), got "):
+        tiny_trainer().fit([batch], epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0; use 1 or more."),
+        (
+            {"batch_size": 25},
+            "batch_size must be at most the number of images, 24, got 25; use smaller batches "
+            "or more images.",
+        ),
+        (
+            {"batch_size": 4, "workers": -1},
+            "workers must be at least 0, got -1; use 0 or more.",
+        ),
+    ],
+)
+def test_loaders(arguments, sentence):
+    """Fewer images than one batch, and counts that are none, are refused."""
+    with pytest.raises(ValueError) as error:
+        data.Loader(tiny_images(), **arguments)
+    assert str(error.value) == sentence
+
+
+def test_folders(tmp_path):
+    """A root that is missing, empty or of another kind is named."""
+    with pytest.raises(ValueError, match=r"must be a folder or a zip, got .*missing: nothing"):
+        data.image_folder(tmp_path / "missing")
+    with pytest.raises(ValueError, match=r"must hold images \(.jpg, .*\), got .* with none; check"):
+        data.image_folder(tmp_path)
+    (tmp_path / "notes.txt").write_text("no zip")
+    with pytest.raises(ValueError, match=r"must be a folder or a zip, got .*another kind of"):
+        data.image_folder(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("make", [data.CartoonFaces, lambda **a: data.image_folder(".", **a)])
+def test_image_arguments(make):
+    """Data sets refuse sizes and channels as the nets do."""
+    with pytest.raises(ValueError, match="image_size must be at least 8, got 7; use 8 or more"):
+        make(image_size=7)
+    with pytest.raises(ValueError, match="channels must be 1 or 3, got 2; use 3 for colour"):
+        make(channels=2)

@@ -1,0 +1,376 @@
+"""The built-in hooks: what each writes, and that none changes the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import random
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
+
+import tinygan
+from tinygan import data, hooks, pictures
+
+import tutorial
+from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
+
+
+def all_hooks(folder, every=2):
+    """Return one of each built-in hook."""
+    return [
+        hooks.ProgressBar(every=every),
+        hooks.TutorialLog(folder, every=every),
+        hooks.JSONLog(folder, every=every),
+        hooks.TrainingGrid(folder),
+        hooks.SampleGrid(folder, every=every),
+        hooks.Animation(folder),
+        hooks.LossPlot(folder),
+        hooks.RealBesideFake(folder),
+        hooks.TensorBoard(folder, every=every, images_every=every),
+        hooks.every(every, lambda trainer, report: None),
+    ]
+
+
+def test_every_built_in_hook_is_among_all_hooks(tmp_path):
+    """The tests below speak of every exported hook."""
+    assert {type(hook).__name__ for hook in all_hooks(tmp_path)} == set(hooks.__all__)
+
+
+class Meddler(tinygan.Hook):
+    """Reads everything and draws from every global generator, at every event of a step."""
+
+    def on_step_start(self, trainer):
+        """Meddle."""
+        torch.rand(3), random.random(), np.random.rand(3)
+        trainer.state_dict()
+
+    def on_gradients(self, trainer, player):
+        """Meddle."""
+        torch.manual_seed(0)
+        trainer.sample(3)
+        trainer.noise(7, 3)
+        float(trainer.real.mean())
+
+    def on_update(self, trainer, player):
+        """Meddle."""
+        trainer.generate(trainer.fixed_noise)
+        sum(p.grad.norm() for p in player.module.parameters())
+
+
+def test_hooks_that_read_change_nothing(tmp_path):
+    """With all built-in hooks and one that meddles, the weights end bit-identical to without."""
+    watched = tiny_trainer(hooks=[*all_hooks(tmp_path, every=1), Meddler()])
+    alone = tiny_trainer()
+    for trainer in (watched, alone):
+        trainer.fit(data.Loader(tiny_images(), 8), epochs=3)
+
+    assert_identical(fingerprint(watched), fingerprint(alone))
+
+
+def test_a_hook_that_writes_is_seen():
+    """The comparison can fail: a hook that moves one weight changes the end."""
+
+    class Nudge(tinygan.Hook):
+        def on_update(self, trainer, player):
+            with torch.no_grad():
+                next(player.module.parameters()).add_(1e-4)
+
+    nudged, alone = tiny_trainer(hooks=[Nudge()]), tiny_trainer()
+    for trainer in (nudged, alone):
+        trainer.fit([tiny_images()], epochs=1)
+    with pytest.raises(AssertionError):
+        assert_identical(fingerprint(nudged), fingerprint(alone))
+
+
+def written(folder):
+    """Return the bytes of every file that is the same in two runs of one seed, by name."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "tensorboard" not in path.parts
+    }
+
+
+def test_a_resumed_run_writes_the_same_files(tmp_path):
+    """Logs, pictures and plots of a run saved and loaded anew are those of one left alone."""
+    loader = data.Loader(tiny_images(), 5)
+    tiny_trainer(hooks=all_hooks(tmp_path / "whole")).fit(loader, steps=13)
+    saved = io.BytesIO()
+
+    class SaveAndFail(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            if trainer.step == 6:
+                torch.save(trainer.state_dict(), saved)
+            if trainer.step == 9:  # the three steps since are lost, and done again
+                raise KeyboardInterrupt
+
+    first = tiny_trainer(hooks=[*all_hooks(tmp_path / "parts"), SaveAndFail()])
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(loader, steps=13)
+    second = tiny_trainer(hooks=all_hooks(tmp_path / "parts"))
+    second.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
+    second.fit(data.Loader(tiny_images(), 5), steps=13)
+
+    whole, parts = written(tmp_path / "whole"), written(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if whole[name] != parts[name]] == []
+
+
+def test_a_new_run_replaces_an_old_ones_files(tmp_path):
+    """A run in the folder of an earlier, longer one leaves nothing of it."""
+    for steps in (9, 4):
+        tiny_trainer(hooks=all_hooks(tmp_path / "old")).fit([tiny_images()], steps=steps)
+    tiny_trainer(hooks=all_hooks(tmp_path / "new")).fit([tiny_images()], steps=4)
+    assert written(tmp_path / "old") == written(tmp_path / "new")
+
+
+def test_the_tutorials_line(tmp_path, capsys):
+    """The log line is the tutorial's to the character, at its steps, on screen and in the file."""
+    reports = []
+    trainer = tiny_trainer(
+        hooks=[
+            hooks.TutorialLog(tmp_path, every=2),
+            hooks.every(1, lambda _, report: reports.append(tuple(report.floats().values()))),
+        ]
+    )
+    trainer.fit(list(tiny_images().split(8)), epochs=2)
+
+    due = [(epoch, index) for epoch in range(2) for index in (0, 2)]
+    expected = ["Starting Training Loop..."] + [
+        tutorial.log_line(epoch, 2, index, 3, reports[3 * epoch + index]) for epoch, index in due
+    ]
+    assert (tmp_path / "log.txt").read_text().splitlines() == expected
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_the_tutorials_line_without_a_length(tmp_path, capsys):
+    """Where the number of batches is not known, the line has a question mark for it."""
+
+    class Endless:
+        def __iter__(self):
+            while True:
+                yield tiny_images()
+
+    tiny_trainer(hooks=[hooks.TutorialLog(), hooks.ProgressBar()]).fit(Endless(), steps=1)
+    assert "[0/?][0/?]\tLoss_D: " in capsys.readouterr().out
+
+
+def test_the_json_log(tmp_path):
+    """There is one line per step, in order, with its counters and the report's values."""
+    reports = []
+    trainer = tiny_trainer(
+        hooks=[
+            hooks.JSONLog(tmp_path, every=4),
+            hooks.every(1, lambda _, report: reports.append(report.floats())),
+        ]
+    )
+    trainer.fit(list(tiny_images().split(8)), epochs=2)
+
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows == [
+        {"step": i + 1, "epoch": i // 3, "images": 8 * (i + 1), **report}
+        for i, report in enumerate(reports)
+    ]
+
+
+def test_the_json_log_of_a_failed_run(tmp_path):
+    """The steps before an exception are in the log, the last of them too."""
+
+    class Fail(tinygan.Hook):
+        def on_step_start(self, trainer):
+            if trainer.step == 3:
+                raise RuntimeError("at step 3")
+
+    trainer = tiny_trainer(hooks=[hooks.JSONLog(tmp_path, every=50), Fail()])
+    with pytest.raises(RuntimeError, match="at step 3"):
+        trainer.fit([tiny_images()], epochs=5)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_sample_grids(tmp_path):
+    """Grids are of the fixed noise, before the first step, at every n-th and at the end."""
+    trainer = tiny_trainer(hooks=[hooks.SampleGrid(tmp_path, every=2)])
+    trainer.fit([tiny_images()], epochs=5)
+
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == [f"step_00000{step}.png" for step in (0, 2, 4, 5)]
+    expected = pictures.grid(trainer.generate(trainer.fixed_noise))
+    written = Image.open(tmp_path / "samples" / "step_000005.png")
+    assert np.array_equal(np.asarray(written), np.asarray(expected))
+
+
+def test_the_animation(tmp_path):
+    """The GIF and the page hold the sample grids in order; the page needs nothing from outside."""
+    trainer = tiny_trainer(hooks=[hooks.SampleGrid(tmp_path, every=1), hooks.Animation(tmp_path)])
+    trainer.fit([tiny_images()], epochs=4)
+
+    with Image.open(tmp_path / "progress.gif") as gif:
+        assert (gif.n_frames, gif.info["loop"]) == (5, 0)
+    page = (tmp_path / "progress.html").read_text()
+    assert re.findall(r'alt="step (\d+)"', page) == [f"00000{i}" for i in range(5)]
+    assert re.findall(r'(?:src|href)="([^:"]*)', page) == ["data"] * 5
+    assert "://" not in page
+    assert "$" not in page
+    assert 'type="range"' in page
+
+
+def test_long_animations_are_thinned(tmp_path):
+    """Of more pictures than asked for, evenly spaced ones remain, the first and the last too."""
+    sample = hooks.SampleGrid(tmp_path, every=1)
+    trainer = tiny_trainer(hooks=[sample, hooks.Animation(tmp_path, max_frames=3)])
+    trainer.fit([tiny_images()], epochs=8)
+    page = (tmp_path / "progress.html").read_text()
+    assert re.findall(r'alt="step (\d+)"', page) == ["000000", "000004", "000008"]
+
+
+@pytest.mark.parametrize("order", [[], ["other"], ["after"]])
+def test_an_animation_without_its_pictures_is_refused(tmp_path, order):
+    """Without a SampleGrid of its folder before it, the animation fails before the first step."""
+    animation = hooks.Animation(tmp_path)
+    listed = {
+        "other": [hooks.SampleGrid(tmp_path / "other"), animation],
+        "after": [animation, hooks.SampleGrid(tmp_path)],
+    }.get("".join(order), [animation])
+    trainer = tiny_trainer(hooks=listed)
+    with pytest.raises(ValueError, match=r"Animation must come after a SampleGrid of its folder"):
+        trainer.fit([tiny_images()], epochs=1)
+    assert trainer.step == 0
+
+
+@pytest.mark.parametrize("size", [5, 24])
+def test_training_images_and_real_beside_fake(tmp_path, size):
+    """Both show the run's first real images, collected over small batches until there are 64."""
+    images = tiny_images(72)
+    trainer = tiny_trainer(hooks=[hooks.TrainingGrid(tmp_path), hooks.RealBesideFake(tmp_path)])
+    trainer.fit(list(images.split(size)), epochs=1)
+
+    real = pictures.grid(images[:64])
+    fake = pictures.grid(trainer.generate(trainer.fixed_noise))
+    for name, expected in {
+        "training_images": pictures.titled(("Training Images", real)),
+        "real_beside_fake": pictures.titled(("Real Images", real), ("Fake Images", fake)),
+    }.items():
+        written = Image.open(tmp_path / f"{name}.png")
+        assert np.array_equal(np.asarray(written), np.asarray(expected)), name
+
+
+def test_the_loss_plot(tmp_path, monkeypatch):
+    """The plot has both losses of every step, needs no display, and comes at each epoch's end."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+
+    def spy(figure, path):
+        lines = figure.axes[0].get_lines()
+        drawn.append({line.get_label(): list(line.get_ydata()) for line in lines})
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    reports = []
+    keep = hooks.every(1, lambda _, report: reports.append(report.floats()))
+    trainer = tiny_trainer(hooks=[hooks.LossPlot(tmp_path), keep])
+    trainer.fit(list(tiny_images().split(12)), epochs=2)
+
+    assert [len(lines["G"]) for lines in drawn] == [2, 4, 4]
+    assert drawn[-1] == {
+        "G": [report["loss_g"] for report in reports],
+        "D": [report["loss_d"] for report in reports],
+    }
+    with Image.open(tmp_path / "loss_plot.png") as picture:
+        assert picture.size == (1000, 500)
+
+
+def test_tensorboard(tmp_path):
+    """TensorBoard finds every n-th step's statistics, and the sample grids."""
+    trainer = tiny_trainer(hooks=[hooks.TensorBoard(tmp_path, every=2, images_every=4)])
+    trainer.fit([tiny_images()], epochs=5)
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(events.Tags()["scalars"]) == [
+        "d_fake", "d_fake_after", "d_real", "loss_d", "loss_g"
+    ]  # fmt: skip
+    assert [event.step for event in events.Scalars("loss_d")] == [2, 4]
+    assert [event.step for event in events.Images("samples")] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("hook", "module", "extra"),
+    [
+        (hooks.LossPlot, "matplotlib", "plots"),
+        (hooks.TensorBoard, "tensorboard", "tensorboard"),
+    ],
+)
+def test_a_missing_extra_names_the_pip_command(hook, module, extra, monkeypatch, tmp_path):
+    """Without its library a hook fails where it is made, in one line, with what to install."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == module else find_spec(name)
+    )
+    with pytest.raises(ImportError) as error:
+        hook(tmp_path)
+    assert str(error.value) == f'{hook.__name__} needs {module}: pip install "tinygan[{extra}]"'
+
+
+def test_the_progress_bar_is_quiet_without_a_terminal(capsys):
+    """Nothing is printed where there is no terminal."""
+    tiny_trainer(hooks=[hooks.ProgressBar(every=1)]).fit([tiny_images()], epochs=3)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_the_progress_bar_in_a_terminal(monkeypatch):
+    """In a terminal the bar counts to the run's last step and shows both losses."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    trainer = tiny_trainer(hooks=[hooks.ProgressBar(every=1)])
+    trainer.fit([tiny_images()], steps=2)
+    trainer.fit([tiny_images()], epochs=4)
+
+    first, last = (bar.rpartition("\r")[2] for bar in terminal.getvalue().rstrip("\n").split("\n"))
+    assert "2/2" in first
+    assert "4/4" in last
+    assert "Loss_D=" in last
+    assert "Loss_G=" in last
+
+
+def test_the_progress_bar_closes_after_an_exception():
+    """A failed run leaves no bar open behind it, not even one that fails before its start."""
+
+    class Fail(tinygan.Hook):
+        def on_fit_start(self, trainer):
+            raise RuntimeError("at the start")
+
+    for listed in ([Fail(), hooks.ProgressBar()], [hooks.ProgressBar(), Fail()]):
+        with pytest.raises(RuntimeError, match="at the start"):
+            tiny_trainer(hooks=listed).fit([tiny_images()], epochs=1)
+    assert not getattr(tqdm, "_instances", [])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        hooks.TutorialLog, hooks.JSONLog, hooks.TrainingGrid, hooks.SampleGrid, hooks.LossPlot,
+        hooks.RealBesideFake, hooks.TensorBoard,
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_written_fails_before_the_first_step(tmp_path, make):
+    """A folder below a file cannot be made: it is named before anything is trained."""
+    (tmp_path / "file").write_text("in the way")
+    trainer = tiny_trainer(hooks=[make(tmp_path / "file" / "run")])
+    with pytest.raises(ValueError, match=r"folder must be writable, got .*file.*choose another"):
+        trainer.fit([tiny_images()], epochs=1)
+    assert trainer.step == 0

@@ -1,0 +1,165 @@
+"""The house: which module may know which, what is public, and what importing does."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinygan
+
+ROOT = Path(tinygan.__file__).parent
+
+# Imports point down, or sideways within a level. What is deeper is usable without what is above.
+LEVELS = {
+    "checks": 0, "seeds": 0,
+    "models": 1, "losses": 1, "sampling": 1, "pictures": 1, "data": 1, "batches": 1,
+    "compatibility": 1,
+    "hook": 2, "step": 2, "run_state": 2, "trainer": 2,
+    "hooks": 3,
+    "__init__": 4,
+}  # fmt: skip
+
+MODULES = sorted(["tinygan", *(m.name for m in pkgutil.walk_packages([str(ROOT)], "tinygan."))])
+
+
+def room(module):
+    """Return the part of a module's name that has a level: tinygan.data.loader is in data."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(module):
+    """Return the tinygan modules that a module imports when it runs, not just for its types."""
+    tree = ast.parse(Path(importlib.import_module(module).__file__).read_text())
+    only_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in only_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in full}
+    return {name for name in found if name.split(".")[0] == "tinygan"}
+
+
+def test_every_module_has_a_level():
+    """A new module must be given its place in the house."""
+    assert {room(module) for module in MODULES} == set(LEVELS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    """No module imports one of a higher level."""
+    level = LEVELS[room(module)]
+    assert {name for name in imports(module) if LEVELS[room(name)] > level} == set()
+
+
+def test_the_trainer_knows_no_concrete_hook():
+    """Neither the trainer nor the step imports from hooks."""
+    for module in ("tinygan.trainer", "tinygan.step", "tinygan.hook", "tinygan.run_state"):
+        assert not any(room(name) == "hooks" for name in imports(module))
+
+
+@pytest.mark.parametrize("script", ["examples", "benchmarks"])
+def test_scripts_use_the_public_surface(script):
+    """Examples and benchmarks import tinygan and its public modules, nothing deeper."""
+    allowed = {"tinygan", *(f"tinygan.{name}" for name in tinygan.__all__)}
+    for path in (ROOT.parents[1] / script).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            ours = {name for name in names if name.split(".")[0] == "tinygan"}
+            assert ours <= allowed, path
+
+
+@pytest.mark.parametrize("module", [tinygan, tinygan.data, tinygan.hooks])
+def test_the_public_surface(module):
+    """__all__ is sorted, and is just what the module offers."""
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (name.islower(), name))
+    submodules = {name for _, name, _ in pkgutil.iter_modules(module.__path__)}
+    offered = {
+        name
+        for name in vars(module)
+        if not name.startswith("_") and name not in submodules | {"annotations"}
+    }
+    assert offered == {name for name in module.__all__ if name not in submodules}
+    if module is tinygan:
+        assert submodules & set(module.__all__) == {
+            "data", "hooks", "losses", "pictures", "sampling", "seeds"
+        }  # fmt: skip
+
+
+def public_objects():
+    """Yield every public class and function with its name."""
+    for module in (tinygan, *(getattr(tinygan, name) for name in tinygan.__all__)):
+        if not inspect.ismodule(module):
+            continue
+        for name in getattr(module, "__all__", vars(module)):
+            thing = getattr(module, name)
+            ours = getattr(thing, "__module__", "").startswith("tinygan")
+            if (
+                not name.startswith("_")
+                and ours
+                and inspect.isroutine(thing) | inspect.isclass(thing)
+            ):
+                yield name, thing
+
+
+@pytest.mark.parametrize(("name", "thing"), dict(public_objects()).items())
+def test_public_docstrings(name, thing):
+    """Everything public says what it is; every class and function shows a line that runs."""
+    text = inspect.getdoc(thing)
+    assert text
+    if name in ("ImageFiles", "Player", "StepReport", "save_gif", "save_html"):
+        return  # not for users to make, or shown by the hook that calls them
+    assert ">>> " in text, name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_run(module, tmp_path, monkeypatch):
+    """Every example of every docstring runs and prints what it says."""
+    monkeypatch.chdir(tmp_path)
+    outcome = doctest.testmod(importlib.import_module(module))
+    assert outcome.failed == 0
+
+
+def test_importing_does_nothing():
+    """Importing tinygan starts no CUDA, draws no number, sets no signal, needs no extra."""
+    code = """
+import random, signal, sys, threading, warnings
+warnings.simplefilter("error")
+import numpy, torch
+def state():
+    return (
+        torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist(),
+        torch.is_grad_enabled(), torch.get_default_dtype(), threading.active_count(),
+        [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+    )
+before = state()
+import tinygan
+assert state() == before
+assert not torch.cuda.is_initialized()
+assert not {"matplotlib", "tensorboard"} & set(sys.modules)
+print("quiet")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("quiet\n", "")

@@ -23,8 +23,8 @@ TUTORIAL = {"batch_size": 128, "image_size": 64, "ngf": 64, "ndf": 64, "num_epoc
 SMALL = {"batch_size": 32, "image_size": 32, "ngf": 32, "ndf": 32, "num_epochs": 10, "lr": 5e-4}
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the tutorial's inputs; those not given depend on the data and the machine."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Return a parser of the tutorial's inputs, and of the output folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,8 +53,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=int, default=999, help="names every random draw [999]")
     add("--num-faces", type=int, default=8000, help="how many built-in faces to draw [8000]")
     add("--out", type=Path, default=Path("runs/faces"), help="output folder [runs/faces]")
-    arguments = parser.parse_args()
+    return parser
 
+
+def complete(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Choose the device, and what was not given by the data and the machine."""
     arguments.device = "cuda" if arguments.ngpu > 0 and torch.cuda.is_available() else "cpu"
     small = arguments.dataroot is None and arguments.device == "cpu"
     for name, value in (SMALL if small else TUTORIAL).items():
@@ -85,23 +88,20 @@ def load(arguments: argparse.Namespace) -> data.Loader:
     )
 
 
-def main() -> None:
-    """Train, and say where the pictures are."""
-    arguments = parse_arguments()
-    loader = load(arguments)
+def make_trainer(arguments: argparse.Namespace, steps: int) -> tinygan.GANTrainer:
+    """Return a trainer of the tutorial's nets, with the tutorial's log and pictures."""
+    a, out = arguments, arguments.out
     # Some thirty pictures make a good animation; the tutorial's 500 steps are right for long runs.
-    every = min(500, max(1, arguments.num_epochs * len(loader) // 30))
-    out = arguments.out
-
-    torch.manual_seed(arguments.seed)
-    adam = partial(torch.optim.Adam, lr=arguments.lr, betas=(arguments.beta1, 0.999), fused=True)
-    trainer = tinygan.GANTrainer(
-        tinygan.DCGANGenerator(
-            arguments.image_size, arguments.nc, arguments.nz, arguments.ngf
-        ).apply(tinygan.weights_init),
-        tinygan.DCGANDiscriminator(arguments.image_size, arguments.nc, arguments.ndf).apply(
-            tinygan.weights_init
-        ),
+    every = min(500, max(1, steps // 30))
+    adam = partial(torch.optim.Adam, lr=a.lr, betas=(a.beta1, 0.999), fused=True)
+    torch.manual_seed(a.seed)
+    generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf)
+    generator.apply(tinygan.weights_init)
+    discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf)
+    discriminator.apply(tinygan.weights_init)
+    return tinygan.GANTrainer(
+        generator,
+        discriminator,
         generator_optimizer=adam,
         discriminator_optimizer=adam,
         hooks=[
@@ -114,12 +114,23 @@ def main() -> None:
             hooks.LossPlot(out),
             hooks.RealBesideFake(out),
         ],
-        seed=arguments.seed,
-        device=arguments.device,
+        seed=a.seed,
+        device=a.device,
     )
+
+
+def main() -> None:
+    """Train, and say where the pictures are."""
+    parser = argument_parser()
+    arguments = complete(parser.parse_args())
+    try:
+        loader = load(arguments)
+        trainer = make_trainer(arguments, steps=arguments.num_epochs * len(loader))
+    except (ValueError, ImportError) as error:  # a bad input, or an extra that is not installed
+        parser.error(str(error))
     trainer.fit(loader, epochs=arguments.num_epochs)
 
-    print(f"Done: {trainer.step} steps. Look into {out.resolve()}:")
+    print(f"Done: {trainer.step} steps. Look into {arguments.out.resolve()}:")
     for name, content in {
         "real_beside_fake.png": "real images beside generated ones",
         "progress.html": "the generator's progress, with play, pause and a slider",

@@ -45,7 +45,7 @@ def test_twenty_steps_agree_with_the_tutorial(width):
     trainer = tinygan.GANTrainer(ours, our_judge, hooks=[statistics], seed=3)
 
     trainer.fit(batches, epochs=1)
-    expected = tutorial.train(theirs, their_judge, batches, trainer.noise)
+    expected = tutorial.Loop(theirs, their_judge).train(batches, trainer.noise)
 
     for field in fields(expected):
         torch.testing.assert_close(
@@ -83,7 +83,7 @@ def test_the_comparison_can_fail():
     )
 
     trainer.fit(batches, epochs=1)
-    tutorial.train(theirs, their_judge, batches, trainer.noise)
+    tutorial.Loop(theirs, their_judge).train(batches, trainer.noise)
 
     drift = max(
         (ours.main.state_dict()[name] - value).abs().max().item()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -60,48 +61,60 @@ class Statistics:
     d_fake_after: list[float] = field(default_factory=list)
 
 
-def train(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    batches: Iterable[torch.Tensor],
-    draw_noise: Callable[[int, int], torch.Tensor],
-) -> Statistics:
-    """Run the tutorial's loop over ``batches``; ``draw_noise(step, count)`` gives z (count, nz)."""
-    criterion = nn.BCELoss()
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=0.0002, betas=(0.5, 0.999))
-    device = next(generator.parameters()).device
-    s = Statistics()
-    for step, data in enumerate(batches):
-        # (1) Update D: maximize log(D(x)) + log(1 - D(G(z))), on real and fake batches apart.
-        discriminator.zero_grad()
-        real = data.to(device)
-        label = torch.full((len(real),), 1.0, dtype=real.dtype, device=device)
-        output = discriminator(real).view(-1)
-        loss_real = criterion(output, label)
-        loss_real.backward()
-        s.d_real.append(output.mean().item())
-        fake = generator(draw_noise(step, len(real))[:, :, None, None])
-        label.fill_(0.0)
-        output = discriminator(fake.detach()).view(-1)
-        loss_fake = criterion(output, label)
-        loss_fake.backward()
-        s.d_fake.append(output.mean().item())
-        loss_d = loss_real + loss_fake
-        optimizer_d.step()
+class Loop:
+    """The tutorial's training loop, with its optimizers.
 
-        # (2) Update G: maximize log(D(G(z))), by the updated D.
-        generator.zero_grad()
-        label.fill_(1.0)
-        output = discriminator(fake).view(-1)
-        loss_g = criterion(output, label)
-        loss_g.backward()
-        s.d_fake_after.append(output.mean().item())
-        optimizer_g.step()
+    Args:
+        generator: the tutorial's generator.
+        discriminator: the tutorial's discriminator.
+    """
 
-        s.loss_d.append(loss_d.item())
-        s.loss_g.append(loss_g.item())
-    return s
+    def __init__(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        self.generator = generator
+        self.discriminator = discriminator
+        adam = partial(torch.optim.Adam, lr=0.0002, betas=(0.5, 0.999))
+        self.optimizer_d = adam(discriminator.parameters())
+        self.optimizer_g = adam(generator.parameters())
+        self.device = next(generator.parameters()).device
+
+    def train(
+        self,
+        batches: Iterable[torch.Tensor],
+        draw_noise: Callable[[int, int], torch.Tensor],
+    ) -> Statistics:
+        """Train on ``batches``; ``draw_noise(step, count)`` gives z (count, nz)."""
+        criterion = nn.BCELoss()
+        s = Statistics()
+        for step, data in enumerate(batches):
+            # (1) Update D: maximize log(D(x)) + log(1 - D(G(z))), on real and fake batches apart.
+            self.discriminator.zero_grad()
+            real = data.to(self.device)
+            label = torch.full((len(real),), 1.0, dtype=real.dtype, device=self.device)
+            output = self.discriminator(real).view(-1)
+            loss_real = criterion(output, label)
+            loss_real.backward()
+            s.d_real.append(output.mean().item())
+            fake = self.generator(draw_noise(step, len(real))[:, :, None, None])
+            label.fill_(0.0)
+            output = self.discriminator(fake.detach()).view(-1)
+            loss_fake = criterion(output, label)
+            loss_fake.backward()
+            s.d_fake.append(output.mean().item())
+            loss_d = loss_real + loss_fake
+            self.optimizer_d.step()
+
+            # (2) Update G: maximize log(D(G(z))), by the updated D.
+            self.generator.zero_grad()
+            label.fill_(1.0)
+            output = self.discriminator(fake).view(-1)
+            loss_g = criterion(output, label)
+            loss_g.backward()
+            s.d_fake_after.append(output.mean().item())
+            self.optimizer_g.step()
+
+            s.loss_d.append(loss_d.item())
+            s.loss_g.append(loss_g.item())
+        return s
 
 
 def log_line(epoch: int, epochs: int, index: int, batches: int, values: tuple[float, ...]) -> str:

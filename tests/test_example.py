@@ -1,0 +1,84 @@
+"""The faces example, run as a user runs it, small."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "celeba_faces.py"
+SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--num-epochs", "2"]
+WRITTEN = {
+    "log.jsonl", "log.txt", "loss_plot.png", "progress.gif", "progress.html",
+    "real_beside_fake.png", "samples", "training_images.png",
+}  # fmt: skip
+
+
+def run(*arguments, folder):
+    """Run the example in ``folder`` with Python's warnings as errors."""
+    command = [sys.executable, "-W", "error", str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_without_data_it_trains_on_drawn_faces(tmp_path):
+    """It says that it draws faces and how to get CelebA, writes all pictures, and says where."""
+    done = run(*SMALL, "--num-faces", 40, "--ngpu", 0, folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "built-in drawn faces" in lines[0]
+    assert "CelebA" in lines[0]
+    assert re.fullmatch(r"\[0/2\]\[0/5\]\tLoss_D: .*", lines[2])
+    assert f"Look into {tmp_path / 'runs' / 'faces'}" in done.stdout
+    assert {path.name for path in (tmp_path / "runs" / "faces").iterdir()} == WRITTEN
+
+
+def test_with_data_it_trains_on_it(tmp_path):
+    """A folder in the tutorial's layout is found, and both flags and output folder are heeded."""
+    root = tmp_path / "celeba" / "img_align_celeba"
+    root.mkdir(parents=True)
+    for index in range(20):
+        pixels = np.full((22, 18, 3), index * 12, np.uint8)
+        Image.fromarray(pixels).save(root / f"{index:06}.jpg")
+    done = run(
+        *SMALL, "--dataroot", tmp_path / "celeba", "--workers", 1, "--nc", 1, "--nz", 7, "--lr",
+        0.001, "--beta1", 0.4, "--ngpu", 0, "--seed", 4, "--out", tmp_path / "out",
+        folder=tmp_path,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "Training on 20 images of " in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
+    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 6
+
+
+def test_the_same_command_twice_writes_the_same(tmp_path):
+    """Two runs of one seed write the same bytes; another seed writes others."""
+    logs = []
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        done = run(*SMALL, "--num-faces", 16, "--seed", seed, "--out", out, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        logs.append((tmp_path / out / "log.jsonl").read_bytes())
+    assert logs[0] == logs[1] != logs[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
+        (["--dataroot", "nowhere"], "root must be a folder or a zip, got nowhere: nothing there"),
+        (["--num-faces", "5", "--batch-size", "8"], "batch_size must be at most the number of"),
+    ],
+)
+def test_bad_flags_are_named(tmp_path, arguments, sentence):
+    """A bad value ends the script with one line that names it, and writes nothing."""
+    done = run(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import transforms
 
 from tinygan import data
-from tinygan.data.image_folder import to_tensor
+from tinygan.data.folder import to_tensor
 
 import strategies
 

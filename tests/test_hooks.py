@@ -215,7 +215,7 @@ def test_the_animation(tmp_path):
     with Image.open(tmp_path / "progress.gif") as gif:
         assert (gif.n_frames, gif.info["loop"]) == (5, 0)
     page = (tmp_path / "progress.html").read_text()
-    assert re.findall(r'alt="step (\d+)"', page) == [f"00000{i}" for i in range(5)]
+    assert re.findall(r'alt="step (\d+)"', page) == ["0", "1", "2", "3", "4"]
     assert re.findall(r'(?:src|href)="([^:"]*)', page) == ["data"] * 5
     assert "://" not in page
     assert "$" not in page
@@ -228,7 +228,7 @@ def test_long_animations_are_thinned(tmp_path):
     trainer = tiny_trainer(hooks=[sample, hooks.Animation(tmp_path, max_frames=3)])
     trainer.fit([tiny_images()], epochs=8)
     page = (tmp_path / "progress.html").read_text()
-    assert re.findall(r'alt="step (\d+)"', page) == ["000000", "000004", "000008"]
+    assert re.findall(r'alt="step (\d+)"', page) == ["0", "4", "8"]
 
 
 @pytest.mark.parametrize("order", [[], ["other"], ["after"]])

@@ -20,7 +20,7 @@ def images(batch: object) -> torch.Tensor:
     Raises:
         TypeError: for anything else.
 
-    Example:
+    Examples:
         >>> images((torch.zeros(4, 3, 8, 8), torch.arange(4))).shape
         torch.Size([4, 3, 8, 8])
     """
@@ -39,7 +39,7 @@ def length(batches: Iterable[object]) -> int | None:
     Raises:
         TypeError: for what can be iterated only once, such as a generator.
 
-    Example:
+    Examples:
         >>> length([1, 2, 3])
         3
     """

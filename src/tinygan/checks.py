@@ -9,7 +9,7 @@ def count(name: str, value: int, *, at_least: int = 1) -> int:
     Raises:
         ValueError: naming the argument, its value, the rule and the remedy.
 
-    Example:
+    Examples:
         >>> count("channels", 3)
         3
     """
@@ -29,7 +29,7 @@ def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple
     Raises:
         ValueError: for anything but an int or a pair of ints that large.
 
-    Example:
+    Examples:
         >>> size("image_size", 64)
         (64, 64)
     """

@@ -80,7 +80,7 @@ def check_first_batch(
 class evaluating:  # noqa: N801 - reads as what it does: with evaluating(net)
     """Within the ``with`` block the net is in evaluation mode; afterwards each part is as before.
 
-    Example:
+    Examples:
         >>> net = nn.BatchNorm2d(3)
         >>> with evaluating(net):
         ...     net.training

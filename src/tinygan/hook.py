@@ -53,7 +53,7 @@ class Hook:
     Raises:
         TypeError: at the subclass's ``class`` line, for a misspelt event or a wrong signature.
 
-    Example:
+    Examples:
         >>> class Shout(Hook):
         ...     def on_fit_end(self, trainer):
         ...         print("done at step", trainer.step)
@@ -140,7 +140,7 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
         ValueError: for n under 1.
         TypeError: for a function that does not take those two arguments.
 
-    Example:
+    Examples:
         >>> show = every(100, lambda trainer, report: print(trainer.step, float(report.loss_d)))
     """
 

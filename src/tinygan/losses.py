@@ -37,7 +37,7 @@ class Loss:
         fake: D's cost of its logits on fakes.
         generator: G's cost of D's logits on its fakes.
 
-    Example:
+    Examples:
         >>> lsgan = Loss(lambda x: (x - 1) ** 2, lambda x: x**2, lambda x: (x - 1) ** 2)
     """
 
@@ -55,7 +55,7 @@ def cross_entropy(logits: torch.Tensor, target: float) -> torch.Tensor:
         logits: (N,).
         target: t in [0, 1], the wanted probability of "real".
 
-    Example:
+    Examples:
         >>> cross_entropy(torch.tensor([0.0, 1000.0]), 0.0)
         tensor([6.9315e-01, 1.0000e+03])
     """
@@ -80,7 +80,7 @@ def non_saturating(*, label_smoothing: float = 0.0) -> Loss:
     Raises:
         ValueError: for a smoothing outside [0, 0.5).
 
-    Example:
+    Examples:
         >>> non_saturating(label_smoothing=0.1).real(torch.zeros(1))
         tensor([0.6931])
     """

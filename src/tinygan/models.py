@@ -64,7 +64,7 @@ class DCGANGenerator(nn.Module):
     Raises:
         ValueError: for a size under 8 or a count under 1, naming it.
 
-    Example:
+    Examples:
         >>> DCGANGenerator(image_size=(61, 47))(torch.randn(2, 100)).shape
         torch.Size([2, 3, 61, 47])
     """
@@ -139,7 +139,7 @@ class DCGANDiscriminator(nn.Module):
     Raises:
         ValueError: for a size under 8 or a count under 1, naming it.
 
-    Example:
+    Examples:
         >>> DCGANDiscriminator(image_size=(61, 47))(torch.zeros(2, 3, 61, 47)).shape
         torch.Size([2])
     """
@@ -219,7 +219,7 @@ def weights_init(module: nn.Module) -> None:
     are zero (Radford et al. 2015, section 4); other layers are left alone. It draws from PyTorch's
     global generator, as the tutorial does: call ``torch.manual_seed`` first to repeat it.
 
-    Example:
+    Examples:
         >>> _ = torch.manual_seed(999)
         >>> generator = DCGANGenerator().apply(weights_init)
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Sequence
 from importlib import resources
@@ -29,7 +30,7 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
             three are shown, of two the first.
         padding: black pixels between images.
 
-    Example:
+    Examples:
         >>> grid(torch.zeros(64, 3, 64, 64)).size
         (530, 530)
     """
@@ -45,7 +46,7 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
 def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     """Put pictures side by side on white, each under its title.
 
-    Example:
+    Examples:
         >>> real, fake = Image.new("RGB", (530, 530)), Image.new("RGB", (530, 530))
         >>> both = titled(("Real Images", real), ("Fake Images", fake))
     """
@@ -78,23 +79,29 @@ def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0
 
 
 def save_html(
-    frames: Sequence[Path], path: Path, *, title: str, seconds_per_frame: float = 0.25
+    frames: Sequence[Path],
+    path: Path,
+    *,
+    title: str,
+    captions: Sequence[str],
+    seconds_per_frame: float = 0.25,
 ) -> None:
     """Write pictures as one self-contained page with play, pause and a slider.
 
     Args:
-        frames: picture files, at least one; a file's stem is its caption.
+        frames: picture files, at least one.
         path: where to write.
         title: of the page.
+        captions: one for each picture.
         seconds_per_frame: how long each is shown.
     """
     images = [
-        f'<img src="data:image/webp;base64,{_webp(frame)}" alt="{frame.stem.replace("_", " ")}">'
-        for frame in frames
+        f'<img src="data:image/webp;base64,{_webp(frame)}" alt="{html.escape(caption)}">'
+        for frame, caption in zip(frames, captions)
     ]
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
     page = Template(template).substitute(
-        title=title,
+        title=html.escape(title),
         frames="\n".join(images),
         last=len(images) - 1,
         milliseconds=round(1000 * seconds_per_frame),

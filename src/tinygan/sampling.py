@@ -18,7 +18,7 @@ Prior: TypeAlias = Callable[[int, int, torch.Generator], torch.Tensor]
 def normal(count: int, latent_dim: int, generator: torch.Generator) -> torch.Tensor:
     """Draw z from N(0, I), as the DCGAN tutorial does: (count, latent_dim), float32.
 
-    Example:
+    Examples:
         >>> normal(2, 100, torch.Generator().manual_seed(0)).shape
         torch.Size([2, 100])
     """
@@ -28,7 +28,7 @@ def normal(count: int, latent_dim: int, generator: torch.Generator) -> torch.Ten
 def uniform(count: int, latent_dim: int, generator: torch.Generator) -> torch.Tensor:
     """Draw z from U(-1, 1), as the DCGAN paper does: (count, latent_dim), float32.
 
-    Example:
+    Examples:
         >>> bool(uniform(2, 100, torch.Generator().manual_seed(0)).abs().max() <= 1)
         True
     """

@@ -18,7 +18,7 @@ def mix(seed: int, *key: str | int) -> int:
 
     Different keys give unrelated seeds; the same key gives the same seed on every machine.
 
-    Example:
+    Examples:
         >>> mix(999, "noise", 0) == mix(999, "noise", 0) != mix(999, "noise", 1)
         True
     """
@@ -34,7 +34,7 @@ def generator(seed: int, *key: str | int, device: torch.device | str = "cpu") ->
         key: what is drawn, such as ``("noise", step)``.
         device: where the draw happens. A CPU and a GPU draw different numbers for the same key.
 
-    Example:
+    Examples:
         >>> torch.randperm(4, generator=generator(999, "order", 0)).shape
         torch.Size([4])
     """

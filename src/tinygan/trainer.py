@@ -63,7 +63,7 @@ class GANTrainer:
         ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid.
         TypeError: for a hook that is none.
 
-    Example:
+    Examples:
         >>> import tinygan
         >>> trainer = GANTrainer(
         ...     tinygan.DCGANGenerator(8, base_channels=4).apply(tinygan.weights_init),
@@ -231,7 +231,7 @@ class GANTrainer:
     def stop(self, reason: str) -> None:
         """Ask ``fit`` to return after the current step; ``stop_reason`` keeps why.
 
-        Example:
+        Examples:
             >>> from tinygan import hooks
             >>> early = hooks.every(100, lambda trainer, report: trainer.stop("long enough"))
         """

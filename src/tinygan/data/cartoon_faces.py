@@ -48,7 +48,7 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     Raises:
         ValueError: for a size under 8, a length under 1, or channels other than 1 or 3.
 
-    Example:
+    Examples:
         >>> faces = CartoonFaces(10, image_size=32)
         >>> image, attributes = faces[3]
         >>> image.shape, attributes.shape

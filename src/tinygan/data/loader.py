@@ -30,7 +30,7 @@ class Loader:
     Raises:
         ValueError: for a batch size under 1 or over the number of images.
 
-    Example:
+    Examples:
         >>> loader = Loader(torch.zeros(10, 3, 8, 8), batch_size=4)
         >>> [len(batch) for batch in loader]
         [4, 4, 2]

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from tinygan import checks, pictures
 from tinygan.hook import Hook
-from tinygan.hooks.sample_grid import SampleGrid
+from tinygan.hooks.sample_grid import SampleGrid, step_of
 from tinygan.trainer import GANTrainer
 
 
@@ -23,7 +23,7 @@ class Animation(Hook):
         seconds_per_frame: how long a picture is shown.
         max_frames: a longer run's pictures are thinned evenly to this many.
 
-    Example:
+    Examples:
         >>> both = [SampleGrid("runs/faces"), Animation("runs/faces")]
     """
 
@@ -55,7 +55,8 @@ class Animation(Hook):
         pictures.save_html(
             frames,
             self.folder / "progress.html",
-            title="What the generator makes of the same noise, as it learns",
+            title="The same noise, as the generator learns",
+            captions=[f"step {step_of(frame)}" for frame in frames],
             seconds_per_frame=self.seconds_per_frame,
         )
 

@@ -12,7 +12,7 @@ COUNT = 64
 class FirstImages:
     """Collects up to 64 images from a run's first batches, and remembers them across a resume.
 
-    Example:
+    Examples:
         >>> first = FirstImages()
         >>> [first.add(torch.zeros(48, 3, 8, 8)) for _ in range(3)], len(first.images)
         ([True, True, False], 64)

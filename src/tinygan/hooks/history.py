@@ -11,7 +11,7 @@ from tinygan.trainer import GANTrainer
 class History:
     """Collects reports without waiting for the device, and reads them all at once.
 
-    Example:
+    Examples:
         >>> history = History()
         >>> history.take()
         []

@@ -27,7 +27,7 @@ class JSONLog(Hook):
         folder: where to write.
         every: how often lines are written, in steps; each time waits for the device once.
 
-    Example:
+    Examples:
         >>> log = JSONLog("runs/faces")
     """
 

@@ -30,7 +30,7 @@ class LossPlot(Hook):
     Raises:
         ImportError: if matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> plot = LossPlot("runs/faces")
     """
 

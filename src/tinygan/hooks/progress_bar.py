@@ -19,7 +19,7 @@ class ProgressBar(Hook):
     Args:
         every: how often the losses are read, in steps; each reading waits for the device.
 
-    Example:
+    Examples:
         >>> bar = ProgressBar()
     """
 

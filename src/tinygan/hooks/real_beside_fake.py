@@ -23,7 +23,7 @@ class RealBesideFake(Hook):
     Args:
         folder: where to write.
 
-    Example:
+    Examples:
         >>> picture = RealBesideFake("runs/faces")
     """
 

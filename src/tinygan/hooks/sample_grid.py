@@ -24,7 +24,7 @@ class SampleGrid(Hook):
             that this run has yet to do, are removed.
         every: how often, in steps.
 
-    Example:
+    Examples:
         >>> grid = SampleGrid("runs/faces", every=500)
     """
 
@@ -35,13 +35,13 @@ class SampleGrid(Hook):
     @property
     def frames(self) -> list[Path]:
         """The pictures written so far, in the order of their steps."""
-        return sorted(self.folder.glob("samples/step_*.png"), key=_step_of)
+        return sorted(self.folder.glob("samples/step_*.png"), key=step_of)
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
         prepared(self.folder / "samples")
         for frame in self.frames:
-            if _step_of(frame) > trainer.step:
+            if step_of(frame) > trainer.step:
                 frame.unlink()
         if trainer.step == 0:
             self._write(trainer)
@@ -60,5 +60,6 @@ class SampleGrid(Hook):
         pictures.grid(trainer.generate(trainer.fixed_noise)).save(path)
 
 
-def _step_of(frame: Path) -> int:
+def step_of(frame: Path) -> int:
+    """Return the step at which a picture was made: 500 for ``step_000500.png``."""
     return int(frame.stem.removeprefix("step_"))

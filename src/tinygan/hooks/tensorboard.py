@@ -34,7 +34,7 @@ class TensorBoard(Hook):
     Raises:
         ImportError: if tensorboard is not installed.
 
-    Example:
+    Examples:
         >>> board = TensorBoard("runs/faces")
     """
 

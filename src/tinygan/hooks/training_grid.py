@@ -23,7 +23,7 @@ class TrainingGrid(Hook):
     Args:
         folder: where to write.
 
-    Example:
+    Examples:
         >>> grid = TrainingGrid("runs/faces")
     """
 

@@ -28,7 +28,7 @@ class TutorialLog(Hook):
         folder: where to keep the lines as well, as ``log.txt``; None for nowhere.
         every: how often, in steps; each line waits for the device.
 
-    Example:
+    Examples:
         >>> log = TutorialLog(every=50)
     """
 

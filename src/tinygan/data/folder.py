@@ -40,7 +40,7 @@ def image_folder(
         ValueError: for a root that is missing, is neither folder nor zip, or holds no images; for
             a size under 8 or channels other than 1 or 3.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as root:
         ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
@@ -139,7 +139,7 @@ def to_tensor(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
         image: of mode "RGB" (C = 3) or "L" (C = 1).
         image_size: (height, width) in pixels.
 
-    Example:
+    Examples:
         >>> to_tensor(Image.new("RGB", (178, 218)), (64, 64)).shape
         torch.Size([3, 64, 64])
     """

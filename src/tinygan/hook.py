@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typing_extensions import override
@@ -30,6 +31,8 @@ from tinygan import checks
 if TYPE_CHECKING:
     from tinygan.step import Player, StepReport
     from tinygan.trainer import GANTrainer
+
+logger = logging.getLogger(__name__)
 
 EVENTS = (
     "on_fit_start",
@@ -123,6 +126,33 @@ def _check_event(owner: str, name: str, member: Callable[..., object]) -> None:
         given = inspect.signature(member)
         names = ", ".join(expected.parameters)
         raise TypeError(f"{owner}.{name}{given} must accept ({names}).") from None
+
+
+def check_hooks(hooks: Sequence[object]) -> None:
+    """Raise TypeError for a hook that is none."""
+    for hook in hooks:
+        if not isinstance(hook, Hook):
+            raise TypeError(
+                f"hooks must be Hook objects, got {hook!r}; subclass tinygan.Hook, "
+                "or wrap a function as tinygan.hooks.every(100, function)."
+            )
+
+
+def call(hooks: Sequence[Hook], event: str, *arguments: object) -> None:
+    """Call one event of every hook, in order."""
+    for hook in hooks:
+        getattr(hook, event)(*arguments)
+
+
+def call_on_exception(hooks: Sequence[Hook], trainer: GANTrainer, error: BaseException) -> None:
+    """Tell every hook of the error; what fails in the telling is logged and must not hide it."""
+    for hook in hooks:
+        try:
+            hook.on_exception(trainer, error)
+        except Exception:
+            logger.exception(
+                "%s.on_exception failed while the run was ending by %r", type(hook).__name__, error
+            )
 
 
 StepFunction: TypeAlias = "Callable[[GANTrainer, StepReport], object]"

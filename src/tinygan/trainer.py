@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, final
@@ -14,10 +13,8 @@ from torch.optim import Adam, Optimizer
 from tinygan import batches as batches_of
 from tinygan import checks, losses, run_state, sampling, seeds
 from tinygan.compatibility import check_first_batch, check_nets, evaluating
-from tinygan.hook import Hook
+from tinygan.hook import Hook, call, call_on_exception, check_hooks
 from tinygan.step import Player, Step
-
-logger = logging.getLogger(__name__)
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 """Makes an optimizer for a net's named parameters: ``partial(torch.optim.Adam, lr=1e-4)``, say."""
@@ -89,12 +86,7 @@ class GANTrainer:
         latent_dim: int | None = None,
     ) -> None:
         check_nets(generator, discriminator)
-        for hook in hooks:
-            if not isinstance(hook, Hook):
-                raise TypeError(
-                    f"hooks must be Hook objects, got {hook!r}; subclass tinygan.Hook, "
-                    "or wrap a function as tinygan.hooks.every(100, function)."
-                )
+        check_hooks(hooks)
         if latent_dim is None:
             latent_dim = getattr(generator, "latent_dim", None)
             if latent_dim is None:
@@ -168,12 +160,12 @@ class GANTrainer:
         self.generator.train()
         self.discriminator.train()
         try:
-            self._call("on_fit_start")
+            call(self.hooks, "on_fit_start", self)
             while not self._finished():
                 self._train_epoch(batches)
-            self._call("on_fit_end")
+            call(self.hooks, "on_fit_end", self)
         except BaseException as error:  # Ctrl-C is an ending too, and hooks must hear of it
-            self._report_exception(error)
+            call_on_exception(self.hooks, self, error)
             raise
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
@@ -183,7 +175,7 @@ class GANTrainer:
         )
         self._batches = batches
         if self.batch == 0:
-            self._call("on_epoch_start")
+            call(self.hooks, "on_epoch_start", self)
         exhausted = False
         while not (exhausted or self._finished()):
             batch = next(rest, None)
@@ -200,7 +192,7 @@ class GANTrainer:
         if exhausted or (self.batch > 0 and self.batch == self.batches_per_epoch):
             self.epoch += 1
             self.batch = 0
-            self._call("on_epoch_end")
+            call(self.hooks, "on_epoch_end", self)
 
     def _train_step(self, images: torch.Tensor) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
@@ -209,7 +201,7 @@ class GANTrainer:
         self.real = images.to(
             self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
         )
-        self._call("on_step_start")
+        call(self.hooks, "on_step_start", self)
 
         discriminator, generator = self.players
         z = self.noise(self.step, len(self.real))
@@ -221,12 +213,12 @@ class GANTrainer:
         self.step += 1
         self.images += len(self.real)
         self.batch += 1
-        self._call("on_step_end", self._step.report())
+        call(self.hooks, "on_step_end", self, self._step.report())
 
     def _update(self, player: Player) -> None:
-        self._call("on_gradients", player)
+        call(self.hooks, "on_gradients", self, player)
         player.update()
-        self._call("on_update", player)
+        call(self.hooks, "on_update", self, player)
 
     def stop(self, reason: str) -> None:
         """Ask ``fit`` to return after the current step; ``stop_reason`` keeps why.
@@ -309,22 +301,6 @@ class GANTrainer:
 
     def _state_of_batches(self) -> dict[str, Any] | None:
         return self._batches_state if self._batches is None else batches_of.state(self._batches)
-
-    def _call(self, event: str, *arguments: object) -> None:
-        for hook in self.hooks:
-            getattr(hook, event)(self, *arguments)
-
-    def _report_exception(self, error: BaseException) -> None:
-        """Tell every hook of the error; what fails in the telling must not hide it."""
-        for hook in self.hooks:
-            try:
-                hook.on_exception(self, error)
-            except Exception:
-                logger.exception(
-                    "%s.on_exception failed while the run was ending by %r",
-                    type(hook).__name__,
-                    error,
-                )
 
 
 def _optimizer(make: OptimizerFactory, module: nn.Module) -> Optimizer:

@@ -76,6 +76,8 @@ def test_targets(target, sentence):
             ((tiny_images() + 1) * 127.5).to(torch.uint8),
             "images must be in [-1, 1], got [0, 25",
         ),
+        (tiny_images().clamp(max=0) - 0.5, "images must be in [-1, 1], got [-1."),
+        (tiny_images() * 1.05, "images must be in [-1, 1], got [-1.0"),
         (tiny_images() * float("nan"), "images must be in [-1, 1], got [nan, nan]"),
         (tiny_images()[:1], "batch size must be at least 2 with batch norm, got 1; use larger"),
         (tiny_images()[:, 0], "images must be (N, C, H, W), got the shape (24, 8, 8); add"),
@@ -99,6 +101,34 @@ def test_first_batches(batch, sentence):
     for net, other in zip(trainer.players, fresh.players):
         ours, theirs = net.module.state_dict(), other.module.state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_rounding_may_leave_the_range():
+    """Images that leave [-1, 1] by rounding alone are welcome."""
+    trainer = tiny_trainer()
+    trainer.fit([tiny_images() * 1.0005], epochs=1)
+    assert trainer.step == 1
+
+
+def test_every_fit_checks_its_first_batch():
+    """A later fit's batches are checked as the first's are."""
+    trainer = tiny_trainer()
+    trainer.fit([tiny_images()], epochs=1)
+    with pytest.raises(ValueError, match=r"images must be in \[-1, 1\]"):
+        trainer.fit([tiny_images() * 3], epochs=2)
+    assert trainer.step == 1
+
+
+@pytest.mark.parametrize("normed", ["generator", "discriminator"])
+def test_a_batch_of_one_with_batch_norm_in_either_net(normed):
+    """Batch norm in one of the nets is enough to refuse a batch of one."""
+    norms = {"generator": None, "discriminator": None, normed: nn.BatchNorm2d}
+    trainer = tinygan.GANTrainer(
+        tinygan.DCGANGenerator(16, base_channels=2, norm=norms["generator"]),
+        tinygan.DCGANDiscriminator(16, base_channels=2, norm=norms["discriminator"]),
+    )
+    with pytest.raises(ValueError, match="batch size must be at least 2 with batch norm, got 1"):
+        trainer.fit([torch.zeros(1, 3, 16, 16)], epochs=1)
 
 
 def test_a_batch_of_one_without_batch_norm():

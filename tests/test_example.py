@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -39,15 +40,14 @@ def test_without_data_it_trains_on_drawn_faces(tmp_path):
 
 
 def test_with_data_it_trains_on_it(tmp_path):
-    """A folder in the tutorial's layout is found, and both flags and output folder are heeded."""
+    """A folder in the tutorial's layout is found, and its pictures go into the output folder."""
     root = tmp_path / "celeba" / "img_align_celeba"
     root.mkdir(parents=True)
     for index in range(20):
         pixels = np.full((22, 18, 3), index * 12, np.uint8)
         Image.fromarray(pixels).save(root / f"{index:06}.jpg")
     done = run(
-        *SMALL, "--dataroot", tmp_path / "celeba", "--workers", 1, "--nc", 1, "--nz", 7, "--lr",
-        0.001, "--beta1", 0.4, "--ngpu", 0, "--seed", 4, "--out", tmp_path / "out",
+        *SMALL, "--dataroot", tmp_path / "celeba", "--workers", 1, "--out", tmp_path / "out",
         folder=tmp_path,
     )  # fmt: skip
 
@@ -55,6 +55,50 @@ def test_with_data_it_trains_on_it(tmp_path):
     assert "Training on 20 images of " in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 6
+
+
+def test_every_flag_is_heeded(tmp_path):
+    """Each of the tutorial's inputs reaches what it is for."""
+    Image.new("RGB", (30, 30)).save(tmp_path / "one.png")
+    Image.new("RGB", (30, 30)).save(tmp_path / "two.png")
+    example = runpy.run_path(str(SCRIPT))
+    flags = {
+        "dataroot": tmp_path, "workers": 1, "batch-size": 2, "image-size": 21, "nc": 1, "nz": 7,
+        "ngf": 3, "ndf": 5, "num-epochs": 9, "lr": 0.001, "beta1": 0.4, "ngpu": 0, "seed": 4,
+        "out": tmp_path / "out",
+    }  # fmt: skip
+    given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    arguments = example["complete"](example["argument_parser"]().parse_args(given))
+    loader = example["load"](arguments)
+    trainer = example["make_trainer"](arguments, steps=9)
+
+    assert (loader.seed, loader.batch_size, loader.size) == (4, 2, 2)
+    assert loader._loader.num_workers == 1
+    assert next(iter(loader)).shape == (2, 1, 21, 21)
+    generator, discriminator = trainer.generator, trainer.discriminator
+    assert (generator.image_size, generator.channels, generator.latent_dim) == ((21, 21), 1, 7)
+    assert (discriminator.image_size, discriminator.channels) == ((21, 21), 1)
+    assert generator.main[-2].in_channels == 3
+    assert discriminator.main[0].out_channels == 5
+    for player in trainer.players:
+        (group,) = player.optimizer.param_groups
+        assert (group["lr"], group["betas"]) == (0.001, (0.4, 0.999))
+    assert (trainer.seed, trainer.device.type) == (4, "cpu")
+    assert {hook.folder for hook in trainer.hooks if hasattr(hook, "folder")} == {tmp_path / "out"}
+    assert arguments.num_epochs == 9
+
+
+def test_sizes_suit_the_data_and_the_machine(tmp_path):
+    """The tutorial's sizes are the default for the user's images, smaller ones for drawn faces."""
+    example = runpy.run_path(str(SCRIPT))
+
+    def sizes(*given):
+        arguments = example["complete"](example["argument_parser"]().parse_args(list(given)))
+        return [getattr(arguments, name) for name in ("batch_size", "image_size", "ngf", "lr")]
+
+    assert sizes("--dataroot", str(tmp_path), "--ngpu", "0") == [128, 64, 64, 2e-4]
+    assert sizes("--ngpu", "0") == [32, 32, 32, 5e-4]
+    assert sizes("--ngpu", "0", "--ngf", "8") == [32, 32, 8, 5e-4]
 
 
 def test_the_same_command_twice_writes_the_same(tmp_path):

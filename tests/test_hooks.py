@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import importlib.util
 import io
 import json
@@ -181,6 +183,23 @@ def test_the_json_log(tmp_path):
     ]
 
 
+def test_the_json_logs_state_holds_every_step(tmp_path):
+    """A state taken between two writings counts the steps so far, and loses none of them."""
+
+    class Save(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            if trainer.step == 3:
+                self.state = trainer.state_dict()
+                raise KeyboardInterrupt
+
+    save = Save()
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(hooks=[hooks.JSONLog(tmp_path, every=50), save]).fit([tiny_images()], steps=9)
+    lines = (tmp_path / "log.jsonl").read_bytes()
+    assert len(lines.splitlines()) == 3
+    assert save.state["hooks"]["JSONLog"] == {"size": len(lines)}
+
+
 def test_the_json_log_of_a_failed_run(tmp_path):
     """The steps before an exception are in the log, the last of them too."""
 
@@ -209,13 +228,32 @@ def test_sample_grids(tmp_path):
 
 def test_the_animation(tmp_path):
     """The GIF and the page hold the sample grids in order; the page needs nothing from outside."""
-    trainer = tiny_trainer(hooks=[hooks.SampleGrid(tmp_path, every=1), hooks.Animation(tmp_path)])
+    trainer = tiny_trainer(
+        hooks=[
+            hooks.SampleGrid(tmp_path, every=1),
+            hooks.Animation(tmp_path, seconds_per_frame=0.5),
+        ],
+        # Large steps, so that each grid differs from the one before.
+        generator_optimizer=lambda named: torch.optim.SGD(named, lr=3.0),
+    )
     trainer.fit([tiny_images()], epochs=4)
 
     with Image.open(tmp_path / "progress.gif") as gif:
         assert (gif.n_frames, gif.info["loop"]) == (5, 0)
+        durations = []
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            durations.append(gif.info["duration"])
+    assert durations == [500, 500, 500, 500, 2500]
     page = (tmp_path / "progress.html").read_text()
+    assert "500 + (index" in page
     assert re.findall(r'alt="step (\d+)"', page) == ["0", "1", "2", "3", "4"]
+    for frame, encoded in zip(
+        trainer.hooks[0].frames, re.findall(r"data:image/webp;base64,([^\"]+)", page)
+    ):
+        with Image.open(frame) as grid, Image.open(io.BytesIO(base64.b64decode(encoded))) as shown:
+            error = np.asarray(grid, float) - np.asarray(shown.convert("RGB"), float)
+        assert np.abs(error).mean() < 12  # another step's grid is further off than WebP's loss
     assert re.findall(r'(?:src|href)="([^:"]*)', page) == ["data"] * 5
     assert "://" not in page
     assert "$" not in page
@@ -300,6 +338,28 @@ def test_tensorboard(tmp_path):
     ]  # fmt: skip
     assert [event.step for event in events.Scalars("loss_d")] == [2, 4]
     assert [event.step for event in events.Images("samples")] == [4, 5]
+
+
+def test_tensorboard_after_a_resume(tmp_path):
+    """Steps that a failed run did after its last save are purged, and done again once."""
+
+    class Fail(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            if trainer.step == 2:
+                self.state = copy.deepcopy(trainer.state_dict())
+            if trainer.step == 4:
+                raise RuntimeError("at step 4")
+
+    fail = Fail()
+    first = tiny_trainer(hooks=[hooks.TensorBoard(tmp_path, every=1), fail])
+    with pytest.raises(RuntimeError, match="at step 4"):
+        first.fit([tiny_images()], steps=6)
+    second = tiny_trainer(hooks=[hooks.TensorBoard(tmp_path, every=1)])
+    second.load_state_dict(fail.state)
+    second.fit([tiny_images()], steps=6)
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss_d")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,30 @@ def test_tutorial_state_dicts_load():
     torch.testing.assert_close(net(images).sigmoid(), twin(images).view(-1))
 
 
+def test_widths_double_up_to_the_cap():
+    """From the image inwards widths double per stage, and max_channels caps them in both nets."""
+    for cap, widths in ((None, [4, 8, 16, 32]), (10, [4, 8, 10, 10]), (3, [3, 3, 3, 3])):
+        generator = DCGANGenerator(base_channels=4, max_channels=cap)
+        discriminator = DCGANDiscriminator(base_channels=4, max_channels=cap)
+        up = [m.out_channels for m in generator.main if isinstance(m, nn.ConvTranspose2d)]
+        down = [m.out_channels for m in discriminator.main if isinstance(m, nn.Conv2d)]
+        assert up == [*reversed(widths), 3]
+        assert down == [*widths, 1]
+
+
+@pytest.mark.parametrize(("net", "normed"), [(DCGANGenerator, 4), (DCGANDiscriminator, 3)])
+def test_norm_and_activation_are_factories(net, normed):
+    """Each hidden layer has the asked norm and activation; without norm it has a bias instead."""
+    built = list(net(norm=nn.InstanceNorm2d, activation=nn.GELU).main)
+    assert sum(isinstance(layer, nn.InstanceNorm2d) for layer in built) == normed
+    assert sum(isinstance(layer, nn.GELU) for layer in built) == 4
+    assert not any(isinstance(layer, nn.ReLU | nn.LeakyReLU) for layer in built)
+    bare = list(net(norm=None).main)
+    biased = [layer.bias is not None for layer in bare if hasattr(layer, "bias")]
+    assert sum(biased) == normed
+    assert sum(layer.bias is not None for layer in built if hasattr(layer, "kernel_size")) == 0
+
+
 def test_generator_takes_the_tutorials_noise():
     """Noise (N, Z, 1, 1), as the tutorial draws it, gives the same images as (N, Z)."""
     generator = DCGANGenerator(8, base_channels=2).eval()

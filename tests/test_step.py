@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinygan
 
@@ -45,7 +46,6 @@ def test_each_piece_moves_only_its_own():
     images = tiny_images()
     moves = Moves()
     trainer = tiny_trainer(hooks=[moves])
-    trainer.discriminator.main.append(torch.nn.BatchNorm2d(1))  # at 8 pixels D has no norm
     trainer.fit([images[:12]], epochs=1)
 
     assert moves.seen == [
@@ -120,6 +120,33 @@ def test_frozen_parameters_stay():
     assert torch.equal(frozen, before)
     other = trainer.generator.main[3].weight
     assert not torch.equal(other, tiny_trainer().generator.main[3].weight)
+
+
+def test_a_step_never_waits_for_the_device():
+    """After the first batch is checked, no step reads a value from the device."""
+
+    class Operations(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen.append(function.overloadpacket)
+            return function(*args, **(kwargs or {}))
+
+    trainer = tiny_trainer()
+    trainer.fit([tiny_images()], steps=1)
+    operations = Operations()
+    # fit checks its first batch, which waits: the mode is entered after that.
+    trainer.hooks = (
+        tinygan.hooks.every(2, lambda *_: operations.__enter__()),
+        tinygan.hooks.every(5, lambda *_: operations.__exit__(None, None, None)),
+    )
+    trainer.fit([tiny_images()], steps=5)
+
+    assert torch.ops.aten.convolution_backward in operations.seen
+    # What item(), tolist(), float() and bool() come down to.
+    assert torch.ops.aten._local_scalar_dense not in operations.seen
 
 
 def test_nothing_keeps_the_graph():

@@ -140,6 +140,7 @@ def test_samples(count, seed):
     assert images.abs().max() <= 1
     assert images.grad_fn is None
     assert torch.equal(images, trainer.sample(count, seed=seed))
+    assert not torch.equal(images, trainer.sample(count, seed=seed + 1))
 
 
 def test_an_image_does_not_depend_on_those_beside_it():
@@ -169,6 +170,8 @@ def test_noise_is_a_function_of_seed_and_step():
     assert not torch.equal(one.noise(3, 4), one.noise(4, 4))
     assert not torch.equal(one.noise(3, 4), two.noise(3, 4))
     assert one.fixed_noise.shape == (64, 5)
+    assert torch.equal(one.fixed_noise, tiny_trainer(seed=1).fixed_noise)
+    assert not torch.equal(one.fixed_noise, two.fixed_noise)
 
 
 def test_priors():
@@ -176,9 +179,54 @@ def test_priors():
     many = tiny_trainer(seed=1).noise(0, 20_000)
     assert many.mean().item() == pytest.approx(0, abs=0.02)
     assert many.std().item() == pytest.approx(1, abs=0.02)
-    many = tiny_trainer(prior=tinygan.sampling.uniform).noise(0, 20_000)
+    trainer = tiny_trainer(prior=tinygan.sampling.uniform)
+    many = trainer.noise(0, 20_000)
     assert many.abs().max() <= 1
     assert many.std().item() == pytest.approx(math.sqrt(1 / 3), abs=0.02)
+    assert trainer.fixed_noise.abs().max() <= 1
+
+
+def test_samples_are_of_the_prior():
+    """What is sampled is what the generator makes of the trainer's prior."""
+    trainer = tiny_trainer(prior=lambda count, latent_dim, generator: torch.ones(count, latent_dim))
+    assert torch.equal(trainer.sample(3), trainer.generate(torch.ones(3, 5)))
+
+
+def test_each_player_has_its_own_optimizer():
+    """The factories make the optimizer of the net they are named for, of named parameters."""
+
+    def still(named):
+        return torch.optim.SGD(named, lr=0.0)
+
+    for frozen, moving, argument in (
+        ("generator", "discriminator", "generator_optimizer"),
+        ("discriminator", "generator", "discriminator_optimizer"),
+    ):
+        trainer, fresh = tiny_trainer(**{argument: still}), tiny_trainer()
+        trainer.fit([tiny_images()], epochs=1)
+        name = "main.0.weight"
+        for net, moved in ((frozen, False), (moving, True)):
+            ours = getattr(trainer, net).get_parameter(name)
+            assert torch.equal(ours, getattr(fresh, net).get_parameter(name)) != moved
+
+
+def test_defaults_are_the_tutorials():
+    """Without arguments the optimizers are the tutorial's, made of parameters with names."""
+    for player in tiny_trainer().players:
+        (group,) = player.optimizer.state_dict()["param_groups"]
+        assert isinstance(player.optimizer, torch.optim.Adam)
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-4, (0.5, 0.999), 0)
+        assert group["param_names"] == [name for name, _ in player.module.named_parameters()]
+
+
+def test_layout_is_channels_last():
+    """Nets and batches are in the layout in which convolutions run fastest."""
+    trainer = tiny_trainer()
+    trainer.fit([tiny_images()], epochs=1)
+    kernels = [m.weight for m in trainer.generator.modules() if hasattr(m, "kernel_size")]
+    kernels += [m.weight for m in trainer.discriminator.modules() if hasattr(m, "kernel_size")]
+    for tensor in (*kernels, trainer.real):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_stop_ends_after_the_step():

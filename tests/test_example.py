@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+import tinygan
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "celeba_faces.py"
 SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--num-epochs", "2"]
@@ -86,6 +89,9 @@ def test_every_flag_is_heeded(tmp_path):
     assert (trainer.seed, trainer.device.type) == (4, "cpu")
     assert {hook.folder for hook in trainer.hooks if hasattr(hook, "folder")} == {tmp_path / "out"}
     assert arguments.num_epochs == 9
+    torch.manual_seed(4)
+    expected = tinygan.DCGANGenerator(21, 1, 7, 3).apply(tinygan.weights_init)
+    assert torch.equal(generator.main[0].weight, expected.main[0].weight)
 
 
 def test_sizes_suit_the_data_and_the_machine(tmp_path):

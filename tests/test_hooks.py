@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import copy
+import errno
 import importlib.util
 import io
 import json
 import random
 import re
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -418,6 +420,19 @@ def test_the_progress_bar_closes_after_an_exception():
         with pytest.raises(RuntimeError, match="at the start"):
             tiny_trainer(hooks=listed).fit([tiny_images()], epochs=1)
     assert not getattr(tqdm, "_instances", [])
+
+
+def test_a_full_or_read_only_disk_fails_before_the_first_step(tmp_path, monkeypatch):
+    """A folder that is there but takes no file is found out before anything is trained."""
+
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    trainer = tiny_trainer(hooks=[hooks.SampleGrid(tmp_path)])
+    with pytest.raises(ValueError, match=r"folder must be writable, got .*Read-only file system"):
+        trainer.fit([tiny_images()], epochs=1)
+    assert trainer.step == 0
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,17 @@ def test_weights_init_asks_the_type_not_the_name():
     assert torch.equal(linear.weight, before)
 
 
+def test_weights_init_draws_anew():
+    """Applied to trained layers it leaves nothing of their training."""
+    norm = nn.BatchNorm2d(1000)
+    nn.init.ones_(norm.bias)
+    nn.init.zeros_(norm.weight)
+    weights_init(norm)
+    assert torch.equal(norm.bias, torch.zeros(1000))
+    assert norm.weight.mean().item() == pytest.approx(1, abs=0.005)
+    assert norm.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 def test_weights_init_reaches_below_spectral_norm():
     """A convolution under spectral norm is drawn anew, not left as it was."""
     conv = spectral_norm(nn.Conv2d(8, 64, 4))

@@ -169,6 +169,7 @@ def test_noise_is_a_function_of_seed_and_step():
     assert torch.equal(one.noise(3, 4), tiny_trainer(seed=1).noise(3, 4))
     assert not torch.equal(one.noise(3, 4), one.noise(4, 4))
     assert not torch.equal(one.noise(3, 4), two.noise(3, 4))
+    assert not torch.equal(one.noise(1, 4), two.noise(0, 4))  # seeds next to each other
     assert one.fixed_noise.shape == (64, 5)
     assert torch.equal(one.fixed_noise, tiny_trainer(seed=1).fixed_noise)
     assert not torch.equal(one.fixed_noise, two.fixed_noise)

@@ -128,7 +128,20 @@ def main() -> None:
         trainer = make_trainer(arguments, steps=arguments.num_epochs * len(loader))
     except (ValueError, ImportError) as error:  # a bad input, or an extra that is not installed
         parser.error(str(error))
-    trainer.fit(loader, epochs=arguments.num_epochs)
+    print(
+        f"{arguments.num_epochs} epochs of {len(loader)} steps on {arguments.device}, "
+        f"in batches of {arguments.batch_size} images of {arguments.image_size} pixels."
+    )
+    try:
+        trainer.fit(loader, epochs=arguments.num_epochs)
+    except ValueError as error:
+        if trainer.step > 0:
+            raise
+        parser.error(str(error))  # found before the first step: an input again
+    except KeyboardInterrupt:
+        print(f"\nStopped at step {trainer.step}. What there is so far is in {arguments.out}.")
+        raise SystemExit(130) from None  # what a shell expects of Ctrl-C
+    torch.save(trainer.generator.state_dict(), arguments.out / "generator.pt")
 
     print(f"Done: {trainer.step} steps. Look into {arguments.out.resolve()}:")
     for name, content in {
@@ -138,6 +151,7 @@ def main() -> None:
         "samples": "each picture of it",
         "loss_plot.png": "both players' losses",
         "training_images.png": "what the nets were shown",
+        "generator.pt": "the generator's weights",
         "log.txt, log.jsonl": "the tutorial's log, and every step's numbers",
     }.items():
         print(f"  {name:22}{content}")

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import tinygan
 from tinygan import data
 
+import tutorial
 from helpers import tiny_images, tiny_trainer
 
 
@@ -38,10 +39,68 @@ def test_nets_that_do_not_fit_each_other(change, sentence):
 
 
 def test_a_final_sigmoid():
-    """The tutorial's own discriminator, which ends in a sigmoid, is refused with the reason."""
+    """A discriminator that ends in a sigmoid is refused with the reason."""
     net = nn.Sequential(tinygan.DCGANDiscriminator(8), nn.Sigmoid())
     with pytest.raises(ValueError, match="must return logits, got probabilities from a final Sig"):
         tinygan.GANTrainer(tinygan.DCGANGenerator(8), net)
+
+
+def test_the_tutorials_own_discriminator():
+    """The tutorial's class, whose chain of layers ends in a sigmoid, is refused as it is."""
+
+    class Discriminator(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main = tutorial.make_discriminator(ndf=2)
+
+    with pytest.raises(ValueError, match="must return logits, got probabilities from a final Sig"):
+        tinygan.GANTrainer(tinygan.DCGANGenerator(base_channels=2), Discriminator())
+
+
+def test_a_sigmoid_that_is_not_the_end():
+    """A net that has a sigmoid for a gate is not taken for one that ends in it."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.score = nn.Linear(192, 1)
+            self.gate = nn.Sigmoid()
+
+        def forward(self, images):
+            score = self.score(images.flatten(1)).flatten()
+            return score * self.gate(score)
+
+    trainer = tinygan.GANTrainer(tinygan.DCGANGenerator(8, base_channels=2), Gated())
+    trainer.fit([tiny_images()], epochs=1)
+    assert trainer.step == 1
+
+
+def test_an_int_and_a_square_are_the_same_size():
+    """A net of the user's own may give its image_size as an int."""
+    generator = tinygan.DCGANGenerator(8, base_channels=2)
+    generator.image_size = 8
+    trainer = tinygan.GANTrainer(generator, tinygan.DCGANDiscriminator(8, base_channels=2))
+    trainer.fit([tiny_images()], epochs=1)
+    assert trainer.step == 1
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "sentence"),
+    [
+        (nn.Linear(9, 192), nn.Flatten(), "generator must take inputs of the shape (2, 7), got an"),
+        (
+            nn.Sequential(nn.Linear(7, 192), nn.Unflatten(1, (3, 8, 8))),
+            nn.Sequential(nn.Flatten(), nn.Linear(100, 1)),
+            "discriminator must take inputs of the shape (2, 3, 8, 8), got an error from it",
+        ),
+    ],
+)
+def test_nets_of_ones_own_that_do_not_fit(generator, discriminator, sentence):
+    """Nets that say nothing of themselves are tried before the first step, and named."""
+    discriminator.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    trainer = tinygan.GANTrainer(generator, discriminator, latent_dim=7)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        trainer.fit([tiny_images()], epochs=1)
 
 
 def test_an_unknown_latent_dim():
@@ -74,13 +133,15 @@ def test_targets(target, sentence):
         ((tiny_images() + 1) * 127.5, "images must be in [-1, 1], got ["),
         (
             ((tiny_images() + 1) * 127.5).to(torch.uint8),
-            "images must be in [-1, 1], got [0, 25",
+            "images must be floating point in [-1, 1], got torch.uint8; scale bytes with",
         ),
         (tiny_images().clamp(max=0) - 0.5, "images must be in [-1, 1], got [-1."),
         (tiny_images() * 1.05, "images must be in [-1, 1], got [-1.0"),
         (tiny_images() * float("nan"), "images must be in [-1, 1], got [nan, nan]"),
         (tiny_images()[:1], "batch size must be at least 2 with batch norm, got 1; use larger"),
-        (tiny_images()[:, 0], "images must be (N, C, H, W), got the shape (24, 8, 8); add"),
+        (tiny_images()[:, 0], "must be images (N, C, H, W), got the shape (24, 8, 8); batch a"),
+        (tiny_images()[0], "must be images (N, C, H, W), got the shape (3, 8, 8); batch a data"),
+        (tiny_images()[:0], "must be images (N, C, H, W), got the shape (0, 3, 8, 8); batch a"),
         (
             torch.zeros(4, 3, 8, 9),
             "images must be of the shape that the generator makes, (3, 8, 8), got (3, 8, 9); ",
@@ -108,6 +169,21 @@ def test_rounding_may_leave_the_range():
     trainer = tiny_trainer()
     trainer.fit([tiny_images() * 1.0005], epochs=1)
     assert trainer.step == 1
+
+
+def test_images_between_0_and_1_are_pointed_out():
+    """A first batch without a value below 0 is in range, but most likely not scaled."""
+    with pytest.warns(UserWarning, match=r"range is \[0\.\d+, .*images in \[0, 1\]\?"):
+        tiny_trainer().fit([tiny_images().abs()], epochs=1)
+
+
+def test_losses_and_optimizers_of_another_kind():
+    """A loss that was not called, and an optimizer for what makes one, are refused at once."""
+    with pytest.raises(TypeError, match=r"call what makes it, as in losses\.non_saturating\(\)"):
+        tiny_trainer(loss=tinygan.losses.non_saturating)
+    ready = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    with pytest.raises(TypeError, match="must be given as what makes it, got Adam; use functools"):
+        tiny_trainer(generator_optimizer=ready)
 
 
 def test_every_fit_checks_its_first_batch():
@@ -171,7 +247,13 @@ def test_one_shot_iterators():
         tiny_trainer().fit((batch for batch in [tiny_images()]), epochs=2)
 
 
-@pytest.mark.parametrize("batch", [{"image": tiny_images()}, "images", [], ([1, 2], [3, 4])])
+def test_batches_that_cannot_be_iterated():
+    """A number for batches is refused before anything is started."""
+    with pytest.raises(TypeError, match="batches must be iterable once per epoch, got 5; pass a"):
+        tiny_trainer().fit(5, epochs=1)
+
+
+@pytest.mark.parametrize("batch", [{"image": tiny_images()}, "images", [], ([1, 2], [3, 4]), None])
 def test_batches_that_are_no_images(batch):
     """A batch that neither is nor begins with a tensor is refused by its type."""
     with pytest.raises(TypeError, match=r"must give images or \(images, labels\), got "):

@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision import transforms
 
 from tinygan import data
+from tinygan.data.cartoon_faces import SKIN
 from tinygan.data.folder import to_tensor
 
 import strategies
@@ -78,6 +79,8 @@ def faces(tmp_path):
     (root / ".hidden.png").write_bytes(b"no picture")
     (root / "__MACOSX").mkdir()
     (root / "__MACOSX" / "a.jpg").write_bytes(b"no picture")
+    (root / ".thumbnails").mkdir()
+    (root / ".thumbnails" / "a.jpg").write_bytes(b"no picture")
     return root
 
 
@@ -184,6 +187,21 @@ def test_attributes_can_be_seen(size):
         assert min(contrasts(faces.attributes[:, column], count)) > 1.2 * chance, name
 
 
+def test_a_face_has_its_skin_and_its_seed():
+    """The forehead's colour is the attribute's, grey faces are the coloured ones', seeds differ."""
+    faces = data.CartoonFaces(300, 64)
+    grey = data.CartoonFaces(300, 64, channels=1)
+    tones = torch.tensor(SKIN) / 127.5 - 1
+    near = 0
+    for index, (image, attributes) in enumerate(faces):
+        forehead = image[:, 26:29, 30:34].mean((1, 2))
+        near += (tones - forehead).abs().sum(1).argmin() == attributes[0]
+        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+        assert (grey[index][0][0] - (image * weights).sum(0)).abs().max() < 0.02
+    assert near > 150  # chance is 50; fringes, tilt and glasses hide some
+    assert not torch.equal(faces[0][0], data.CartoonFaces(1, 64, seed=1)[0][0])
+
+
 def test_faces_of_one_grid_cell_differ():
     """No two faces are alike, those of the same attributes included."""
     faces = data.CartoonFaces(2000, 16)
@@ -269,6 +287,18 @@ def test_an_abandoned_iteration_leaves_no_trace():
     loader = data.Loader(numbered(20), 6, workers=0)
     peek = next(iter(loader))
     assert ids(loader)[0] == peek[:, 0].tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_iterations_at_once_do_not_disturb_each_other(workers):
+    """A look into a loader that is being iterated takes nothing from either."""
+    loader = data.Loader(numbered(20), 6, workers=workers)
+    expected = ids(data.Loader(numbered(20), 6))
+    found = []
+    for batch in loader:
+        found.append(batch[:, 0].tolist())
+        assert next(iter(loader))[:, 0].tolist() == expected[0]
+    assert found == expected
 
 
 def test_loading_draws_nothing_from_the_global_generator():

@@ -18,7 +18,7 @@ import tinygan
 SCRIPT = Path(__file__).parents[1] / "examples" / "celeba_faces.py"
 SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--num-epochs", "2"]
 WRITTEN = {
-    "log.jsonl", "log.txt", "loss_plot.png", "progress.gif", "progress.html",
+    "generator.pt", "log.jsonl", "log.txt", "loss_plot.png", "progress.gif", "progress.html",
     "real_beside_fake.png", "samples", "training_images.png",
 }  # fmt: skip
 
@@ -37,7 +37,8 @@ def test_without_data_it_trains_on_drawn_faces(tmp_path):
     lines = done.stdout.splitlines()
     assert "built-in drawn faces" in lines[0]
     assert "CelebA" in lines[0]
-    assert re.fullmatch(r"\[0/2\]\[0/5\]\tLoss_D: .*", lines[2])
+    assert lines[1] == "2 epochs of 5 steps on cpu, in batches of 8 images of 16 pixels."
+    assert re.fullmatch(r"\[0/2\]\[0/5\]\tLoss_D: .*", lines[3])
     assert f"Look into {tmp_path / 'runs' / 'faces'}" in done.stdout
     assert {path.name for path in (tmp_path / "runs" / "faces").iterdir()} == WRITTEN
 
@@ -76,7 +77,7 @@ def test_every_flag_is_heeded(tmp_path):
     trainer = example["make_trainer"](arguments, steps=9)
 
     assert (loader.seed, loader.batch_size, loader.size) == (4, 2, 2)
-    assert loader._loader.num_workers == 1
+    assert loader.workers == 1
     assert next(iter(loader)).shape == (2, 1, 21, 21)
     generator, discriminator = trainer.generator, trainer.discriminator
     assert (generator.image_size, generator.channels, generator.latent_dim) == ((21, 21), 1, 7)
@@ -123,6 +124,9 @@ def test_the_same_command_twice_writes_the_same(tmp_path):
         (["--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
         (["--dataroot", "nowhere"], "root must be a folder or a zip, got nowhere: nothing there"),
         (["--num-faces", "5", "--batch-size", "8"], "batch_size must be at most the number of"),
+        (["--num-faces", "5", "--batch-size", "1"], "batch size must be at least 2 with batch no"),
+        (["--num-faces", "50", "--num-epochs", "0"], "epochs must be at least 1, got 0; use 1 or"),
+        (["--num-faces", "50", "--out", "/dev/null/run"], "folder must be writable, got /dev/nu"),
     ],
 )
 def test_bad_flags_are_named(tmp_path, arguments, sentence):
@@ -131,4 +135,4 @@ def test_bad_flags_are_named(tmp_path, arguments, sentence):
     assert done.returncode == 2
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.rglob("*.*"))

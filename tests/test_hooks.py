@@ -136,6 +136,25 @@ def test_a_new_run_replaces_an_old_ones_files(tmp_path):
     assert written(tmp_path / "old") == written(tmp_path / "new")
 
 
+def test_a_refused_run_destroys_nothing(tmp_path):
+    """A run that is refused before its first step leaves an earlier one's files as they are."""
+    tiny_trainer(hooks=all_hooks(tmp_path)).fit([tiny_images()], steps=5)
+    before = written(tmp_path)
+    with pytest.raises(ValueError, match="images must be in"):
+        tiny_trainer(hooks=all_hooks(tmp_path)).fit([tiny_images() * 300], steps=5)
+    assert written(tmp_path) == before
+
+
+def test_pictures_of_other_names_are_left_alone(tmp_path):
+    """What is beside the sample grids but is none of them stays, and is no frame."""
+    sample = hooks.SampleGrid(tmp_path)
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "step_000099 copy.png").write_bytes(b"kept")
+    tiny_trainer(hooks=[sample]).fit([tiny_images()], steps=1)
+    assert [frame.name for frame in sample.frames] == ["step_000000.png", "step_000001.png"]
+    assert (tmp_path / "samples" / "step_000099 copy.png").read_bytes() == b"kept"
+
+
 def test_the_tutorials_line(tmp_path, capsys):
     """The log line is the tutorial's to the character, at its steps, on screen and in the file."""
     reports = []
@@ -312,6 +331,7 @@ def test_the_loss_plot(tmp_path, monkeypatch):
     def spy(figure, path):
         lines = figure.axes[0].get_lines()
         drawn.append({line.get_label(): list(line.get_ydata()) for line in lines})
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["G", "D"]
         save(figure, path)
 
     monkeypatch.setattr(Figure, "savefig", spy)
@@ -331,7 +351,13 @@ def test_the_loss_plot(tmp_path, monkeypatch):
 
 def test_tensorboard(tmp_path):
     """TensorBoard finds every n-th step's statistics, and the sample grids."""
-    trainer = tiny_trainer(hooks=[hooks.TensorBoard(tmp_path, every=2, images_every=4)])
+    reports = []
+    trainer = tiny_trainer(
+        hooks=[
+            hooks.TensorBoard(tmp_path, every=2, images_every=4),
+            hooks.every(2, lambda _, report: reports.append(float(report.loss_d))),
+        ]
+    )
     trainer.fit([tiny_images()], epochs=5)
 
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -339,7 +365,12 @@ def test_tensorboard(tmp_path):
         "d_fake", "d_fake_after", "d_real", "loss_d", "loss_g"
     ]  # fmt: skip
     assert [event.step for event in events.Scalars("loss_d")] == [2, 4]
-    assert [event.step for event in events.Images("samples")] == [4, 5]
+    assert [event.value for event in events.Scalars("loss_d")] == pytest.approx(reports)
+    images = events.Images("samples")
+    assert [event.step for event in images] == [4, 5]
+    with Image.open(io.BytesIO(images[-1].encoded_image_string)) as shown:
+        expected = pictures.grid(trainer.generate(trainer.fixed_noise))
+        assert np.array_equal(np.asarray(shown), np.asarray(expected))
 
 
 def test_tensorboard_after_a_resume(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 
@@ -71,6 +72,179 @@ def test_a_saved_run_goes_on_bit_for_bit(workers, steps):
     second.fit(data.Loader(images, 6, workers=workers), steps=9)
 
     assert_identical(fingerprint(whole), fingerprint(second))
+
+
+class Interrupt(tinygan.Hook):
+    """Raises at one event of one step, once, with the state of the run at that moment kept."""
+
+    def __init__(self, event, step):
+        self.event, self.at, self.state = event, step, None
+
+    def act(self, event, trainer):
+        """Raise if it is time."""
+        if self.state is None and (event, trainer.step) == (self.event, self.at):
+            self.state = copy.deepcopy(trainer.state_dict())
+            raise KeyboardInterrupt
+
+    def on_step_start(self, trainer):
+        """Act."""
+        self.act("step_start", trainer)
+
+    def on_step_end(self, trainer, report):
+        """Act."""
+        self.act("step_end", trainer)
+
+    def on_epoch_end(self, trainer):
+        """Act."""
+        self.act("epoch_end", trainer)
+
+
+@pytest.mark.parametrize(
+    ("event", "step"), [("step_start", 2), ("step_start", 4), ("step_end", 4), ("epoch_end", 4)]
+)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("anew", [False, True])
+def test_an_interrupted_run_goes_on_bit_for_bit(event, step, workers, anew):
+    """Broken off between steps, and continued in place or loaded anew, a run ends the same."""
+    images = tiny_images()
+    whole = tiny_trainer()
+    whole.fit(data.Loader(images, 6), epochs=2)
+    interrupt = Interrupt(event, step)
+    broken = tiny_trainer(hooks=[interrupt])
+    loader = data.Loader(images, 6, workers=workers)
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit(loader, epochs=2)
+    if anew:
+        broken, loader = tiny_trainer(), data.Loader(images, 6, workers=workers)
+        broken.load_state_dict(interrupt.state)
+    broken.fit(loader, epochs=2)
+
+    assert broken.step == 8
+    assert_identical(fingerprint(whole), fingerprint(broken))
+
+
+def test_looking_at_the_loader_changes_nothing():
+    """A hook, another trainer or the user may take batches from the loader at any time."""
+    images = tiny_images()
+    alone, watched, other = (tiny_trainer() for _ in range(3))
+    alone.fit(data.Loader(images, 6), epochs=2)
+
+    class Peek(tinygan.Hook):
+        def on_epoch_start(self, trainer):
+            next(iter(loader))
+
+        def on_step_start(self, trainer):
+            next(iter(loader))
+
+        def on_step_end(self, trainer, report):
+            next(iter(loader))
+
+    for workers in (0, 1):
+        loader = data.Loader(images, 6, workers=workers)
+        watched = tiny_trainer(hooks=[Peek()])
+        watched.fit(loader, steps=2)
+        next(iter(loader))
+        other = tiny_trainer()
+        other.fit(loader, steps=3)
+        watched.fit(loader, steps=5)
+        other.fit(loader, epochs=2)
+        watched.fit(loader, epochs=2)
+        assert_identical(fingerprint(alone), fingerprint(watched))
+        assert_identical(fingerprint(alone), fingerprint(other))
+
+
+class Stateful:
+    """A loader that knows its own place and epoch, and hears of none, as some libraries' do."""
+
+    def __init__(self):
+        self.epoch = self.given = 0
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        order = torch.randperm(24, generator=torch.Generator().manual_seed(self.epoch))
+        for indices in order.split(6)[self.given :]:
+            self.given += 1
+            yield tiny_images()[indices]
+        self.epoch, self.given = self.epoch + 1, 0
+
+    def state_dict(self):
+        """Return the place."""
+        return {"epoch": self.epoch, "given": self.given}
+
+    def load_state_dict(self, state):
+        """Go to the place."""
+        self.epoch, self.given = state["epoch"], state["given"]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5])
+@pytest.mark.parametrize("anew", [False, True])
+def test_loaders_with_a_state_of_their_own_resume(steps, anew):
+    """A foreign loader with state_dict goes back to its place, an epoch's edge included."""
+    whole, parts = tiny_trainer(), tiny_trainer()
+    whole.fit(Stateful(), steps=9)
+    loader = Stateful()
+    parts.fit(loader, steps=steps)
+    if anew:
+        state = parts.state_dict()
+        parts, loader = tiny_trainer(), Stateful()
+        parts.load_state_dict(state)
+    parts.fit(loader, steps=9)
+    assert_identical(fingerprint(whole), fingerprint(parts))
+
+
+def test_other_data_is_refused_in_the_middle_of_an_epoch():
+    """Going on with a loader of another order is refused by what differs; at an edge it is fine."""
+    images = tiny_images()
+    trainer = tiny_trainer()
+    trainer.fit(data.Loader(images, 6, seed=1), steps=2)
+    for other, sentence in (
+        (data.Loader(images, 6, seed=2), "seed must be as when the state was saved, 1, got 2;"),
+        (data.Loader(images, 8, seed=1), "batch_size must be as when the state was saved, 6, got"),
+        (data.Loader(images[:20], 6, seed=1), "size must be as when the state was saved, 24, got"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            trainer.fit(other, epochs=1)
+    trainer.fit(data.Loader(images, 6, seed=1), epochs=1)
+    trainer.fit(data.Loader(images, 8, seed=2), epochs=2)
+    assert trainer.step == 7
+
+
+def test_a_loaded_state_is_copied():
+    """One state can be loaded again and again: training changes neither it nor its donor."""
+    donor = tiny_trainer()
+    donor.fit([tiny_images()], steps=3)
+    state, before = donor.state_dict(), fingerprint(donor)
+    ends = []
+    for _ in range(2):
+        trainer = tiny_trainer()
+        trainer.load_state_dict(state)
+        trainer.fit([tiny_images()], steps=6)
+        ends.append(fingerprint(trainer))
+    assert_identical(ends[0], ends[1])
+    assert_identical(before, fingerprint(donor))
+
+
+def test_the_device_is_where_training_happens():
+    """Both nets go to the asked device, or else to the generator's."""
+    trainer = tiny_trainer(device="meta")
+    for net in (trainer.generator, trainer.discriminator):
+        assert {parameter.device.type for parameter in net.parameters()} == {"meta"}
+    assert tiny_trainer().device.type == "cpu"
+
+
+def test_images_take_the_nets_precision():
+    """Nets in float64 train on float32 images and sample in float64."""
+    torch.manual_seed(0)
+    trainer = tinygan.GANTrainer(
+        tinygan.DCGANGenerator(8, base_channels=2).double(),
+        tinygan.DCGANDiscriminator(8, base_channels=2).double(),
+    )
+    trainer.fit([tiny_images()], epochs=1)
+    assert trainer.real.dtype == torch.float64
+    assert trainer.sample(2).dtype == torch.float64
+    assert trainer.generate(torch.zeros(2, 100)).dtype == torch.float64
 
 
 def test_resuming_without_the_optimizers_is_seen():

@@ -37,12 +37,16 @@ def length(batches: Iterable[object]) -> int | None:
     """Return the number of batches in an epoch, or None if that is not known.
 
     Raises:
-        TypeError: for what can be iterated only once, such as a generator.
+        TypeError: for what cannot be iterated, or only once, such as a generator.
 
     Examples:
         >>> length([1, 2, 3])
         3
     """
+    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise TypeError(
+            f"batches must be iterable once per epoch, got {batches!r}; pass a list or a loader."
+        )
     if isinstance(batches, Iterator):
         raise TypeError(
             f"batches must be iterable once per epoch, got a {type(batches).__name__}, which gives "
@@ -67,18 +71,22 @@ def rest_of_epoch(
 ) -> tuple[Iterator[object], int]:
     """Return an iterator over an epoch's batches after the first ``done``, and how many it skips.
 
-    Batches with a state go back to it, a sequence is skipped forward. Others cannot resume in the
-    middle: the epoch starts over, with a warning, and the second value is 0.
+    Batches with a state go back to ``saved``, a sequence is skipped forward. Others cannot resume
+    in the middle: the epoch starts over, with a warning, and the second value is 0.
     """
+    told = False
     for shuffled in (batches, getattr(batches, "sampler", None)):
         set_epoch = getattr(shuffled, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
-    if done == 0:
+            told = True
+    if done == 0 and told:
         return iter(batches), 0
     if saved is not None and hasattr(batches, "load_state_dict"):
         batches.load_state_dict(saved)
         return iter(batches), done
+    if done == 0:
+        return iter(batches), 0
     if isinstance(batches, Sequence):
         return itertools.islice(batches, done, None), done
     warnings.warn(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,18 +20,31 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
     Nets that do not say (without ``image_size`` or ``channels``) are tried on the first batch.
     """
     for name in ("image_size", "channels"):
-        made, judged = getattr(generator, name, None), getattr(discriminator, name, None)
+        made, judged = (_said(net, name) for net in (generator, discriminator))
         if made is not None and judged is not None and made != judged:
             raise ValueError(
                 f"generator and discriminator must agree on {name}, got {made} and {judged}; "
                 f"build both with the same {name}."
             )
-    last = list(discriminator.modules())[-1]
-    if isinstance(last, nn.Sigmoid):
+    if isinstance(_last_layer(discriminator), nn.Sigmoid):
         raise ValueError(
             "discriminator must return logits, got probabilities from a final Sigmoid; remove that "
             "layer: the losses apply it themselves."
         )
+
+
+def _said(net: nn.Module, name: str) -> object:
+    """Return what a net says of its images; an int for a size means a square."""
+    value = getattr(net, name, None)
+    return (value, value) if name == "image_size" and isinstance(value, int) else value
+
+
+def _last_layer(net: nn.Module) -> nn.Module:
+    """Return the layer that a net surely ends in: of a chain the last, of an only child that."""
+    children = list(net.children())
+    if children and (isinstance(net, nn.Sequential) or len(children) == 1):
+        return _last_layer(children[-1])
+    return net
 
 
 @torch.no_grad()
@@ -42,10 +59,15 @@ def check_first_batch(
         generator: in training mode.
         discriminator: in training mode.
     """
-    if real.dim() != 4:
+    if real.dim() != 4 or len(real) == 0:
         raise ValueError(
-            f"images must be (N, C, H, W), got the shape {tuple(real.shape)}; add the missing axis "
-            "with images.unsqueeze(1), say."
+            f"a batch must be images (N, C, H, W), got the shape {tuple(real.shape)}; batch a data "
+            "set with tinygan.data.Loader, and add a missing axis with unsqueeze."
+        )
+    if not real.is_floating_point():
+        raise ValueError(
+            f"images must be floating point in [-1, 1], got {real.dtype}; scale bytes with "
+            "images / 127.5 - 1."
         )
     # NaN compares false, so it fails this too.
     low, high = real.min().item(), real.max().item()
@@ -53,6 +75,12 @@ def check_first_batch(
         raise ValueError(
             f"images must be in [-1, 1], got [{low:.4g}, {high:.4g}]; scale bytes with "
             "images / 127.5 - 1, and [0, 1] with images * 2 - 1."
+        )
+    if low >= 0 and high > 0.5:
+        warnings.warn(
+            f"the first batch has no value below 0, its range is [{low:.4g}, {high:.4g}]: are "
+            "these images in [0, 1]? The nets expect [-1, 1]; scale with images * 2 - 1.",
+            stacklevel=2,
         )
     if len(real) == 1:
         for net in (generator, discriminator):
@@ -62,14 +90,14 @@ def check_first_batch(
                     "nets with norm=None."
                 )
     with evaluating(generator), evaluating(discriminator):
-        fake: torch.Tensor = generator(z)
+        fake = _tried("generator", generator, z)
         if fake.shape[1:] != real.shape[1:]:
             raise ValueError(
                 f"images must be of the shape that the generator makes, {tuple(fake.shape[1:])}, "
                 f"got {tuple(real.shape[1:])}; change image_size and channels of the nets or of "
                 "the data."
             )
-        logits = discriminator(fake)
+        logits = _tried("discriminator", discriminator, fake)
     if logits.shape != (len(z),):
         raise ValueError(
             f"discriminator must return one logit per image, (N,), got {tuple(logits.shape)} for "
@@ -77,7 +105,19 @@ def check_first_batch(
         )
 
 
-class evaluating:  # noqa: N801 - reads as what it does: with evaluating(net)
+def _tried(name: str, net: nn.Module, given: torch.Tensor) -> torch.Tensor:
+    try:
+        made: torch.Tensor = net(given)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must take inputs of the shape {tuple(given.shape)}, got an error from it: "
+            f"{error}; check its sizes, channels and latent_dim."
+        ) from error
+    return made
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Within the ``with`` block the net is in evaluation mode; afterwards each part is as before.
 
     Examples:
@@ -88,14 +128,10 @@ class evaluating:  # noqa: N801 - reads as what it does: with evaluating(net)
         >>> net.training
         True
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-
-    def __enter__(self) -> None:
-        self._was_training = {part: part.training for part in self._module.modules()}
-        self._module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for part, training in self._was_training.items():
+    was_training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in was_training.items():
             part.training = training

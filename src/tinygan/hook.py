@@ -12,8 +12,8 @@ The events of a run, in order::
     on_fit_end(trainer)                   once, on normal return or after trainer.stop(reason)
     on_exception(trainer, error)          once otherwise; the error is then raised again
 
-Each epoch starts once and ends once, however many calls of ``fit`` it takes. Hooks are called in
-list order.
+An epoch starts once and ends once, however many calls of ``fit`` it takes, unless it has to start
+over. Hooks are called in list order.
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def _check_event(owner: str, name: str, member: Callable[..., object]) -> None:
 
 
 def check_hooks(hooks: Sequence[object]) -> None:
-    """Raise TypeError for a hook that is none."""
+    """Raise TypeError for a hook that is none, or one that is not in a list."""
+    if isinstance(hooks, Hook):
+        raise TypeError(f"hooks must be a list of Hook objects, got {hooks!r}; pass [it].")
     for hook in hooks:
         if not isinstance(hook, Hook):
             raise TypeError(

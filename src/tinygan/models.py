@@ -58,7 +58,8 @@ class DCGANGenerator(nn.Module):
         latent_dim: Z, the length of the noise vector.
         base_channels: width of the layer next to the image; it doubles per stage inwards.
         max_channels: a cap on that doubling; None for none.
-        norm: makes the normalisation of a width; None for none (the convolutions then get a bias).
+        norm: makes the normalisation of a width; None for none (those layers
+            then get a bias).
         activation: makes the activation between layers.
 
     Raises:

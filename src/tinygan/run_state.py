@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, An
 
 
 def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None:
-    """Give a trainer back its state; return the place in the data."""
+    """Give a trainer a copy of its state; return the place in the data."""
+    state = copy.deepcopy(state)  # optimizers keep the very tensors they are given
     hooks = dict(_named(trainer.hooks))
     missing = [name for name, saved in state["hooks"].items() if saved and name not in hooks]
     if missing:

@@ -9,6 +9,7 @@ stopped, resumed, split or watched without changing a bit.
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import torch
 
@@ -22,7 +23,9 @@ def mix(seed: int, *key: str | int) -> int:
         >>> mix(999, "noise", 0) == mix(999, "noise", 0) != mix(999, "noise", 1)
         True
     """
-    text = repr((int(seed), *key)).encode()
+    # operator.index takes NumPy's ints for what they are, and no floats.
+    words = [part if isinstance(part, str) else operator.index(part) for part in (seed, *key)]
+    text = repr(words).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 

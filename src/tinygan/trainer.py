@@ -23,6 +23,9 @@ OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Opt
 # Fused does the same arithmetic in one kernel instead of one per parameter.
 dcgan_adam: OptimizerFactory = partial(Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
+END = object()
+"""What stands for "no more batches", which no loader can give."""
+
 SAMPLE_CHUNK = 256
 """Images generated at a time, so that sampling many needs little memory."""
 
@@ -58,7 +61,7 @@ class GANTrainer:
 
     Raises:
         ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid.
-        TypeError: for a hook that is none.
+        TypeError: for a hook or a loss that is none, or an optimizer for what makes one.
 
     Examples:
         >>> import tinygan
@@ -87,6 +90,11 @@ class GANTrainer:
     ) -> None:
         check_nets(generator, discriminator)
         check_hooks(hooks)
+        if loss is not None and not isinstance(loss, losses.Loss):
+            raise TypeError(
+                f"loss must be a tinygan.losses.Loss, got {loss!r}; call what makes it, as in "
+                "losses.non_saturating()."
+            )
         if latent_dim is None:
             latent_dim = getattr(generator, "latent_dim", None)
             if latent_dim is None:
@@ -122,8 +130,7 @@ class GANTrainer:
         self.target_epochs: int | None = None
         self.target_steps: int | None = None
         self.batches_per_epoch: int | None = None
-        self._batches: Iterable[object] | None = None
-        self._batches_state: dict[str, Any] | None = None
+        self._place: dict[str, Any] | None = None
 
     def fit(
         self,
@@ -170,31 +177,31 @@ class GANTrainer:
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
         """Train on what is left of the current epoch, or until the run is finished."""
-        rest, self.batch = batches_of.rest_of_epoch(
-            batches, self.epoch, self.batch, self._state_of_batches()
-        )
-        self._batches = batches
+        rest, self.batch = batches_of.rest_of_epoch(batches, self.epoch, self.batch, self._place)
         if self.batch == 0:
             call(self.hooks, "on_epoch_start", self)
-        exhausted = False
-        while not (exhausted or self._finished()):
-            batch = next(rest, None)
-            if batch is None:
-                exhausted = True
-            else:
-                self._train_step(batches_of.images(batch))
-        if exhausted and self.batch == 0:
+        batch: object = None
+        while batch is not END and not self._finished():
+            batch = next(rest, END)
+            if batch is not END:
+                # Where the batches stand once this one is trained on: asked before any hook runs,
+                # and kept only when the step is complete.
+                place = batches_of.state(batches)
+                self._train_step(batches_of.images(batch), place)
+        if batch is END and self.batch == 0:
             raise ValueError(
                 f"batches must give something in every epoch, got nothing in epoch {self.epoch}; "
                 "check that the data set holds at least one whole batch."
             )
-        # The length tells that an epoch is complete even if the run ends with its last batch.
-        if exhausted or (self.batch > 0 and self.batch == self.batches_per_epoch):
+        # The length tells that an epoch is complete even if the run ends with its last batch; the
+        # batches are asked for one more, so that they know it too.
+        if batch is END or (0 < self.batch == self.batches_per_epoch and next(rest, END) is END):
             self.epoch += 1
             self.batch = 0
+            self._place = batches_of.state(batches)
             call(self.hooks, "on_epoch_end", self)
 
-    def _train_step(self, images: torch.Tensor) -> None:
+    def _train_step(self, images: torch.Tensor, place: dict[str, Any] | None) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
         if self.real.numel() == 0:
             check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
@@ -213,6 +220,7 @@ class GANTrainer:
         self.step += 1
         self.images += len(self.real)
         self.batch += 1
+        self._place = place
         call(self.hooks, "on_step_end", self, self._step.report())
 
     def _update(self, player: Player) -> None:
@@ -237,7 +245,10 @@ class GANTrainer:
         )
 
     def noise(self, step: int, count: int) -> torch.Tensor:
-        """Return the z of a training step, (count, Z): a pure function of the seed and the step."""
+        """Return the z of a training step, (count, Z): a pure function of the seed and the step.
+
+        The first rows of a larger count are others: a part of a batch takes its part of the whole.
+        """
         generator = seeds.generator(self.seed, "noise", step, device=self.device)
         return self.prior(count, self.latent_dim, generator).to(self.dtype)
 
@@ -288,7 +299,7 @@ class GANTrainer:
         The tensors are the live ones, as PyTorch's own ``state_dict`` gives: save or copy them
         before training on.
         """
-        return run_state.collect(self, self._state_of_batches())
+        return run_state.collect(self, self._place)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned; ``fit`` then goes on from there.
@@ -297,12 +308,14 @@ class GANTrainer:
             RuntimeError: from PyTorch, for nets of other shapes.
             ValueError: for the state of a hook that this trainer has not.
         """
-        self._batches, self._batches_state = None, run_state.restore(self, state)
-
-    def _state_of_batches(self) -> dict[str, Any] | None:
-        return self._batches_state if self._batches is None else batches_of.state(self._batches)
+        self._place = run_state.restore(self, state)
 
 
 def _optimizer(make: OptimizerFactory, module: nn.Module) -> Optimizer:
+    if not callable(make):
+        raise TypeError(
+            f"an optimizer must be given as what makes it, got {type(make).__name__}; use "
+            "functools.partial(torch.optim.Adam, lr=2e-4), say."
+        )
     # Named, so that the optimizer's state can be matched by name rather than by position.
     return make([(name, p) for name, p in module.named_parameters() if p.requires_grad])

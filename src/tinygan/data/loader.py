@@ -47,6 +47,7 @@ class Loader:
         workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
+        self.dataset = dataset
         self.size = len(dataset)  # type: ignore[arg-type]
         self.batch_size = checks.count("batch_size", batch_size)
         if batch_size > self.size:
@@ -57,20 +58,11 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.workers = checks.count("workers", workers, at_least=0)
+        self.pin_memory = pin_memory
         self.epoch = 0
         self._given = 0
         self._resume_after = 0
-        # The DataLoader reads this list at the start of each epoch.
-        self._plan: list[list[int]] = []
-        self._loader: DataLoader[Any] = DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_sampler=self._plan,
-            num_workers=checks.count("workers", workers, at_least=0),
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            # Without one of its own, the DataLoader would draw from the global generator.
-            generator=seeds.generator(seed, "workers"),
-        )
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -84,25 +76,55 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         """Give the epoch's batches, or what is left of them after ``load_state_dict``."""
-        self._given, self._resume_after = self._resume_after, 0
+        done, self._resume_after = self._resume_after, 0
+        return self._batches(self.epoch, done)
+
+    def _batches(self, epoch: int, given: int) -> Iterator[Any]:
+        # A DataLoader of its own for each iteration: two that run at once, or one that is left
+        # half-way or interrupted, cannot disturb each other or the next.
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,  # type: ignore[arg-type]
+            batch_sampler=self._plan(epoch)[given:],
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            # Without one of its own, the DataLoader would draw from the global generator.
+            generator=seeds.generator(self.seed, "workers", epoch),
+        )
+        for batch in loader:
+            given += 1
+            self.epoch, self._given = epoch, given
+            yield batch
+        self.epoch, self._given = epoch + 1, 0
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        """Return the indices of each batch of an epoch."""
         order = (
-            torch.randperm(self.size, generator=seeds.generator(self.seed, "order", self.epoch))
+            torch.randperm(self.size, generator=seeds.generator(self.seed, "order", epoch))
             if self.shuffle
             else torch.arange(self.size)
         )
-        plan = [indices.tolist() for indices in order.split(self.batch_size)][: len(self)]
-        self._plan[:] = plan[self._given :]
-        for batch in self._loader:
-            self._given += 1
-            yield batch
-        self.epoch += 1
-        self._given = 0
+        return [indices.tolist() for indices in order.split(self.batch_size)][: len(self)]
+
+    def _configuration(self) -> dict[str, int]:
+        """Return what the order of the batches depends on, besides the epoch."""
+        names = ("size", "batch_size", "seed", "shuffle", "drop_last")
+        return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place in the data: the epoch and how many of its batches were given."""
-        return {"epoch": self.epoch, "given": self._given}
+        """Return the place in the data, and what the order depends on."""
+        return {"epoch": self.epoch, "given": self._given, **self._configuration()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to the place that ``state_dict`` returned; the next iteration starts there."""
+        """Go to the place that ``state_dict`` returned; the next iteration starts there.
+
+        Raises:
+            ValueError: if the order would be another: for other images, batches or seeds.
+        """
+        for name, value in self._configuration().items():
+            if state[name] != value:
+                raise ValueError(
+                    f"{name} must be as when the state was saved, {state[name]}, got {value}; "
+                    f"make the Loader with {state[name]}."
+                )
         self.epoch = state["epoch"]
         self._given = self._resume_after = state["given"]

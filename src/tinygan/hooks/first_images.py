@@ -26,7 +26,7 @@ class FirstImages:
         missing = COUNT - len(self.images)
         if missing == 0:
             return False
-        taken = real[:missing].cpu()
+        taken = real[:missing].cpu().clone()
         self.images = torch.cat([self.images, taken]) if len(self.images) else taken
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from tinygan.trainer import GANTrainer
 class JSONLog(Hook):
     """Write one JSON object per step to ``log.jsonl``: counters, losses and D's probabilities.
 
-    No clock is in it, so two runs of one seed write the same bytes. Read it with
-    ``pandas.read_json(path, lines=True)``, say.
+    A value that is not finite is null. No clock is in it, so two runs of one seed write the same
+    bytes. Read it with ``pandas.read_json(path, lines=True)``, say.
 
     Args:
         folder: where to write.
@@ -56,7 +57,7 @@ class JSONLog(Hook):
 
     def _flush(self) -> None:
         if len(self._history) > 0:
-            self._file.write(map(json.dumps, self._history.take()))  # sync
+            self._file.write(map(as_json, self._history.take()))  # sync
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -66,3 +67,13 @@ class JSONLog(Hook):
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._file.load_state_dict(state)
+
+
+def as_json(row: dict[str, float]) -> str:
+    """Return a row as one line of JSON, with null for what JSON has no number for: inf and NaN.
+
+    Examples:
+        >>> as_json({"step": 1, "loss_d": float("nan")})
+        '{"step": 1, "loss_d": null}'
+    """
+    return json.dumps({name: value if isfinite(value) else None for name, value in row.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,24 +28,28 @@ def prepared(folder: Path) -> Path:
 class LogFile:
     """A text file that grows by lines, and forgets those that a resumed run will write again.
 
-    Its state is its size. A new run's is 0, so that it replaces what an earlier run left.
+    Its state is its size. A new run's is 0, so that it replaces what an earlier run left; it does
+    so only when it writes, so that a run which is refused before its first step destroys nothing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
+        self._cut = False
 
     def open(self) -> None:
-        """Cut the file to the size that the run knows of."""
+        """Make sure that the file can be written, and leave it as it is."""
         prepared(self.path.parent)
-        with open(self.path, "ab") as file:
-            self.size = min(self.size, os.path.getsize(self.path))
-            file.truncate(self.size)
+        self._cut = False
 
     def write(self, lines: Iterable[str]) -> None:
-        """Append lines; they are on disk when this returns, as far as the system tells."""
+        """Append lines to what this run has written so far."""
         data = "".join(f"{line}\n" for line in lines).encode()
         with open(self.path, "ab") as file:
+            if not self._cut:
+                self.size = min(self.size, file.tell())
+                file.truncate(self.size)
+                self._cut = True
             file.write(data)
         self.size += len(data)
 
@@ -55,5 +58,5 @@ class LogFile:
         return {"size": self.size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back the size; the next ``open`` cuts the file to it."""
+        """Take back the size; the next writing cuts the file to it."""
         self.size = state["size"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from typing_extensions import override
@@ -12,6 +13,8 @@ from tinygan.hook import Hook
 from tinygan.hooks.run_folder import prepared
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer
+
+NAME = re.compile(r"step_\d+\.png")
 
 
 class SampleGrid(Hook):
@@ -31,15 +34,25 @@ class SampleGrid(Hook):
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 500) -> None:
         self.folder = Path(folder)
         self.every = checks.count("every", every)
+        self._started = False
 
     @property
     def frames(self) -> list[Path]:
         """The pictures written so far, in the order of their steps."""
-        return sorted(self.folder.glob("samples/step_*.png"), key=step_of)
+        found = self.folder.glob("samples/step_*.png")
+        return sorted((p for p in found if NAME.fullmatch(p.name)), key=step_of)
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
         prepared(self.folder / "samples")
+        self._started = False
+
+    @override
+    def on_step_start(self, trainer: GANTrainer) -> None:
+        if self._started:
+            return
+        # Not before: a run that is refused at its first batch destroys nothing.
+        self._started = True
         for frame in self.frames:
             if step_of(frame) > trainer.step:
                 frame.unlink()

@@ -40,6 +40,9 @@ class TutorialLog(Hook):
     def on_fit_start(self, trainer: GANTrainer) -> None:
         if self._file is not None:
             self._file.open()
+
+    @override
+    def on_step_start(self, trainer: GANTrainer) -> None:
         if trainer.step == 0:
             self._write("Starting Training Loop...")
 

@@ -151,7 +151,7 @@ def call_on_exception(hooks: Sequence[Hook], trainer: GANTrainer, error: BaseExc
     for hook in hooks:
         try:
             hook.on_exception(trainer, error)
-        except Exception:
+        except Exception:  # the error that ends the run is the one to raise
             logger.exception(
                 "%s.on_exception failed while the run was ending by %r", type(hook).__name__, error
             )

@@ -27,8 +27,8 @@ import tutorial
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
 
 
-def all_hooks(folder, every=2):
-    """Return one of each built-in hook."""
+def readers(folder, every=2):
+    """Return one of each built-in hook that only watches and draws."""
     return [
         hooks.ProgressBar(every=every),
         hooks.TutorialLog(folder, every=every),
@@ -41,6 +41,11 @@ def all_hooks(folder, every=2):
         hooks.TensorBoard(folder, every=every, images_every=every),
         hooks.every(every, lambda trainer, report: None),
     ]
+
+
+def all_hooks(folder, every=2):
+    """Return one of each built-in hook."""
+    return [*readers(folder, every), hooks.Checkpoint(folder, every=every)]
 
 
 def test_every_built_in_hook_is_among_all_hooks(tmp_path):
@@ -71,7 +76,7 @@ class Meddler(tinygan.Hook):
 
 def test_hooks_that_read_change_nothing(tmp_path):
     """With all built-in hooks and one that meddles, the weights end bit-identical to without."""
-    watched = tiny_trainer(hooks=[*all_hooks(tmp_path, every=1), Meddler()])
+    watched = tiny_trainer(hooks=[*readers(tmp_path, every=1), Meddler()])
     alone = tiny_trainer()
     for trainer in (watched, alone):
         trainer.fit(data.Loader(tiny_images(), 8), epochs=3)
@@ -106,7 +111,7 @@ def written(folder):
 def test_a_resumed_run_writes_the_same_files(tmp_path):
     """Logs, pictures and plots of a run saved and loaded anew are those of one left alone."""
     loader = data.Loader(tiny_images(), 5)
-    tiny_trainer(hooks=all_hooks(tmp_path / "whole")).fit(loader, steps=13)
+    tiny_trainer(hooks=readers(tmp_path / "whole")).fit(loader, steps=13)
     saved = io.BytesIO()
 
     class SaveAndFail(tinygan.Hook):
@@ -116,10 +121,10 @@ def test_a_resumed_run_writes_the_same_files(tmp_path):
             if trainer.step == 9:  # the three steps since are lost, and done again
                 raise KeyboardInterrupt
 
-    first = tiny_trainer(hooks=[*all_hooks(tmp_path / "parts"), SaveAndFail()])
+    first = tiny_trainer(hooks=[*readers(tmp_path / "parts"), SaveAndFail()])
     with pytest.raises(KeyboardInterrupt):
         first.fit(loader, steps=13)
-    second = tiny_trainer(hooks=all_hooks(tmp_path / "parts"))
+    second = tiny_trainer(hooks=readers(tmp_path / "parts"))
     second.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
     second.fit(data.Loader(tiny_images(), 5), steps=13)
 
@@ -131,17 +136,17 @@ def test_a_resumed_run_writes_the_same_files(tmp_path):
 def test_a_new_run_replaces_an_old_ones_files(tmp_path):
     """A run in the folder of an earlier, longer one leaves nothing of it."""
     for steps in (9, 4):
-        tiny_trainer(hooks=all_hooks(tmp_path / "old")).fit([tiny_images()], steps=steps)
-    tiny_trainer(hooks=all_hooks(tmp_path / "new")).fit([tiny_images()], steps=4)
+        tiny_trainer(hooks=readers(tmp_path / "old")).fit([tiny_images()], steps=steps)
+    tiny_trainer(hooks=readers(tmp_path / "new")).fit([tiny_images()], steps=4)
     assert written(tmp_path / "old") == written(tmp_path / "new")
 
 
 def test_a_refused_run_destroys_nothing(tmp_path):
     """A run that is refused before its first step leaves an earlier one's files as they are."""
-    tiny_trainer(hooks=all_hooks(tmp_path)).fit([tiny_images()], steps=5)
+    tiny_trainer(hooks=readers(tmp_path)).fit([tiny_images()], steps=5)
     before = written(tmp_path)
     with pytest.raises(ValueError, match="images must be in"):
-        tiny_trainer(hooks=all_hooks(tmp_path)).fit([tiny_images() * 300], steps=5)
+        tiny_trainer(hooks=readers(tmp_path)).fit([tiny_images() * 300], steps=5)
     assert written(tmp_path) == before
 
 

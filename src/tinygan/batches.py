@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -96,3 +97,14 @@ def rest_of_epoch(
         stacklevel=2,
     )
     return iter(batches), 0
+
+
+@contextmanager
+def closing(iterator: Iterator[object]) -> Iterator[None]:
+    """Close an iterator after the block, if it can be: its workers must not outlive the epoch."""
+    try:
+        yield
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()

@@ -9,6 +9,7 @@ The events of a run, in order::
           on_update(trainer, player)      weights have moved
         on_step_end(trainer, report)
       on_epoch_end(trainer)
+      on_non_finite(trainer, error)       too many steps in a row were skipped
     on_fit_end(trainer)                   once, on normal return or after trainer.stop(reason)
     on_exception(trainer, error)          once otherwise; the error is then raised again
 
@@ -29,6 +30,7 @@ from typing_extensions import override
 from tinygan import checks
 
 if TYPE_CHECKING:
+    from tinygan.finite import NonFiniteError
     from tinygan.step import Player, StepReport
     from tinygan.trainer import GANTrainer
 
@@ -42,6 +44,7 @@ EVENTS = (
     "on_update",
     "on_step_end",
     "on_epoch_end",
+    "on_non_finite",
     "on_fit_end",
     "on_exception",
 )
@@ -85,6 +88,12 @@ class Hook:
 
     def on_epoch_end(self, trainer: GANTrainer) -> None:
         """An epoch is complete; ``trainer.epoch`` counts it."""
+
+    def on_non_finite(self, trainer: GANTrainer, error: NonFiniteError) -> None:
+        """Losses or gradients were not finite in too many steps in a row, which were skipped.
+
+        A hook that loads an earlier state rescues the run; else ``error`` ends it.
+        """
 
     def on_fit_end(self, trainer: GANTrainer) -> None:
         """``fit`` returns; ``trainer.stop_reason`` says why if it was stopped."""
@@ -141,9 +150,13 @@ def check_hooks(hooks: Sequence[object]) -> None:
 
 
 def call(hooks: Sequence[Hook], event: str, *arguments: object) -> None:
-    """Call one event of every hook, in order."""
+    """Call one event of every hook, in order; an error is raised with the hook's name."""
     for hook in hooks:
-        getattr(hook, event)(*arguments)
+        try:
+            getattr(hook, event)(*arguments)
+        except Exception as error:
+            error.add_note(f"raised by the hook {type(hook).__name__}, in {event}")
+            raise
 
 
 def call_on_exception(hooks: Sequence[Hook], trainer: GANTrainer, error: BaseException) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -89,7 +90,7 @@ def non_saturating(*, label_smoothing: float = 0.0) -> Loss:
             f"label_smoothing must be in [0, 0.5), got {label_smoothing}; use 0.1, say."
         )
     return Loss(
-        real=lambda logits: cross_entropy(logits, 1 - label_smoothing),
-        fake=lambda logits: cross_entropy(logits, 0.0),
-        generator=lambda logits: cross_entropy(logits, 1.0),
+        real=partial(cross_entropy, target=1 - label_smoothing),
+        fake=partial(cross_entropy, target=0.0),
+        generator=partial(cross_entropy, target=1.0),
     )

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from tinygan.configuration import (
+    EXECUTION,
+    configuration,
+    differences,
+    parameter_names,
+    shapes,
+)
 from tinygan.hook import Hook
+from tinygan.step import Player
 
 if TYPE_CHECKING:
     from tinygan.trainer import GANTrainer
 
-COUNTERS = ("seed", "step", "images", "epoch", "batch")
+SCHEMA = 1
+"""The number of this layout; it grows when an older library could not read a newer file."""
+
+COUNTERS = ("step", "images", "epoch", "batch", "rollbacks")
 
 
 def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, Any]:
     """Return the run's state, with ``batches`` as the place in the data."""
     return {
+        "schema": SCHEMA,
+        "versions": {name: version(name) for name in ("tinygan", "torch")},
+        "configuration": configuration(trainer),
         **{name: getattr(trainer, name) for name in COUNTERS},
+        "skipped": trainer.skipped.counts,
         "batches": batches,
         "players": {
             player.name: {
                 "module": player.module.state_dict(),
-                "optimizer": player.optimizer.state_dict(),
+                "optimizer": _optimizer_state(player),
             }
             for player in trainer.players
         },
@@ -31,25 +49,122 @@ def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, An
 
 
 def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None:
-    """Give a trainer a copy of its state; return the place in the data."""
+    """Give a trainer a copy of its state; return the place in the data.
+
+    Nothing is changed if the state does not fit.
+    """
+    _check(trainer, state)
     state = copy.deepcopy(state)  # optimizers keep the very tensors they are given
-    hooks = dict(_named(trainer.hooks))
-    missing = [name for name, saved in state["hooks"].items() if saved and name not in hooks]
-    if missing:
-        raise ValueError(
-            f"hooks must include those whose state is loaded, got none for {', '.join(missing)}; "
-            "add them to hooks=, or delete their entries from state['hooks']."
-        )
     for player in trainer.players:
-        player.module.load_state_dict(state["players"][player.name]["module"])
-        player.optimizer.load_state_dict(state["players"][player.name]["optimizer"])
-    for name, saved in state["hooks"].items():
-        if name in hooks:
-            hooks[name].load_state_dict(saved)
+        saved = state["players"][player.name]
+        player.module.load_state_dict(saved["module"])
+        _load_optimizer(player, saved["optimizer"])
+    for name, hook in _named(trainer.hooks):
+        if name in state["hooks"]:
+            hook.load_state_dict(state["hooks"][name])
     for name in COUNTERS:
         setattr(trainer, name, state[name])
+    trainer.skipped.load(state["skipped"])
     batches: dict[str, Any] | None = state["batches"]
     return batches
+
+
+def _check(trainer: GANTrainer, state: dict[str, Any]) -> None:
+    """Raise ValueError, naming every difference, for the state of another run."""
+    if state.get("schema") != SCHEMA:
+        raise ValueError(
+            f"schema must be {SCHEMA}, got {state.get('schema')!r}: the state was written by "
+            f"tinygan {state.get('versions', {}).get('tinygan', 'of an unknown version')}, or is "
+            "none; load it with that version."
+        )
+    found = differences(state["configuration"], configuration(trainer))
+    for player in trainer.players:
+        saved = state["players"][player.name]
+        module = differences(
+            shapes(saved["module"], player.name),
+            shapes(player.module.state_dict(), player.name),
+        )
+        found += module or differences(
+            _groups(player, saved["optimizer"]), _groups(player, _optimizer_state(player))
+        )
+    here = dict(_named(trainer.hooks))
+    found += [
+        f"hooks: {name} in the checkpoint, none here"
+        for name, saved in state["hooks"].items()
+        if saved and name not in here
+    ]
+    if found:
+        raise ValueError(
+            "a run must go on as it was made, got another one:\n  "
+            + "\n  ".join(found)
+            + "\nmake the trainer as it was, or start a new run in another folder."
+        )
+
+
+def _groups(player: Player, optimizer: dict[str, Any]) -> dict[str, str]:
+    """Return the parameters of each group of an optimizer's state."""
+    return {
+        f"{player.name} optimizer.group {index}": ", ".join(sorted(group["parameters"]))
+        for index, group in enumerate(optimizer["groups"])
+    }
+
+
+def _optimizer_state(player: Player) -> dict[str, Any]:
+    """Return an optimizer's state by the names of parameters, without how it is executed."""
+    names = parameter_names(player.module)
+    optimizer = player.optimizer
+    left_out = ("params", "param_names", *EXECUTION)
+    return {
+        "groups": [
+            {
+                "parameters": [names[id(parameter)] for parameter in group["params"]],
+                "options": {k: v for k, v in group.items() if k not in left_out},
+            }
+            for group in optimizer.param_groups
+        ],
+        "moments": {
+            names[id(parameter)]: dict(optimizer.state[parameter])
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter in optimizer.state
+        },
+    }
+
+
+def _load_optimizer(player: Player, saved: dict[str, Any]) -> None:
+    names = parameter_names(player.module)
+    optimizer = player.optimizer
+    groups = optimizer.state_dict()["param_groups"]
+    moments = {}
+    for group, owned, of_saved in zip(groups, optimizer.param_groups, saved["groups"]):
+        group.update(of_saved["options"])
+        for index, parameter in zip(group["params"], owned["params"]):
+            if names[id(parameter)] in saved["moments"]:
+                moments[index] = saved["moments"][names[id(parameter)]]
+    # PyTorch moves the moments to where the parameters are, and the step counts to where the
+    # group's own way of executing needs them.
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def check_finite(state: dict[str, Any]) -> None:
+    """Raise ValueError for a state with weights, buffers or moments that are not finite."""
+    for name, tensor in _tensors(state["players"], "players"):
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"what is saved must be finite, got {name} with values that are not; go back to "
+                "an earlier checkpoint."
+            )
+
+
+def _tensors(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _tensors(inner, f"{name}.{index}")
 
 
 def _named(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:

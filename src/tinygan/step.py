@@ -4,31 +4,55 @@ Each piece does device work only and waits for nothing. Python, and so every hoo
 pieces. Together they are Goodfellow et al. (2014), algorithm 1, with the DCGAN tutorial's choices:
 one D update per G update, separate real and fake passes through D, and G's loss on the same fakes
 seen by the updated D.
+
+What is not finite leaves no trace: an update whose loss or gradients are not is skipped on the
+device, and buffers go back to what they were. If D's update is skipped, so is G's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from tinygan.finite import Buffers, SkippedSteps, all_finite
 from tinygan.losses import Loss
 
 
-@dataclass(frozen=True)
+@dataclass
 class Player:
-    """One side of the game: a net and the optimizer that moves it."""
+    """One side of the game: a net and the optimizer that moves it.
+
+    Attributes:
+        moved: whether the last update moved the weights, or was skipped because something was not
+            finite: a scalar of bool on the device. What averages weights must ask it.
+    """
 
     name: Literal["discriminator", "generator"]
     module: nn.Module
     optimizer: Optimizer
+    moved: torch.Tensor = field(default_factory=lambda: torch.tensor(False))
 
-    def update(self) -> None:
-        """Move the weights along the gradients that lie in ``.grad``."""
-        self.optimizer.step()
+    def gradients(self) -> list[torch.Tensor]:
+        """Return the gradients that lie in ``.grad``."""
+        return [p.grad for p in self.module.parameters() if p.grad is not None]
+
+    def update(self, finite: torch.Tensor) -> None:
+        """Move the weights along the gradients that lie in ``.grad``, if ``finite`` is true.
+
+        Fused optimizers decide on the device. Others cannot, so for them the host waits for it.
+        """
+        # The protocol between PyTorch's GradScaler and its optimizers.
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+            del self.optimizer.found_inf  # type: ignore[attr-defined]
+        elif finite:  # sync
+            self.optimizer.step()
+        self.moved = finite
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,11 @@ class Step:
         self.discriminator = discriminator
         self.generator = generator
         self.loss = loss
+        self.skipped = SkippedSteps(next(generator.module.parameters()).device)
+        self._buffers = {
+            player.name: Buffers(player.module) for player in (discriminator, generator)
+        }
+        self._finite: list[torch.Tensor]
         self._fake: torch.Tensor
         self._of_discriminator: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
         self._of_generator: tuple[torch.Tensor, torch.Tensor]
@@ -89,6 +118,8 @@ class Step:
         """
         d, g = self.discriminator, self.generator
         d.optimizer.zero_grad()
+        for buffers in self._buffers.values():
+            buffers.keep()
 
         real_logits = d.module(real)
         loss_real = self.loss.real(real_logits).mean()
@@ -99,11 +130,13 @@ class Step:
         loss_fake = self.loss.fake(fake_logits).mean()
         loss_fake.backward()
 
-        self._of_discriminator = (
-            loss_real.detach() + loss_fake.detach(),
-            _probability(real_logits),
-            _probability(fake_logits),
-        )
+        loss = loss_real.detach() + loss_fake.detach()
+        self._finite = [loss.isfinite()]
+        self._of_discriminator = (loss, _probability(real_logits), _probability(fake_logits))
+
+    def discriminator_update(self) -> None:
+        """Move D, unless something was not finite."""
+        self._update(self.discriminator)
 
     def generator_backward(self) -> None:
         """Leave in G's ``.grad`` the gradient of its loss on the same fakes, by D as it is now.
@@ -113,13 +146,28 @@ class Step:
         """
         g = self.generator
         g.optimizer.zero_grad()
+        self._buffers["discriminator"].keep()
 
         logits = self.discriminator.module(self._fake)
         loss = self.loss.generator(logits).mean()
         loss.backward(inputs=[p for p in g.module.parameters() if p.requires_grad])
 
         del self._fake
+        self._finite.append(loss.detach().isfinite())
         self._of_generator = (loss.detach(), _probability(logits))
+
+    def generator_update(self) -> None:
+        """Move G, unless something was not finite in its phase or in D's."""
+        self._update(self.generator)
+        self._buffers["generator"].restore_unless(self.generator.moved)
+        self.skipped.count(torch.stack(self._finite))
+
+    def _update(self, player: Player) -> None:
+        # Asked here, not before: hooks may have changed the gradients.
+        self._finite.append(all_finite(player.gradients()))
+        player.update(torch.stack(self._finite).all())
+        # Both phases have moved D's buffers.
+        self._buffers["discriminator"].restore_unless(player.moved)
 
     def report(self) -> StepReport:
         """Return the statistics of the step whose pieces have just run."""

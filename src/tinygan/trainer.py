@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import torch
@@ -11,10 +14,22 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 
 from tinygan import batches as batches_of
-from tinygan import checks, losses, run_state, sampling, seeds
+from tinygan import (
+    checkpoint,
+    checkpoint_folder,
+    checks,
+    losses,
+    run_state,
+    sampling,
+    seeds,
+    signals,
+)
 from tinygan.compatibility import check_first_batch, check_nets, evaluating
+from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
 from tinygan.step import Player, Step
+
+logger = logging.getLogger(__name__)
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 """Makes an optimizer for a net's named parameters: ``partial(torch.optim.Adam, lr=1e-4)``, say."""
@@ -28,6 +43,12 @@ END = object()
 
 SAMPLE_CHUNK = 256
 """Images generated at a time, so that sampling many needs little memory."""
+
+CHECK_EVERY = 50
+"""How often, in steps, the count of skipped steps is read, which waits for the device."""
+
+MAX_SKIPPED = 20
+"""Skipped steps in a row after which a run goes back or ends: chance does not explain more."""
 
 
 @final
@@ -58,6 +79,8 @@ class GANTrainer:
         stop_reason: what the last ``stop`` said, or None.
         target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
         batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
+        rollbacks: how often the run went back to a checkpoint; each gives it other noise.
+        between_steps: whether the state is that of a complete step, seen by all hooks.
 
     Raises:
         ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid.
@@ -119,7 +142,8 @@ class GANTrainer:
             ),
             Player("generator", generator, _optimizer(generator_optimizer, generator)),
         )
-        self._step = Step(*self.players, loss or losses.non_saturating())
+        self.loss = loss or losses.non_saturating()
+        self._step = Step(*self.players, self.loss)
 
         self.step = 0
         self.images = 0
@@ -130,7 +154,10 @@ class GANTrainer:
         self.target_epochs: int | None = None
         self.target_steps: int | None = None
         self.batches_per_epoch: int | None = None
+        self.rollbacks = 0
+        self.between_steps = True
         self._place: dict[str, Any] | None = None
+        self._loaded = False
 
     def fit(
         self,
@@ -144,6 +171,10 @@ class GANTrainer:
         The target is absolute: calling again with the same one returns at once, and with a larger
         one goes on where the run stands, in the middle of an epoch too.
 
+        The first SIGINT (Ctrl-C) or SIGTERM is a request to stop: the step is finished,
+        ``on_fit_end`` is called, and then KeyboardInterrupt or SystemExit(143) raised. A second
+        one ends the process at once.
+
         Args:
             batches: iterable again and again, once per epoch, of images (N, C, H, W) in [-1, 1]
                 or of (images, labels): a ``tinygan.data.Loader``, a ``DataLoader``, a list.
@@ -153,6 +184,8 @@ class GANTrainer:
         Raises:
             ValueError: for both or neither of the targets, batches that give nothing, images that
                 do not fit the nets or the range.
+            NonFiniteError: for losses or gradients that were not finite in 20 steps in a row, if
+                no hook goes back to a checkpoint.
         """
         if (epochs is None) == (steps is None):
             raise ValueError(
@@ -166,40 +199,49 @@ class GANTrainer:
         self.stop_reason = None
         self.generator.train()
         self.discriminator.train()
-        try:
-            call(self.hooks, "on_fit_start", self)
-            while not self._finished():
-                self._train_epoch(batches)
-            call(self.hooks, "on_fit_end", self)
-        except BaseException as error:  # Ctrl-C is an ending too, and hooks must hear of it
-            call_on_exception(self.hooks, self, error)
-            raise
+        self.between_steps = True
+        with signals.as_requests(self.stop):
+            try:
+                call(self.hooks, "on_fit_start", self)
+                while not self._finished():
+                    try:
+                        self._train_epoch(batches)
+                    except NonFiniteError as error:
+                        self._go_back(error)
+                call(self.hooks, "on_fit_end", self)
+            except BaseException as error:  # an interrupt is an ending too; hooks must hear of it
+                call_on_exception(self.hooks, self, error)
+                raise
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
         """Train on what is left of the current epoch, or until the run is finished."""
         rest, self.batch = batches_of.rest_of_epoch(batches, self.epoch, self.batch, self._place)
-        if self.batch == 0:
-            call(self.hooks, "on_epoch_start", self)
-        batch: object = None
-        while batch is not END and not self._finished():
-            batch = next(rest, END)
-            if batch is not END:
-                # Where the batches stand once this one is trained on: asked before any hook runs,
-                # and kept only when the step is complete.
-                place = batches_of.state(batches)
-                self._train_step(batches_of.images(batch), place)
-        if batch is END and self.batch == 0:
-            raise ValueError(
-                f"batches must give something in every epoch, got nothing in epoch {self.epoch}; "
-                "check that the data set holds at least one whole batch."
-            )
-        # The length tells that an epoch is complete even if the run ends with its last batch; the
-        # batches are asked for one more, so that they know it too.
-        if batch is END or (0 < self.batch == self.batches_per_epoch and next(rest, END) is END):
-            self.epoch += 1
-            self.batch = 0
-            self._place = batches_of.state(batches)
-            call(self.hooks, "on_epoch_end", self)
+        with batches_of.closing(rest):
+            if self.batch == 0:
+                call(self.hooks, "on_epoch_start", self)
+            batch: object = None
+            while batch is not END and not self._finished():
+                batch = next(rest, END)
+                if batch is not END:
+                    # Where the batches stand once this one is trained on: asked before any hook
+                    # runs, and kept only when the step is complete.
+                    place = batches_of.state(batches)
+                    self._train_step(batches_of.images(batch), place)
+            if batch is END and self.batch == 0:
+                raise ValueError(
+                    f"batches must give something in every epoch, got nothing in epoch "
+                    f"{self.epoch}; check that the data set holds at least one whole batch."
+                )
+            self._check_skipped()
+            # The length tells that an epoch is complete even if the run ends with its last batch;
+            # the batches are asked for one more, so that they know it too.
+            if batch is END or (
+                0 < self.batch == self.batches_per_epoch and next(rest, END) is END
+            ):
+                self.epoch += 1
+                self.batch = 0
+                self._place = batches_of.state(batches)
+                call(self.hooks, "on_epoch_end", self)
 
     def _train_step(self, images: torch.Tensor, place: dict[str, Any] | None) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
@@ -208,25 +250,52 @@ class GANTrainer:
         self.real = images.to(
             self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
         )
+        self.between_steps = False
         call(self.hooks, "on_step_start", self)
 
         discriminator, generator = self.players
         z = self.noise(self.step, len(self.real))
         self._step.discriminator_backward(self.real, z)
-        self._update(discriminator)
+        call(self.hooks, "on_gradients", self, discriminator)
+        self._step.discriminator_update()
+        call(self.hooks, "on_update", self, discriminator)
         self._step.generator_backward()
-        self._update(generator)
+        call(self.hooks, "on_gradients", self, generator)
+        self._step.generator_update()
+        call(self.hooks, "on_update", self, generator)
 
         self.step += 1
         self.images += len(self.real)
         self.batch += 1
         self._place = place
+        if self.step % CHECK_EVERY == 0:
+            self._check_skipped()
         call(self.hooks, "on_step_end", self, self._step.report())
+        self.between_steps = True
 
-    def _update(self, player: Player) -> None:
-        call(self.hooks, "on_gradients", self, player)
-        player.update()
-        call(self.hooks, "on_update", self, player)
+    @property
+    def skipped(self) -> SkippedSteps:
+        """The count of steps that were not finite and left no trace."""
+        return self._step.skipped
+
+    def _check_skipped(self) -> None:
+        """Tell of skipped steps; raise NonFiniteError if there are too many in a row."""
+        sentence = self.skipped.report(self.step, MAX_SKIPPED)
+        if sentence is not None:
+            logger.warning("%s", sentence)
+
+    def _go_back(self, error: NonFiniteError) -> None:
+        """Let a hook load an earlier state and give the run other noise, or raise the error."""
+        rollbacks = self.rollbacks
+        self._loaded = False
+        call(self.hooks, "on_non_finite", self, error)
+        if not self._loaded:
+            raise error
+        self.rollbacks = rollbacks + 1
+        self.between_steps = True
+        logger.warning(
+            "went back to step %d, for the %d. time: %s", self.step, rollbacks + 1, error
+        )
 
     def stop(self, reason: str) -> None:
         """Ask ``fit`` to return after the current step; ``stop_reason`` keeps why.
@@ -248,8 +317,10 @@ class GANTrainer:
         """Return the z of a training step, (count, Z): a pure function of the seed and the step.
 
         The first rows of a larger count are others: a part of a batch takes its part of the whole.
+        After a rollback the noise is other noise, or the run would fail in the same way again.
         """
-        generator = seeds.generator(self.seed, "noise", step, device=self.device)
+        key = ("noise", step) if self.rollbacks == 0 else ("noise", step, self.rollbacks)
+        generator = seeds.generator(self.seed, *key, device=self.device)
         return self.prior(count, self.latent_dim, generator).to(self.dtype)
 
     @property
@@ -304,11 +375,61 @@ class GANTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned; ``fit`` then goes on from there.
 
+        How optimizers are executed (fused, foreach, capturable) and the device are this trainer's
+        own; everything else must be as it was.
+
         Raises:
-            RuntimeError: from PyTorch, for nets of other shapes.
-            ValueError: for the state of a hook that this trainer has not.
+            ValueError: for the state of another run, with every difference; nothing is changed.
         """
         self._place = run_state.restore(self, state)
+        self._loaded = True
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.
+
+        Raises:
+            ValueError: for weights, buffers or moments that are not finite.
+            OSError: if the file could not be written; one that was there before still is.
+        """
+        state = self.state_dict()
+        run_state.check_finite(state)
+        checkpoint.save(state, path)
+
+    def resume(self, path: str | os.PathLike[str]) -> Path | None:
+        """Go on from a checkpoint: of a folder the newest good one, or just the given file.
+
+        In a folder, files that are not whole are passed over with a warning. A folder that is not
+        there, or holds no checkpoint, means a new run: the same program begins and finishes it.
+
+        Args:
+            path: ``hooks.Checkpoint``'s folder, or a file.
+
+        Returns:
+            The file that was loaded, or None for a new run.
+
+        Raises:
+            CheckpointError: for a file that is not whole, or a folder with none that is.
+            ValueError: for the checkpoint of another run, with every difference.
+
+        Examples:
+            >>> import tinygan
+            >>> nets = tinygan.DCGANGenerator(8), tinygan.DCGANDiscriminator(8)
+            >>> print(GANTrainer(*nets).resume("runs/new"))
+            None
+        """
+        path = Path(path)
+        if path.is_file():
+            file, state = path, checkpoint.load(path)
+        else:
+            found = checkpoint_folder.newest_good(path / "checkpoints")
+            if found is None:
+                return None
+            file, state = found
+        try:
+            self.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        return file
 
 
 def _optimizer(make: OptimizerFactory, module: nn.Module) -> Optimizer:

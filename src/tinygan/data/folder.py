@@ -124,6 +124,7 @@ class ImageFiles(Dataset[torch.Tensor]):
             self._archive = (os.getpid(), zipfile.ZipFile(self.root))
         return self._archive[1].read(name)
 
+    @override
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open zip behind when the data set is sent to another process."""
         return {**self.__dict__, "_archive": None}

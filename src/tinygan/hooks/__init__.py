@@ -2,6 +2,7 @@
 
 from tinygan.hook import every
 from tinygan.hooks.animation import Animation
+from tinygan.hooks.checkpoint import Checkpoint
 from tinygan.hooks.json_log import JSONLog
 from tinygan.hooks.loss_plot import LossPlot
 from tinygan.hooks.progress_bar import ProgressBar
@@ -13,6 +14,7 @@ from tinygan.hooks.tutorial_log import TutorialLog
 
 __all__ = [
     "Animation",
+    "Checkpoint",
     "JSONLog",
     "LossPlot",
     "ProgressBar",

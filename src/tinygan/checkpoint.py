@@ -1,0 +1,105 @@
+"""One durable file: plain values and tensors out and in, whole or not at all.
+
+A file is written beside its place and renamed into it, so that a crash at any moment leaves the old
+file, the new one, or both. It is PyTorch's own zip format, whose records carry checksums;
+``torch.load`` does not look at them (pytorch#28858), so ``load`` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinygan import disk
+
+TEMPORARY = ".tmp-"
+
+
+class CheckpointError(ValueError):
+    """A file that is no whole checkpoint; the message names it and says why."""
+
+
+def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write plain values and tensors to ``path``, over a file that may be there.
+
+    When this returns, the file is on the disk and has been read back. Whatever goes wrong, what was
+    at ``path`` before is still there, and no temporary file is left unless the process died.
+
+    Args:
+        content: a dictionary of tensors, numbers, strings, and lists and dictionaries of these.
+        path: where to; its folder must exist.
+
+    Raises:
+        OSError: if the file could not be written, or does not read back as it was written.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save({"step": 3, "weight": torch.ones(2)}, f"{folder}/state.pt")
+        ...     load(f"{folder}/state.pt")
+        {'step': 3, 'weight': tensor([1., 1.])}
+    """
+    path = Path(path)
+    memory = io.BytesIO()
+    torch.save(content, memory)  # in memory, so that an error of the disk stays an OSError
+    data = memory.getvalue()
+
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+    try:
+        disk.remove(temporary)  # of a dead process that had our number
+        with disk.create(temporary) as file:
+            disk.write(file, data)
+            disk.sync(file)
+        # While the old file is still in its place.
+        if disk.read(temporary) != data:
+            raise OSError(f"{temporary} does not read back as it was written; check the disk.")
+        disk.replace(temporary, path)
+        disk.sync_folder(path.parent)
+    except Exception:
+        # The folder may not even let a file go; the first error is the one to tell.
+        with contextlib.suppress(OSError):
+            disk.remove(temporary)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what ``save`` wrote, with all tensors on the CPU. Executes nothing from the file.
+
+    Raises:
+        CheckpointError: for a file that is missing, cut, altered or of another kind.
+    """
+    path = Path(path)
+    try:
+        data = disk.read(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint must be readable, got {path}: {error.strerror or error}; check the path."
+        ) from error
+    try:
+        _check_records(data)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}")
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        raise CheckpointError(
+            f"checkpoint must be whole, got {path}: {type(error).__name__}: {error}; "
+            "use an older one."
+        ) from error
+    return content
+
+
+def _check_records(data: bytes) -> None:
+    """Raise for bytes that are not a zip of stored records whose checksums are right."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise zipfile.BadZipFile("its records are compressed")  # and might be a zip bomb
+        broken = archive.testzip()
+    if broken is not None:
+        raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")

@@ -1,0 +1,90 @@
+"""What a run is made of, as plain text, so that a checkpoint can tell whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from tinygan.trainer import GANTrainer
+
+# How an optimizer computes, not what: the choice of the machine that a run happens to be on.
+EXECUTION = ("fused", "foreach", "capturable", "differentiable")
+
+# What nets may say of themselves.
+DECLARED = ("image_size", "channels", "latent_dim")
+
+
+def configuration(trainer: GANTrainer) -> dict[str, str]:
+    """Return what must be the same when a run goes on: nets, loss, prior, optimizers, seed."""
+    found = {
+        "seed": str(trainer.seed),
+        "latent_dim": str(trainer.latent_dim),
+        "dtype": str(trainer.dtype),
+        "prior": name_of(trainer.prior),
+    }
+    for role in ("real", "fake", "generator"):
+        found[f"loss.{role}"] = name_of(getattr(trainer.loss, role))
+    for player in trainer.players:
+        found[player.name] = _qualified(type(player.module))
+        for name in DECLARED:
+            if hasattr(player.module, name):
+                found[f"{player.name}.{name}"] = str(getattr(player.module, name))
+        optimizer = player.optimizer
+        found[f"{player.name} optimizer"] = _qualified(type(optimizer))
+        for name, value in optimizer.defaults.items():
+            if name not in EXECUTION:
+                plain = value.item() if isinstance(value, torch.Tensor) else value
+                found[f"{player.name} optimizer.{name}"] = str(plain)
+    return found
+
+
+def name_of(function: object) -> str:
+    """Return a function's name, with the arguments of a ``functools.partial``.
+
+    Examples:
+        >>> name_of(partial(int, base=2))
+        'builtins.int(base=2)'
+    """
+    if isinstance(function, partial):
+        given = [repr(value) for value in function.args]
+        given += [f"{name}={value!r}" for name, value in function.keywords.items()]
+        return f"{name_of(function.func)}({', '.join(given)})"
+    return _qualified(function if hasattr(function, "__qualname__") else type(function))
+
+
+def _qualified(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def shapes(state: Mapping[str, object], owner: str) -> dict[str, str]:
+    """Return the shape of each tensor of a net's state, by the net's and the tensor's names."""
+    return {
+        f"{owner}.{name}": str(tuple(value.shape))
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def differences(saved: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
+    """Return one line for each name whose value is not the same on both sides.
+
+    Examples:
+        >>> differences({"seed": 1, "size": 8}, {"seed": 2, "size": 8})
+        ['seed: 1 in the checkpoint, 2 here']
+    """
+    names = [*saved, *(name for name in here if name not in saved)]
+    return [
+        f"{name}: {saved.get(name, 'nothing')} in the checkpoint, {here.get(name, 'nothing')} here"
+        for name in names
+        if saved.get(name) != here.get(name)
+    ]
+
+
+def parameter_names(module: nn.Module) -> dict[int, str]:
+    """Return the name of each parameter by its identity."""
+    return {id(parameter): name for name, parameter in module.named_parameters()}

@@ -1,0 +1,120 @@
+"""Is everything finite? Asked and acted upon on the device, so that no step waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+class NonFiniteError(ArithmeticError):
+    """Too many steps in a row had losses or gradients that were not finite."""
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return whether all values are finite: a scalar of bool on their device.
+
+    Examples:
+        >>> all_finite([torch.ones(2), torch.tensor([1.0, float("nan")])])
+        tensor(False)
+    """
+    # The largest magnitude is NaN or infinite if any value is, and cannot overflow as a sum can.
+    return nn.utils.get_total_norm(list(tensors), float("inf")).isfinite()
+
+
+class Buffers:
+    """A net's buffers, batch norm's statistics above all, kept so that they can be taken back.
+
+    Examples:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> buffers = Buffers(norm)
+        >>> buffers.keep()
+        >>> _ = norm(torch.tensor([[float("nan")], [1.0]]))
+        >>> buffers.restore_unless(torch.tensor(False))
+        >>> norm.running_mean
+        tensor([0.])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._groups: list[tuple[list[torch.Tensor], torch.Tensor]] = []
+
+    def keep(self) -> None:
+        """Remember the buffers as they are now."""
+        of_type: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in self._module.buffers():
+            of_type.setdefault(buffer.dtype, []).append(buffer)
+        self._groups = [(buffers, _flat(buffers)) for buffers in of_type.values()]
+
+    def restore_unless(self, finite: torch.Tensor) -> None:
+        """Put back what was kept if ``finite``, a scalar of bool on the device, is false."""
+        # One tensor for all buffers of a type: three kernels, not three for each buffer.
+        for buffers, kept in self._groups:
+            chosen = torch.where(finite, _flat(buffers), kept).split([b.numel() for b in buffers])
+            torch._foreach_copy_(buffers, [part.view(b.shape) for part, b in zip(chosen, buffers)])
+
+
+def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+CAUSES = (
+    "the discriminator's loss is",
+    "the discriminator's gradients are",
+    "the generator's loss is",
+    "the generator's gradients are",
+)
+"""What can be not finite, in the order in which a step computes it."""
+
+
+class SkippedSteps:
+    """Counts on the device the steps that were not finite and so left no trace.
+
+    Args:
+        device: where the steps are made.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # In a row until now; the first cause in this row, as an index of CAUSES; in all.
+        self.counts = torch.zeros(3, dtype=torch.int64, device=device)
+        self._told = 0
+
+    def count(self, finite: torch.Tensor) -> None:
+        """Take in a step: for each of CAUSES whether it was finite, (4,) of bool."""
+        in_row, cause, total = self.counts
+        good = finite.all()
+        first = (~finite).to(torch.int64).argmax()
+        self.counts = torch.stack(
+            [
+                torch.where(good, 0, in_row + 1),
+                torch.where(in_row == 0, first, cause),
+                torch.where(good, total, total + 1),
+            ]
+        )
+
+    def report(self, step: int, limit: int) -> str | None:
+        """Return a sentence if steps were skipped since the last one. Waits for the device.
+
+        Raises:
+            NonFiniteError: if the last ``limit`` steps or more were skipped.
+        """
+        in_row, cause, total = self.counts.tolist()  # sync
+        new, self._told = total - self._told, total
+        if in_row >= limit:
+            raise NonFiniteError(
+                f"{CAUSES[cause]} not finite at step {step - in_row + 1}, and nothing was finite "
+                f"in the {in_row} steps up to {step}, which were skipped; lower the learning rate, "
+                "or look at the images, the loss and the hooks that touch gradients."
+            )
+        if new == 0:
+            return None
+        return (
+            f"{new} steps up to step {step} were skipped, because a loss or gradients were not "
+            f"finite; at the last of them {CAUSES[cause]} not."
+        )
+
+    def load(self, counts: torch.Tensor) -> None:
+        """Go on from another run's counts."""
+        self.counts = counts.to(self.counts.device)
+        self._told = int(counts[2])

@@ -1,0 +1,147 @@
+"""Checkpoints while the run goes on, so that it can be taken up after any ending."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from typing_extensions import override
+
+from tinygan import checkpoint, checkpoint_folder, checks, disk
+from tinygan.checkpoint import CheckpointError
+from tinygan.finite import NonFiniteError
+from tinygan.hook import Hook
+from tinygan.hooks.run_folder import prepared
+from tinygan.step import StepReport
+from tinygan.trainer import GANTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint(Hook):
+    """Save the run every so many steps, as ``checkpoints/step_000500.pt``, and when it ends.
+
+    ``trainer.resume(folder)`` goes on from the newest good file. An older file is removed only
+    when a newer one is safely on the disk. A save that fails is logged and the run goes on; only
+    the last one must succeed. After an error in the middle of a step the half-done state is saved
+    as ``emergency_000500.pt``, which is only loaded if it is named.
+
+    Losses or gradients that are not finite in too many steps in a row make the run go back to the
+    newest good file, with other noise.
+
+    It must be the last hook, because it saves the state of those before it.
+
+    Args:
+        folder: where the folder ``checkpoints`` is made.
+        every: how often, in steps; each time waits for the device and the disk.
+        keep: how many of the newest files stay. Those that are pinned stay for ever.
+        max_rollbacks: how often the run may go back, in all.
+
+    Examples:
+        >>> checkpoint = Checkpoint("runs/faces", every=500, keep=2)
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: int = 500,
+        keep: int = 2,
+        max_rollbacks: int = 3,
+    ) -> None:
+        self.folder = Path(folder) / "checkpoints"
+        self.every = checks.count("every", every)
+        self.keep = checks.count("keep", keep)
+        self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
+        self._good: set[Path] = set()
+        self._saved_step: int | None = None
+
+    @override
+    def on_fit_start(self, trainer: GANTrainer) -> None:
+        if trainer.hooks[-1] is not self:
+            raise ValueError(
+                "Checkpoint must be the last hook, got "
+                f"{type(trainer.hooks[-1]).__name__} after it, which would not have seen the step "
+                "that is saved; move Checkpoint to the end of hooks."
+            )
+        prepared(self.folder)
+        checkpoint_folder.remove_leftovers(self.folder)
+        here = checkpoint_folder.path_of(self.folder, trainer.step)
+        self._saved_step = trainer.step if self._is_good(here) else None
+        for path in reversed(checkpoint_folder.files(self.folder)):
+            if checkpoint_folder.step_of(path) > trainer.step and self._is_good(path):
+                raise ValueError(
+                    f"folder must hold no later steps of another run, got {path} for a run at step "
+                    f"{trainer.step}; go on with trainer.resume({str(self.folder.parent)!r}), "
+                    "or choose another folder, or remove what is there."
+                )
+
+    @override
+    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+        # A run that is asked to stop may have little time: it saves before it draws its pictures.
+        if trainer.step % self.every == 0 or trainer.stop_reason is not None:
+            try:
+                self._save(trainer)
+            except (OSError, ValueError) as error:
+                logger.error(
+                    "NOT SAVED at step %d, the run goes on, older checkpoints stay: %s",
+                    trainer.step,
+                    error,
+                )
+
+    @override
+    def on_fit_end(self, trainer: GANTrainer) -> None:
+        if self._saved_step != trainer.step:
+            self._save(trainer)
+
+    def _save(self, trainer: GANTrainer) -> None:
+        path = checkpoint_folder.path_of(self.folder, trainer.step)
+        trainer.save(path)
+        self._saved_step = trainer.step
+        self._good.add(path)
+        checkpoint_folder.prune(self.folder, self.keep, self._is_good)
+
+    def _is_good(self, path: Path) -> bool:
+        """Return whether a file is whole; what was once read is not read again."""
+        if path not in self._good:
+            try:
+                checkpoint.load(path)
+            except CheckpointError:
+                return False
+            self._good.add(path)
+        return True
+
+    def pin(self, step: int) -> Path:
+        """Keep the file of a step for ever, and return its new path.
+
+        Raises:
+            OSError: if there is no file of that step.
+        """
+        pinned = checkpoint_folder.path_of(self.folder, step, pinned=True)
+        disk.replace(checkpoint_folder.path_of(self.folder, step), pinned)
+        disk.sync_folder(self.folder)
+        return pinned
+
+    @override
+    def on_non_finite(self, trainer: GANTrainer, error: NonFiniteError) -> None:
+        if trainer.rollbacks >= self.max_rollbacks:
+            error.add_note(f"the run has gone back {trainer.rollbacks} times already")
+            return
+        try:
+            gone_back = trainer.resume(self.folder.parent)
+        except CheckpointError as none_good:
+            error.add_note(str(none_good))
+            return
+        if gone_back is None:
+            error.add_note(f"{self.folder} holds no checkpoint to go back to")
+
+    @override
+    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+        # An interrupt means at once, and before the first step there is nothing to save.
+        if not isinstance(error, Exception) or trainer.step == 0:
+            return
+        if not trainer.between_steps:
+            trainer.save(self.folder / f"emergency_{trainer.step:06d}.pt")
+        elif self._saved_step != trainer.step:
+            self._save(trainer)

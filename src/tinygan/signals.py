@@ -1,0 +1,79 @@
+"""SIGINT and SIGTERM as requests to stop, which a second one makes orders."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def as_requests(stop: Callable[[str], object]) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM within the block into ``stop("SIGINT")``, say.
+
+    A block that was asked to stop and ends normally is left as the signal would have had it:
+    by KeyboardInterrupt for SIGINT, by SystemExit(143) for SIGTERM. A second signal ends the
+    process at once, SIGINT by KeyboardInterrupt. Handlers of the user's own are called as well, a
+    signal that was ignored stays ignored, and all are as before after the block.
+
+    Python handles signals in the main thread only; in another one this does nothing.
+
+    Examples:
+        >>> asked = []
+        >>> try:
+        ...     with as_requests(asked.append):
+        ...         signal.raise_signal(signal.SIGINT)
+        ... except KeyboardInterrupt:
+        ...     print("asked by", asked)
+        asked by ['SIGINT']
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    # None is a handler that was not set from Python, which could not be restored.
+    before: dict[int, Any] = {
+        number: handler
+        for number in SIGNALS
+        if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+    }
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            _end_at_once(number)
+        stop(signal.Signals(number).name)
+        chained = before[number]
+        if callable(chained) and chained is not signal.default_int_handler:
+            chained(number, frame)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received and received[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    if received:
+        raise SystemExit(128 + received[0])  # the exit status that shells give to signals
+
+
+def _end_at_once(number: int) -> None:
+    if number == signal.SIGINT:  # as Python does, which keeps an interactive session alive
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def ignore(_worker: int = 0) -> None:
+    """Ignore both signals in this process: a loader's worker, which its parent will end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

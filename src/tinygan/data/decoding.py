@@ -127,6 +127,8 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
     if not picture.mode.startswith("I"):
         return picture
     grey = picture.convert("I")
+    # A grey that stands for transparent shares its 8 bits with others, which are to be seen.
+    grey.info.pop("transparency", None)
     brightest: Any = grey.getextrema()[1]
     if brightest > 65535:
         raise BadImageError("grey values over 65535, whose range is unknown")

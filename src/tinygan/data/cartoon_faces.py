@@ -80,6 +80,7 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
         self.channels = channels
+        self.seed = seed
         draws = torch.stack([_draws(seed, index) for index in range(length)])
         counts = torch.tensor(list(self.ATTRIBUTES.values()))
         self.attributes = (draws[:, : len(counts)] * counts).long()
@@ -92,6 +93,16 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 for attributes, v in zip(self.attributes.split(chunk), variation.split(chunk))
             ]
         )
+
+    @property
+    def configuration(self) -> dict[str, str | int]:
+        """What these faces are: for comparison with those of another run."""
+        return {
+            "images": len(self),
+            "image_size": str(self.image_size),
+            "channels": self.channels,
+            "seed": int(self.seed),
+        }
 
     def __len__(self) -> int:
         """Return the number of faces."""

@@ -1,47 +1,66 @@
-"""Images from a folder or a zip, decoded as the DCGAN tutorial does."""
+"""The images of a folder or a zip: which are good, and what stands in for those that are not."""
 
 from __future__ import annotations
 
-import io
+import hashlib
+import logging
 import os
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.transforms import functional as transforms
 from typing_extensions import override
 
 from tinygan import checks
+from tinygan.data import decoding, files
+from tinygan.data.decoding import BadImageError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_log = logging.getLogger(__name__)
+
+# More would bury what a message is about.
+_NAMED = 10
 
 
 def image_folder(
-    root: str | os.PathLike[str], image_size: int | tuple[int, int] = 64, channels: int = 3
+    root: str | os.PathLike[str],
+    image_size: int | tuple[int, int] = 64,
+    channels: int = 3,
+    *,
+    max_pixels: int = 64_000_000,
+    max_bad: float = 0.1,
 ) -> ImageFiles:
     """Find the images of a folder, flat or nested, or of a zip, which is read in place.
 
-    Each is resized until its short side fits, cropped about its centre and scaled to [-1, 1], as
-    the DCGAN tutorial does. Hidden files and folders are passed over.
+    Each is turned upright if its EXIF block says so, put on white where it is transparent, resized
+    until its short side fits, cropped about its centre and scaled to [-1, 1], as the DCGAN tutorial
+    does. Hidden files and folders are passed over.
+
+    Every file is looked at, as far as its header, before anything else happens. Bad ones are
+    left out, with one warning that names them. Damage further inside is found when the image is
+    decoded: the file is named then, once, and the next good one by name stands in for it.
 
     Args:
         root: the folder or the zip.
         image_size: height and width in pixels, at least 8; one int for a square.
-        channels: 3 for colour or 1 for grey.
+        channels: 3 for colour or 1 for grey, whatever the files have.
+        max_pixels: how many an image may have; larger ones are bad, and never decoded.
+            ``PIL.Image.MAX_IMAGE_PIXELS`` limits them besides.
+        max_bad: the fraction of files that may be bad, from 0 to 1.
 
     Returns:
-        A data set of images (C, H, W), float32 in [-1, 1], in the order of their names.
+        A data set of images (C, H, W), float32 in [-1, 1], in the order of their names. Its
+        ``rejected`` tells the files that were left out, and why.
 
     Raises:
         ValueError: for a root that is missing, is neither folder nor zip, or holds no images; for
-            a size under 8 or channels other than 1 or 3.
+            more bad files than ``max_bad``, naming them; for a size under 8 or channels other
+            than 1 or 3.
 
     Examples:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
         ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
         ...     image_folder(root, image_size=64)[0].shape
@@ -50,50 +69,78 @@ def image_folder(
     size = checks.size("image_size", image_size, at_least=8)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
-    path = Path(root)
-    if path.is_dir():
-        names = sorted(_names_in_folder(path))
-    elif path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if _is_image(name))
-    else:
-        found = "another kind of file" if path.exists() else "nothing there"
-        raise ValueError(f"root must be a folder or a zip, got {path}: {found}; check the path.")
-    if not names:
+    checks.count("max_pixels", max_pixels)
+    if not isinstance(max_bad, int | float) or not 0 <= max_bad <= 1:
+        raise ValueError(f"max_bad must be from 0 to 1, got {max_bad!r}; use 0.1, say.")
+    # A pixel takes 8 bytes at most, as 16-bit RGBA; the rest is for metadata and further frames.
+    source = files.open_root(Path(root), max_bytes=8 * max_pixels + 2**26)
+    rejected = dict(source.unlisted)
+    for name in source.names:
+        try:
+            with decoding.one_error(), source.open(name) as file:
+                decoding.look_at(file, max_pixels)
+        except BadImageError as error:
+            rejected[name] = str(error)
+    if not source.names and not rejected:
         raise ValueError(
-            f"root must hold images ({', '.join(EXTENSIONS)}), got {path} with none; "
+            f"root must hold images ({', '.join(files.EXTENSIONS)}), got {root} with none; "
             "check the path."
         )
-    return ImageFiles(path, names, size, channels)
+    images = ImageFiles(source, rejected, size, channels, max_pixels, max_bad)
+    images.check()
+    if rejected:
+        _log.warning(
+            "%d of %d files in %s are bad and left out: %s.",
+            len(rejected), images.found, root, _listed(rejected, len(rejected)),
+        )  # fmt: skip
+    return images
 
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    # Archives made on a Mac carry a hidden twin of every file under __MACOSX.
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in EXTENSIONS and not hidden
-
-
-def _names_in_folder(root: Path) -> Iterator[str]:
-    # Links to folders are not followed: they may lead round in a circle.
-    for folder, _, files in os.walk(root):
-        for file in files:
-            name = (Path(folder) / file).relative_to(root).as_posix()
-            if _is_image(name):
-                yield name
+def _listed(bad: dict[str, str], count: int) -> str:
+    """Return names and reasons for a message: the first of ``bad``, and how many there are more."""
+    # repr() keeps line breaks and undecodable bytes of a name out of the message.
+    named = [f"{name!r} ({reason})" for name, reason in islice(bad.items(), _NAMED)]
+    return ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
 
 
 class ImageFiles(Dataset[torch.Tensor]):
     """The images of a folder or zip by name; made by ``image_folder``."""
 
     def __init__(
-        self, root: Path, names: list[str], image_size: tuple[int, int], channels: int
+        self,
+        source: files.Folder | files.Zip,
+        rejected: dict[str, str],
+        image_size: tuple[int, int],
+        channels: int,
+        max_pixels: int,
+        max_bad: float,
     ) -> None:
-        self.root = root
-        self.names = names
+        self.root = source.root
+        self.names = [name for name in source.names if name not in rejected]
+        self.rejected = rejected
+        """The files that were left out, and why."""
+        self.found = len(self.names) + len(rejected)
+        """How many files there are, good and bad."""
         self.image_size = image_size
         self.channels = channels
-        self._archive: tuple[int, zipfile.ZipFile] | None = None
+        self.max_pixels = max_pixels
+        self.max_bad = max_bad
+        self._source = source
+        # What decoding finds, in memory that all worker processes share: they begin anew in each
+        # epoch, and a file is to be named once. A flag has one byte, so nothing needs a lock.
+        self._bad = torch.zeros(len(self.names), dtype=torch.bool).share_memory_()
+        self._named = torch.zeros(len(self.names), dtype=torch.bool).share_memory_()
+
+    @property
+    def configuration(self) -> dict[str, str | int]:
+        """What these images are, wherever they lie: for comparison with those of another run."""
+        names = "\0".join(self.names).encode("utf-8", "surrogatepass")
+        return {
+            "images": len(self.names),
+            "image_size": str(self.image_size),
+            "channels": self.channels,
+            "names": hashlib.sha256(names).hexdigest()[:16],
+        }
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -101,56 +148,71 @@ class ImageFiles(Dataset[torch.Tensor]):
 
     @override
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Return image ``index``, (C, H, W) in [-1, 1].
+        """Return image ``index``, (C, H, W) in [-1, 1]; for a damaged one, the next good one.
 
         Raises:
-            ValueError: for a file that cannot be decoded, naming it.
+            ValueError: when more files than ``max_bad`` turn out to be bad, naming them.
         """
-        name = self.names[index]
-        try:
-            with Image.open(io.BytesIO(self._read(name))) as image:
-                pixels = image.convert("RGB" if self.channels == 3 else "L")
-        except (OSError, SyntaxError, zipfile.BadZipFile) as error:  # what Pillow's decoders raise
+        index = range(len(self.names))[index]
+        if not self._named[index]:
+            try:
+                return self._decode(index)
+            except BadImageError as error:
+                reason = error
+            self._bad[index] = self._named[index] = True
+            name = self.names[index]
+            _log.warning("%r in %s is bad, the next takes its place: %s.", name, self.root, reason)
+        return self._stand_in(index)
+
+    def _decode(self, index: int) -> torch.Tensor:
+        with decoding.one_error(), self._source.open(self.names[index]) as file:
+            picture = decoding.decode(file, self.channels, self.max_pixels)
+        return decoding.to_tensor(picture, self.image_size)
+
+    def _stand_in(self, index: int) -> torch.Tensor:
+        """Return the next good image by name, the same whoever asks; after the last, the first."""
+        while True:
+            self.check()
+            index = (index + 1) % len(self.names)
+            if not self._bad[index]:
+                try:
+                    return self._decode(index)
+                except BadImageError:
+                    # Not named here, but when it is asked for itself, which one process does.
+                    self._bad[index] = True
+
+    def check(self) -> None:
+        """Raise if no file is good, or more are bad than ``max_bad`` allows.
+
+        Raises:
+            ValueError: naming the first of them.
+        """
+        count = len(self.rejected) + int(self._bad.sum())
+        if count < self.found and count <= self.max_bad * self.found:
+            return
+        # Other processes may have found them, so the reasons are looked for once more.
+        damaged = self._bad.nonzero().flatten().tolist()[:_NAMED]
+        bad = {self.names[index]: self._damage(index) for index in damaged} | self.rejected
+        if count == self.found:
             raise ValueError(
-                f"image must be readable, got {name} in {self.root}: {error}; remove or replace it."
-            ) from error
-        return to_tensor(pixels, self.image_size)
+                f"root must hold good images, got {self.root} with {count} bad ones: "
+                f"{_listed(bad, count)}; check the path."
+            )
+        raise ValueError(
+            f"max_bad must be at least the fraction of bad files, got {self.max_bad:g} with "
+            f"{count} of {self.found} bad in {self.root}: {_listed(bad, count)}; "
+            "repair or remove them, or raise max_bad."
+        )
 
-    def _read(self, name: str) -> bytes:
-        if self.root.is_dir():
-            return (self.root / name).read_bytes()
-        # Each process opens the zip for itself: a file position cannot be shared.
-        if self._archive is None or self._archive[0] != os.getpid():
-            self._archive = (os.getpid(), zipfile.ZipFile(self.root))
-        return self._archive[1].read(name)
+    def _damage(self, index: int) -> str:
+        try:
+            self._decode(index)
+        except BadImageError as error:
+            return str(error)
+        return "could not be read before"
 
-    @override
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open zip behind when the data set is sent to another process."""
-        return {**self.__dict__, "_archive": None}
-
-
-def to_tensor(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
-    """Resize, crop about the centre and scale a picture: (C, H, W), float32 in [-1, 1].
-
-    For a square this is the tutorial's Resize(n), CenterCrop(n), ToTensor, Normalize(.5, .5); an
-    oblong is covered in the same way, by the smallest resize that leaves no gap.
-
-    Args:
-        image: of mode "RGB" (C = 3) or "L" (C = 1).
-        image_size: (height, width) in pixels.
-
-    Examples:
-        >>> to_tensor(Image.new("RGB", (178, 218)), (64, 64)).shape
-        torch.Size([3, 64, 64])
-    """
-    height, width = image_size
-    # int() of the longer side, not round(): that is how torchvision's Resize(n) counts.
-    if image.height * width >= image.width * height:
-        resized = (max(height, int(width * image.height / image.width)), width)
-    else:
-        resized = (height, max(width, int(height * image.width / image.height)))
-    covered = transforms.resize(image, list(resized))
-    cropped = transforms.center_crop(covered, [height, width])
-    pixels: torch.Tensor = transforms.to_tensor(cropped)
-    return pixels.mul_(2).sub_(1)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Share the flags of a copy with its own worker processes."""
+        self.__dict__.update(state)
+        self._bad.share_memory_()
+        self._named.share_memory_()

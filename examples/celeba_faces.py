@@ -3,7 +3,8 @@
     python examples/celeba_faces.py                          built-in drawn faces, no download
     python examples/celeba_faces.py --dataroot data/celeba   the tutorial, on CelebA
 
-All pictures and logs go into one folder, which is named at the end.
+All pictures and logs go into one folder, which is named at the end. After an interruption, of
+whatever kind, the same command goes on where the run stood.
 """
 
 from __future__ import annotations
@@ -52,7 +53,15 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--ngpu", type=int, default=1, choices=(0, 1), help="0 to train on the CPU [1]")
     add("--seed", type=int, default=999, help="names every random draw [999]")
     add("--num-faces", type=int, default=8000, help="how many built-in faces to draw [8000]")
+    add("--flip", action="store_true", help="mirror images at random")
     add("--out", type=Path, default=Path("runs/faces"), help="output folder [runs/faces]")
+    add(
+        "--resume",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="checkpoint to go on from [the newest good one in the output folder, if there is one]",
+    )
     return parser
 
 
@@ -82,6 +91,7 @@ def load(arguments: argparse.Namespace) -> data.Loader:
         images,
         arguments.batch_size,
         seed=arguments.seed,
+        flip=arguments.flip,
         # The drawn faces lie in memory: there is nothing for workers to decode.
         workers=0 if arguments.dataroot is None else arguments.workers,
         pin_memory=arguments.device == "cuda",
@@ -113,6 +123,7 @@ def make_trainer(arguments: argparse.Namespace, steps: int) -> tinygan.GANTraine
             hooks.Animation(out),
             hooks.LossPlot(out),
             hooks.RealBesideFake(out),
+            hooks.Checkpoint(out, every=every),
         ],
         seed=a.seed,
         device=a.device,
@@ -126,21 +137,29 @@ def main() -> None:
     try:
         loader = load(arguments)
         trainer = make_trainer(arguments, steps=arguments.num_epochs * len(loader))
+        resumed = trainer.resume(arguments.resume or arguments.out)
     except (ValueError, ImportError) as error:  # a bad input, or an extra that is not installed
         parser.error(str(error))
     print(
         f"{arguments.num_epochs} epochs of {len(loader)} steps on {arguments.device}, "
         f"in batches of {arguments.batch_size} images of {arguments.image_size} pixels."
     )
+    if resumed is not None:
+        print(f"Going on from {resumed}, at step {trainer.step}; another --out begins anew.")
+    start = trainer.step
     try:
         trainer.fit(loader, epochs=arguments.num_epochs)
     except ValueError as error:
-        if trainer.step > 0:
+        if trainer.step > start:
             raise
         parser.error(str(error))  # found before the first step: an input again
-    except KeyboardInterrupt:
-        print(f"\nStopped at step {trainer.step}. What there is so far is in {arguments.out}.")
-        raise SystemExit(130) from None  # what a shell expects of Ctrl-C
+    except (KeyboardInterrupt, SystemExit) as end:
+        print(
+            f"\nStopped at step {trainer.step}. What there is so far is in {arguments.out}; "
+            "the same command goes on."
+        )
+        # What a shell expects of Ctrl-C, or of another signal.
+        raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else end.code) from None
     torch.save(trainer.generator.state_dict(), arguments.out / "generator.pt")
 
     print(f"Done: {trainer.step} steps. Look into {arguments.out.resolve()}:")
@@ -153,6 +172,7 @@ def main() -> None:
         "training_images.png": "what the nets were shown",
         "generator.pt": "the generator's weights",
         "log.txt, log.jsonl": "the tutorial's log, and every step's numbers",
+        "checkpoints": "the run itself, to go on from",
     }.items():
         print(f"  {name:22}{content}")
 

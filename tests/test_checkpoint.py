@@ -136,7 +136,7 @@ def test_another_run_is_refused_by_every_difference(tmp_path):
     trainer.save(tmp_path / "run.pt")
     other = tiny_trainer(seed=5, loss=tinygan.losses.non_saturating(label_smoothing=0.1))
     before = fingerprint(other)
-    with pytest.raises(ValueError, match=r"(?s)seed: 999 in the checkpoint, 5 here.*loss\.real"):
+    with pytest.raises(ValueError, match=r"(?s)seed: 999 when saved, 5 now.*loss\.real"):
         other.resume(tmp_path / "run.pt")
     assert_identical(before, fingerprint(other))
 

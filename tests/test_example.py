@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,19 @@ from PIL import Image
 
 import tinygan
 
+import processes
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "celeba_faces.py"
 SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--num-epochs", "2"]
 WRITTEN = {
-    "generator.pt", "log.jsonl", "log.txt", "loss_plot.png", "progress.gif", "progress.html",
-    "real_beside_fake.png", "samples", "training_images.png",
+    "checkpoints", "generator.pt", "log.jsonl", "log.txt", "loss_plot.png", "progress.gif",
+    "progress.html", "real_beside_fake.png", "samples", "training_images.png",
 }  # fmt: skip
 
 
 def run(*arguments, folder):
     """Run the example in ``folder`` with Python's warnings as errors."""
-    command = [sys.executable, "-W", "error", str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return processes.run(folder, processes.script, SCRIPT, [str(word) for word in arguments])
 
 
 def test_without_data_it_trains_on_drawn_faces(tmp_path):
@@ -69,15 +69,16 @@ def test_every_flag_is_heeded(tmp_path):
     flags = {
         "dataroot": tmp_path, "workers": 1, "batch-size": 2, "image-size": 21, "nc": 1, "nz": 7,
         "ngf": 3, "ndf": 5, "num-epochs": 9, "lr": 0.001, "beta1": 0.4, "ngpu": 0, "seed": 4,
-        "out": tmp_path / "out",
+        "out": tmp_path / "out", "resume": tmp_path / "file",
     }  # fmt: skip
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    given.append("--flip")
     arguments = example["complete"](example["argument_parser"]().parse_args(given))
     loader = example["load"](arguments)
     trainer = example["make_trainer"](arguments, steps=9)
 
     assert (loader.seed, loader.batch_size, loader.size) == (4, 2, 2)
-    assert loader.workers == 1
+    assert (loader.workers, loader.flip) == (1, True)
     assert next(iter(loader)).shape == (2, 1, 21, 21)
     generator, discriminator = trainer.generator, trainer.discriminator
     assert (generator.image_size, generator.channels, generator.latent_dim) == ((21, 21), 1, 7)
@@ -88,7 +89,9 @@ def test_every_flag_is_heeded(tmp_path):
         (group,) = player.optimizer.param_groups
         assert (group["lr"], group["betas"]) == (0.001, (0.4, 0.999))
     assert (trainer.seed, trainer.device.type) == (4, "cpu")
-    assert {hook.folder for hook in trainer.hooks if hasattr(hook, "folder")} == {tmp_path / "out"}
+    folders = {hook.folder for hook in trainer.hooks if hasattr(hook, "folder")}
+    assert folders == {tmp_path / "out", tmp_path / "out" / "checkpoints"}
+    assert arguments.resume == tmp_path / "file"
     assert arguments.num_epochs == 9
     torch.manual_seed(4)
     expected = tinygan.DCGANGenerator(21, 1, 7, 3).apply(tinygan.weights_init)
@@ -118,6 +121,53 @@ def test_the_same_command_twice_writes_the_same(tmp_path):
     assert logs[0] == logs[1] != logs[2]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_same_command_finishes_an_interrupted_run(tmp_path, number):
+    """Interrupted at some step, however, and started again, it ends with the very same files."""
+    flags = (*SMALL, "--num-faces", 400, "--flip")
+    log = tmp_path / "parts" / "log.txt"
+    command = [*map(str, flags), "--out", "parts"]
+    child = processes.Child(tmp_path, processes.script, SCRIPT, command)
+    processes.eventually(lambda: log.exists() and "[1/2][0/50]" in log.read_text())
+    child.signal(number)
+    broken = child.wait()
+    assert broken.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert not (tmp_path / "parts" / "generator.pt").exists()
+    if number != signal.SIGKILL:
+        assert "the same command goes on" in broken.stdout
+    again = run(*flags, "--out", "parts", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Going on from parts/checkpoints/step_0000" in again.stdout
+    assert run(*flags, "--out", "whole", folder=tmp_path).returncode == 0
+
+    whole, parts = (
+        {
+            path.relative_to(tmp_path / out): path.read_bytes()
+            for path in (tmp_path / out).rglob("*")
+            if path.suffix in (".txt", ".jsonl", ".png", ".html")
+        }
+        for out in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if whole[name] != parts[name]] == []
+    weights = [torch.load(tmp_path / out / "generator.pt") for out in ("whole", "parts")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_cannot_go_on_is_named(tmp_path):
+    """Other flags than the run's, or a file that is none, end the script with the differences."""
+    assert run(*SMALL, "--num-faces", 40, folder=tmp_path).returncode == 0
+    for flags, sentence in (
+        (("--num-faces", 48), "size: 40 when saved, 48 now"),
+        (("--num-faces", 40, "--ngf", 8), "generator.main.0.weight"),
+        (("--num-faces", 40, "--resume", "nowhere.pt"), "got nowhere.pt: No such file"),
+    ):
+        done = run(*SMALL, "--num-epochs", 3, *flags, folder=tmp_path)
+        assert done.returncode == 2
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -135,4 +185,4 @@ def test_bad_flags_are_named(tmp_path, arguments, sentence):
     assert done.returncode == 2
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.rglob("*.*"))
+    assert not [p for p in tmp_path.rglob("[!.]*") if p.is_file()]

@@ -200,9 +200,9 @@ def test_other_data_is_refused_in_the_middle_of_an_epoch():
     trainer = tiny_trainer()
     trainer.fit(data.Loader(images, 6, seed=1), steps=2)
     for other, sentence in (
-        (data.Loader(images, 6, seed=2), "seed must be as when the state was saved, 1, got 2;"),
-        (data.Loader(images, 8, seed=1), "batch_size must be as when the state was saved, 6, got"),
-        (data.Loader(images[:20], 6, seed=1), "size must be as when the state was saved, 24, got"),
+        (data.Loader(images, 6, seed=2), "seed: 1 when saved, 2 now"),
+        (data.Loader(images, 8, seed=1), "batch_size: 6 when saved, 8 now"),
+        (data.Loader(images[:20], 6, seed=1), "size: 24 when saved, 20 now"),
     ):
         with pytest.raises(ValueError, match=sentence):
             trainer.fit(other, epochs=1)

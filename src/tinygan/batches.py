@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from tinygan import checks
+
 
 def images(batch: object) -> torch.Tensor:
     """Return the images of a batch, which is a tensor or begins with one: (images, labels).
@@ -65,6 +67,12 @@ def state(batches: Iterable[object]) -> dict[str, Any] | None:
         saved: dict[str, Any] = batches.state_dict()
         return saved
     return None
+
+
+def check_same(batches: Iterable[object], saved: dict[str, Any] | None) -> None:
+    """Raise ValueError if the batches say that they are others than those of a saved place."""
+    if saved is not None and "configuration" in saved and hasattr(batches, "configuration"):
+        checks.same("batches", saved["configuration"], batches.configuration)
 
 
 def rest_of_epoch(

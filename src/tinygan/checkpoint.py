@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from tinygan import disk
 
 TEMPORARY = ".tmp-"
+
+PLAIN = (type(None), bool, int, float, str)
 
 
 class CheckpointError(ValueError):
@@ -36,6 +39,7 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         path: where to; its folder must exist.
 
     Raises:
+        TypeError: for anything else, by its name in ``content``: it could not be read back.
         OSError: if the file could not be written, or does not read back as it was written.
 
     Examples:
@@ -46,6 +50,7 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         {'step': 3, 'weight': tensor([1., 1.])}
     """
     path = Path(path)
+    _check_plain(content, "content")
     memory = io.BytesIO()
     torch.save(content, memory)  # in memory, so that an error of the disk stays an OSError
     data = memory.getvalue()
@@ -66,6 +71,24 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         with contextlib.suppress(OSError):
             disk.remove(temporary)
         raise
+
+
+def _check_plain(value: object, name: str) -> None:
+    """Raise TypeError for what ``load`` would refuse to make, being neither value nor tensor."""
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        for key, inner in value.items():  # type: ignore[attr-defined]
+            _check_plain(key, f"a key of {name}")
+            _check_plain(inner, f"{name}[{key!r}]")
+    elif kind in (list, tuple):
+        for index, inner in enumerate(value):  # type: ignore[arg-type]
+            _check_plain(inner, f"{name}[{index}]")
+    # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
+    elif kind not in PLAIN and not isinstance(value, torch.Tensor):
+        raise TypeError(
+            f"{name} must be a plain value or a tensor, got a {kind.__module__}.{kind.__qualname__}"
+            "; convert it, with float() or torch.as_tensor(), say."
+        )
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def count(name: str, value: int, *, at_least: int = 1) -> int:
     """Return ``value`` if it is an int of at least ``at_least``.
@@ -42,3 +44,37 @@ def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple
         )
     height, width = (count(name, side, at_least=at_least) for side in value)
     return height, width
+
+
+def differences(saved: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
+    """Return one line for each name whose value is not the same on both sides.
+
+    Examples:
+        >>> differences({"seed": 1, "size": 8}, {"seed": 2, "size": 8})
+        ['seed: 1 when saved, 2 now']
+    """
+    names = [*saved, *(name for name in here if name not in saved)]
+    return [
+        f"{name}: {saved.get(name, 'nothing')} when saved, {here.get(name, 'nothing')} now"
+        for name in names
+        if saved.get(name) != here.get(name)
+    ]
+
+
+def same(name: str, saved: Mapping[str, object], here: Mapping[str, object]) -> None:
+    """Raise ValueError, with every difference, if something is not as it was saved.
+
+    Examples:
+        >>> same("batches", {"seed": 1}, {"seed": 1})
+    """
+    refuse(name, differences(saved, here))
+
+
+def refuse(name: str, found: list[str]) -> None:
+    """Raise ValueError if any differences were found."""
+    if found:
+        raise ValueError(
+            f"{name} must be as when the run was saved, got differences:\n  "
+            + "\n  ".join(found)
+            + "\ngo on with what was saved, or start a new run in another folder."
+        )

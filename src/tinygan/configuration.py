@@ -70,21 +70,6 @@ def shapes(state: Mapping[str, object], owner: str) -> dict[str, str]:
     }
 
 
-def differences(saved: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
-    """Return one line for each name whose value is not the same on both sides.
-
-    Examples:
-        >>> differences({"seed": 1, "size": 8}, {"seed": 2, "size": 8})
-        ['seed: 1 in the checkpoint, 2 here']
-    """
-    names = [*saved, *(name for name in here if name not in saved)]
-    return [
-        f"{name}: {saved.get(name, 'nothing')} in the checkpoint, {here.get(name, 'nothing')} here"
-        for name in names
-        if saved.get(name) != here.get(name)
-    ]
-
-
 def parameter_names(module: nn.Module) -> dict[int, str]:
     """Return the name of each parameter by its identity."""
     return {id(parameter): name for name, parameter in module.named_parameters()}

@@ -93,6 +93,11 @@ class SkippedSteps:
             ]
         )
 
+    @property
+    def in_row(self) -> int:
+        """How many of the last steps were skipped. Waits for the device."""
+        return int(self.counts[0])  # sync
+
     def report(self, step: int, limit: int) -> str | None:
         """Return a sentence if steps were skipped since the last one. Waits for the device.
 

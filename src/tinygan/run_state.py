@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tinygan import checks
 from tinygan.configuration import (
     EXECUTION,
     configuration,
-    differences,
     parameter_names,
     shapes,
 )
@@ -77,28 +77,23 @@ def _check(trainer: GANTrainer, state: dict[str, Any]) -> None:
             f"tinygan {state.get('versions', {}).get('tinygan', 'of an unknown version')}, or is "
             "none; load it with that version."
         )
-    found = differences(state["configuration"], configuration(trainer))
+    found = checks.differences(state["configuration"], configuration(trainer))
     for player in trainer.players:
         saved = state["players"][player.name]
-        module = differences(
+        module = checks.differences(
             shapes(saved["module"], player.name),
             shapes(player.module.state_dict(), player.name),
         )
-        found += module or differences(
+        found += module or checks.differences(
             _groups(player, saved["optimizer"]), _groups(player, _optimizer_state(player))
         )
     here = dict(_named(trainer.hooks))
     found += [
-        f"hooks: {name} in the checkpoint, none here"
+        f"hooks: {name} when saved, none now"
         for name, saved in state["hooks"].items()
         if saved and name not in here
     ]
-    if found:
-        raise ValueError(
-            "a run must go on as it was made, got another one:\n  "
-            + "\n  ".join(found)
-            + "\nmake the trainer as it was, or start a new run in another folder."
-        )
+    checks.refuse("a run", found)
 
 
 def _groups(player: Player, optimizer: dict[str, Any]) -> dict[str, str]:

@@ -197,6 +197,9 @@ class GANTrainer:
         self.batches_per_epoch = batches_of.length(batches)
         self.real = torch.empty(0)
         self.stop_reason = None
+        if self._loaded:  # other batches may follow in one process, but what is resumed is one run
+            batches_of.check_same(batches, self._place)
+            self._loaded = False
         self.generator.train()
         self.discriminator.train()
         self.between_steps = True
@@ -220,13 +223,14 @@ class GANTrainer:
             if self.batch == 0:
                 call(self.hooks, "on_epoch_start", self)
             batch: object = None
-            while batch is not END and not self._finished():
+            while not self._finished():
                 batch = next(rest, END)
-                if batch is not END:
-                    # Where the batches stand once this one is trained on: asked before any hook
-                    # runs, and kept only when the step is complete.
-                    place = batches_of.state(batches)
-                    self._train_step(batches_of.images(batch), place)
+                if batch is END or self.stop_reason is not None:
+                    break  # asked to stop while waiting: this batch will be fetched again
+                # Where the batches stand once this one is trained on: asked before any hook
+                # runs, and kept only when the step is complete.
+                place = batches_of.state(batches)
+                self._train_step(batches_of.images(batch), place)
             if batch is END and self.batch == 0:
                 raise ValueError(
                     f"batches must give something in every epoch, got nothing in epoch "
@@ -291,6 +295,7 @@ class GANTrainer:
         call(self.hooks, "on_non_finite", self, error)
         if not self._loaded:
             raise error
+        self._loaded = False
         self.rollbacks = rollbacks + 1
         self.between_steps = True
         logger.warning(
@@ -402,13 +407,13 @@ class GANTrainer:
         there, or holds no checkpoint, means a new run: the same program begins and finishes it.
 
         Args:
-            path: ``hooks.Checkpoint``'s folder, or a file.
+            path: ``hooks.Checkpoint``'s folder, or a file, which ends in ``.pt``.
 
         Returns:
             The file that was loaded, or None for a new run.
 
         Raises:
-            CheckpointError: for a file that is not whole, or a folder with none that is.
+            CheckpointError: for a file that is missing or not whole, or a folder with none that is.
             ValueError: for the checkpoint of another run, with every difference.
 
         Examples:
@@ -418,7 +423,7 @@ class GANTrainer:
             None
         """
         path = Path(path)
-        if path.is_file():
+        if path.is_file() or path.suffix == ".pt":
             file, state = path, checkpoint.load(path)
         else:
             found = checkpoint_folder.newest_good(path / "checkpoints")

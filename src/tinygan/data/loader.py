@@ -1,4 +1,4 @@
-"""Batches whose order is a pure function of (seed, epoch)."""
+"""Batches whose order and flips are pure functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tinygan import checks, seeds
+from tinygan.data.workers import Workers
 
 
 class Loader:
     """Load batches of a data set, shuffled anew each epoch, the same way for the same seed.
 
-    The order depends on (seed, epoch) alone: not on the number of workers, on the global random
-    state, or on what was loaded before. Loading itself is PyTorch's ``DataLoader``.
+    Order and flips depend on (seed, epoch) alone: not on the number of workers, on the global
+    random state, or on what was loaded before. Loading itself is PyTorch's ``DataLoader``.
 
     Args:
         dataset: anything with ``len`` and ``[index]`` that gives an image (C, H, W), or a tuple
@@ -24,11 +25,14 @@ class Loader:
         seed: names the order.
         shuffle: False for the data set's own order in every epoch.
         drop_last: leave out the last batch if it is short.
+        flip: mirror each image, left to right, with probability 1/2, anew in each epoch.
         workers: processes that load in the background; 0 loads in this one.
+        timeout: seconds after which workers that give nothing are taken for stuck.
         pin_memory: give batches in page-locked memory, from which copies to a GPU are faster.
 
     Raises:
-        ValueError: for a batch size under 1 or over the number of images.
+        ValueError: for a batch size under 1 or over the number of images, or a timeout of 0.
+        RuntimeError: while iterating, for workers that died or are stuck.
 
     Examples:
         >>> loader = Loader(torch.zeros(10, 3, 8, 8), batch_size=4)
@@ -44,7 +48,9 @@ class Loader:
         seed: int = 999,
         shuffle: bool = True,
         drop_last: bool = False,
+        flip: bool = False,
         workers: int = 0,
+        timeout: float = 300,
         pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
@@ -58,7 +64,11 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.flip = flip
         self.workers = checks.count("workers", workers, at_least=0)
+        if not timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300, say.")
+        self.timeout = timeout
         self.pin_memory = pin_memory
         self.epoch = 0
         self._given = 0
@@ -80,20 +90,38 @@ class Loader:
         return self._batches(self.epoch, done)
 
     def _batches(self, epoch: int, given: int) -> Iterator[Any]:
+        plan, flips = self._plan(epoch)[given:], self._flips(epoch)
+        workers = Workers(self.workers)
         # A DataLoader of its own for each iteration: two that run at once, or one that is left
         # half-way or interrupted, cannot disturb each other or the next.
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,  # type: ignore[arg-type]
-            batch_sampler=self._plan(epoch)[given:],
-            num_workers=self.workers,
-            pin_memory=self.pin_memory,
-            # Without one of its own, the DataLoader would draw from the global generator.
-            generator=seeds.generator(self.seed, "workers", epoch),
+        batches: Iterator[Any] = iter(
+            DataLoader(
+                self.dataset,  # type: ignore[arg-type]
+                batch_sampler=plan,
+                num_workers=self.workers,
+                worker_init_fn=workers.begin,
+                timeout=self.timeout if self.workers else 0,
+                pin_memory=self.pin_memory,
+                # Without one of its own, the DataLoader would draw from the global generator.
+                generator=seeds.generator(self.seed, "workers", epoch),
+            )
         )
-        for batch in loader:
-            given += 1
-            self.epoch, self._given = epoch, given
-            yield batch
+        try:
+            for indices, batch in zip(plan, batches):
+                given += 1
+                self.epoch, self._given = epoch, given
+                yield batch if flips is None else _flipped(batch, flips[indices])
+        except RuntimeError as error:
+            if self.workers:
+                error.add_note(
+                    f"while loading batch {given} of epoch {epoch} with workers={self.workers} and "
+                    f"timeout={self.timeout} s; workers=0 loads in the main process, which shows "
+                    "where it fails."
+                )
+            raise
+        finally:
+            del batches  # PyTorch asks its workers to end when nobody knows them any more
+            workers.end()
         self.epoch, self._given = epoch + 1, 0
 
     def _plan(self, epoch: int) -> list[list[int]]:
@@ -105,26 +133,42 @@ class Loader:
         )
         return [indices.tolist() for indices in order.split(self.batch_size)][: len(self)]
 
-    def _configuration(self) -> dict[str, int]:
-        """Return what the order of the batches depends on, besides the epoch."""
-        names = ("size", "batch_size", "seed", "shuffle", "drop_last")
-        return {name: getattr(self, name) for name in names}
+    def _flips(self, epoch: int) -> torch.Tensor | None:
+        """Return for each image, by its index, whether the epoch mirrors it: (size,) of bool."""
+        if not self.flip:
+            return None
+        generator = seeds.generator(self.seed, "flip", epoch)
+        return torch.rand(self.size, generator=generator) < 0.5
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the place in the data, and what the order depends on."""
-        return {"epoch": self.epoch, "given": self._given, **self._configuration()}
+    @property
+    def configuration(self) -> dict[str, object]:
+        """What the batches depend on besides the epoch: of the loader, and of the data set."""
+        names = ("size", "batch_size", "seed", "shuffle", "drop_last", "flip")
+        own = {name: getattr(self, name) for name in names}
+        of_data: dict[str, object] = getattr(self.dataset, "configuration", {})
+        return own | {f"dataset.{name}": value for name, value in of_data.items()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the data, and what the batches depend on."""
+        return {
+            "epoch": self.epoch,
+            "given": self._given,
+            "configuration": self.configuration,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the place that ``state_dict`` returned; the next iteration starts there.
 
         Raises:
-            ValueError: if the order would be another: for other images, batches or seeds.
+            ValueError: with every difference, if the batches would be others.
         """
-        for name, value in self._configuration().items():
-            if state[name] != value:
-                raise ValueError(
-                    f"{name} must be as when the state was saved, {state[name]}, got {value}; "
-                    f"make the Loader with {state[name]}."
-                )
+        checks.same("batches", state["configuration"], self.configuration)
         self.epoch = state["epoch"]
         self._given = self._resume_after = state["given"]
+
+
+def _flipped(batch: Any, which: torch.Tensor) -> Any:
+    """Mirror the images (N, C, H, W) of a batch, which may have labels, where ``which`` is true."""
+    if not isinstance(batch, torch.Tensor):
+        return [_flipped(batch[0], which), *batch[1:]]
+    return torch.where(which.view(-1, 1, 1, 1).to(batch.device), batch.flip(-1), batch)

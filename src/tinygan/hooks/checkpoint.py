@@ -80,7 +80,10 @@ class Checkpoint(Hook):
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
         # A run that is asked to stop may have little time: it saves before it draws its pictures.
-        if trainer.step % self.every == 0 or trainer.stop_reason is not None:
+        # Otherwise not among skipped steps: what to go back to should lie before them.
+        if trainer.stop_reason is not None or (
+            trainer.step % self.every == 0 and trainer.skipped.in_row == 0
+        ):
             try:
                 self._save(trainer)
             except (OSError, ValueError) as error:
@@ -101,6 +104,7 @@ class Checkpoint(Hook):
         self._saved_step = trainer.step
         self._good.add(path)
         checkpoint_folder.prune(self.folder, self.keep, self._is_good)
+        self._good.intersection_update(checkpoint_folder.files(self.folder))
 
     def _is_good(self, path: Path) -> bool:
         """Return whether a file is whole; what was once read is not read again."""

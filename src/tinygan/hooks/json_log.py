@@ -50,6 +50,7 @@ class JSONLog(Hook):
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
         self._flush()
+        self._file.finish()
 
     @override
     def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
@@ -67,6 +68,7 @@ class JSONLog(Hook):
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._file.load_state_dict(state)
+        self._history = History()
 
 
 def as_json(row: dict[str, float]) -> str:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from tinygan.hook import Hook
 from tinygan.hooks.extras import require
 from tinygan.hooks.history import History
-from tinygan.hooks.run_folder import prepared
+from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer
 
@@ -52,7 +52,8 @@ class LossPlot(Hook):
 
     @override
     def on_epoch_end(self, trainer: GANTrainer) -> None:
-        self._draw()
+        with not_fatal():
+            self._draw()
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
@@ -85,3 +86,4 @@ class LossPlot(Hook):
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._losses = [(g, d) for g, d in state["losses"].tolist()]
+        self._history = History()

@@ -35,7 +35,7 @@ class ProgressBar(Hook):
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
         assert self._bar is not None
-        self._bar.update()
+        self._bar.update(trainer.step - self._bar.n)  # less than 0 if the run has gone back
         if trainer.step % self.every == 0 and not self._bar.disable:
             self._bar.set_postfix(  # sync
                 Loss_D=f"{report.loss_d.item():.3f}",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def prepared(folder: Path) -> Path:
@@ -25,38 +29,65 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def not_fatal() -> Iterator[None]:
+    """Make a loud message of a disk that is full or gone while the run goes on.
+
+    Examples:
+        >>> with not_fatal():
+        ...     raise OSError(28, "No space left on device")
+    """
+    try:
+        yield
+    except OSError as error:
+        logger.error("NOT WRITTEN, the run goes on: %s", error)
+
+
 class LogFile:
     """A text file that grows by lines, and forgets those that a resumed run will write again.
 
     Its state is its size. A new run's is 0, so that it replaces what an earlier run left; it does
     so only when it writes, so that a run which is refused before its first step destroys nothing.
+    Lines that the disk does not take are kept and written with the next.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
-        self._cut = False
+        self._pending = ""
 
     def open(self) -> None:
         """Make sure that the file can be written, and leave it as it is."""
         prepared(self.path.parent)
-        self._cut = False
 
     def write(self, lines: Iterable[str]) -> None:
         """Append lines to what this run has written so far."""
-        data = "".join(f"{line}\n" for line in lines).encode()
+        self._pending += "".join(f"{line}\n" for line in lines)
+        with not_fatal():
+            self.finish()
+
+    def finish(self) -> None:
+        """Write what is still to be written.
+
+        Raises:
+            OSError: if that is not possible.
+        """
+        if not self._pending:
+            return
         with open(self.path, "ab") as file:
-            if not self._cut:
-                self.size = min(self.size, file.tell())
-                file.truncate(self.size)
-                self._cut = True
+            # Cut what an earlier run left, or one that is gone back from, or a failed writing.
+            self.size = min(self.size, file.tell())
+            file.truncate(self.size)
+            data = self._pending.encode()
             file.write(data)
         self.size += len(data)
+        self._pending = ""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the size in bytes."""
-        return {"size": self.size}
+        """Return the size in bytes, and what is still to be written."""
+        return {"size": self.size, "pending": self._pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back the size; the next writing cuts the file to it."""
         self.size = state["size"]
+        self._pending = state["pending"]

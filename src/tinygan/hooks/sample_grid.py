@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
 from tinygan import checks, pictures
 from tinygan.hook import Hook
-from tinygan.hooks.run_folder import prepared
+from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer
 
@@ -20,7 +21,9 @@ NAME = re.compile(r"step_\d+\.png")
 class SampleGrid(Hook):
     """Write a grid of the 64 images of the fixed noise, as ``samples/step_000500.png``.
 
-    There is one before the first step, one every so many steps, and one at the end.
+    There is one before the first step, one every so many steps, and one at the end. If the run then
+    goes on, the one at the end makes way, so that a run has the same pictures however often it was
+    interrupted.
 
     Args:
         folder: where the folder ``samples`` is made. Pictures of an earlier run in it, of steps
@@ -54,19 +57,26 @@ class SampleGrid(Hook):
         # Not before: a run that is refused at its first batch destroys nothing.
         self._started = True
         for frame in self.frames:
-            if step_of(frame) > trainer.step:
+            step = step_of(frame)
+            if step > trainer.step or (step == trainer.step and step % self.every != 0):
                 frame.unlink()
         if trainer.step == 0:
-            self._write(trainer)
+            with not_fatal():
+                self._write(trainer)
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
         if trainer.step % self.every == 0:
-            self._write(trainer)
+            with not_fatal():
+                self._write(trainer)
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
         self._write(trainer)
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._started = False
 
     def _write(self, trainer: GANTrainer) -> None:
         path = self.folder / "samples" / f"step_{trainer.step:06d}.png"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
@@ -49,18 +49,17 @@ class TensorBoard(Hook):
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        prepared(self.folder / "tensorboard")
 
-        self._writer = SummaryWriter(
-            str(prepared(self.folder / "tensorboard")), purge_step=trainer.step + 1
-        )
+    @override
+    def on_step_start(self, trainer: GANTrainer) -> None:
+        self._opened(trainer.step)
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        assert self._writer is not None
         if trainer.step % self.every == 0:
             for name, value in report.floats().items():  # sync
-                self._writer.add_scalar(name, value, trainer.step)
+                self._opened(trainer.step).add_scalar(name, value, trainer.step)
         if trainer.step % self.images_every == 0:
             self._write_samples(trainer)
 
@@ -74,10 +73,22 @@ class TensorBoard(Hook):
         self._close()
 
     def _write_samples(self, trainer: GANTrainer) -> None:
-        assert self._writer is not None
         picture = pictures.grid(trainer.generate(trainer.fixed_noise))
-        self._writer.add_image("samples", pil_to_tensor(picture), trainer.step)
+        self._opened(trainer.step).add_image("samples", pil_to_tensor(picture), trainer.step)
+
+    def _opened(self, step: int) -> SummaryWriter:
+        """Return the writer; a new one discards what an earlier one wrote after this step."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        return self._writer
 
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._close()

@@ -52,6 +52,11 @@ class TutorialLog(Hook):
         if index % self.every == 0:
             self._write(tutorial_line(trainer, report))
 
+    @override
+    def on_fit_end(self, trainer: GANTrainer) -> None:
+        if self._file is not None:
+            self._file.finish()
+
     def _write(self, line: str) -> None:
         tqdm.write(line)  # prints above a progress bar, if there is one
         if self._file is not None:

@@ -1,0 +1,89 @@
+"""Child processes that begin with tinygan imported: they start in a moment, not in seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tinygan", "torchvision", "matplotlib.figure"])
+
+PATIENCE = 60
+"""Seconds after which a child that should have ended is taken for stuck."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: as ``subprocess.CompletedProcess`` has it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Child:
+    """A function that runs in another process, within a folder, its output in files there.
+
+    The function must be importable: one of a test module's own, at its top.
+    """
+
+    def __init__(self, folder: Path, function: Callable[..., object], *arguments: Any) -> None:
+        self._streams = [folder / ".stdout", folder / ".stderr"]
+        self.process = CONTEXT.Process(
+            target=_enter, args=(folder, self._streams, function, arguments)
+        )
+        self.process.start()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the child alone."""
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> Ended:
+        """Wait for its end; kill it, and fail, if it does not come."""
+        self.process.join(PATIENCE)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"stuck: {self._read()}")
+        return Ended(self.process.exitcode, *self._read())
+
+    def _read(self) -> list[str]:
+        return [path.read_text() if path.exists() else "" for path in self._streams]
+
+
+def run(folder: Path, function: Callable[..., object], *arguments: Any) -> Ended:
+    """Run a function in another process, to its end."""
+    return Child(folder, function, *arguments).wait()
+
+
+def script(path: Path, arguments: list[str]) -> None:
+    """Run a Python script as ``python -W error path arguments`` does; for a child."""
+    warnings.simplefilter("error")
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def _enter(
+    folder: Path, streams: list[Path], function: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
+    os.chdir(folder)
+    for number, path in zip((1, 2), streams):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    function(*arguments)
+
+
+def eventually(happened: Callable[[], object]) -> None:
+    """Wait until something has happened."""
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)

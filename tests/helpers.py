@@ -41,6 +41,22 @@ def fingerprint(trainer: tinygan.GANTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
+def flat(value: object, name: str = "") -> dict[str, object]:
+    """Return the values of nested dictionaries and lists by name, tensors as type, shape and bytes.
+
+    Equal results are equal bit for bit, NaN included.
+    """
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(value)
+    elif isinstance(value, torch.Tensor):
+        return {name: (str(value.dtype), tuple(value.shape), value.numpy().tobytes())}
+    else:
+        return {name: value}
+    return {k: v for key, part in parts for k, v in flat(part, f"{name}.{key}").items()}
+
+
 def assert_identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     """Assert that two fingerprints are equal bit for bit, naming what differs."""
     assert one.keys() == other.keys()

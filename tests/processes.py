@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tinygan", "torchvision", "matplotlib.figure"])
 
@@ -73,6 +75,9 @@ def script(path: Path, arguments: list[str]) -> None:
 def _enter(
     folder: Path, streams: list[Path], function: Callable[..., object], arguments: tuple[Any, ...]
 ) -> None:
+    # As in a process that a user starts; it would else inherit the way in which it was started.
+    multiprocessing.set_start_method(None, force=True)
+    torch.set_num_threads(1)  # of tiny nets, two threads wait for each other more than they work
     os.chdir(folder)
     for number, path in zip((1, 2), streams):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

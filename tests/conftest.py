@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import torch
 from hypothesis import settings
+
+# Of tiny nets, two threads wait for each other more than they work.
+torch.set_num_threads(1)
 
 # torch's first call of an operation is slow, so there is no deadline per example.
 settings.register_profile("dev", max_examples=25, deadline=None)

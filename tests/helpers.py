@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,20 +42,24 @@ def fingerprint(trainer: tinygan.GANTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
-def flat(value: object, name: str = "") -> dict[str, object]:
-    """Return the values of nested dictionaries and lists by name, tensors as type, shape and bytes.
+def bits(tensor: torch.Tensor) -> object:
+    """Return a tensor's type, shape and bytes: equal for equal bits, NaN included."""
+    return str(tensor.dtype), tuple(tensor.shape), tensor.numpy().tobytes()
 
-    Equal results are equal bit for bit, NaN included.
-    """
+
+def flat(
+    value: object, name: str = "", of_tensor: Callable[[torch.Tensor], object] = bits
+) -> dict[str, object]:
+    """Return the values of nested dictionaries and lists by name, with what stands for tensors."""
     if isinstance(value, dict):
         parts = value.items()
     elif isinstance(value, (list, tuple)):
         parts = enumerate(value)
     elif isinstance(value, torch.Tensor):
-        return {name: (str(value.dtype), tuple(value.shape), value.numpy().tobytes())}
+        return {name: of_tensor(value)}
     else:
         return {name: value}
-    return {k: v for key, part in parts for k, v in flat(part, f"{name}.{key}").items()}
+    return {k: v for key, part in parts for k, v in flat(part, f"{name}.{key}", of_tensor).items()}
 
 
 def assert_identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

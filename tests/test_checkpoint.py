@@ -11,7 +11,6 @@ import torch
 
 import tinygan
 from tinygan import checkpoint, data, disk, hooks, signals
-from tinygan.finite import NonFiniteError
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
 
@@ -139,54 +138,6 @@ def test_another_run_is_refused_by_every_difference(tmp_path):
     with pytest.raises(ValueError, match=r"(?s)seed: 999 when saved, 5 now.*loss\.real"):
         other.resume(tmp_path / "run.pt")
     assert_identical(before, fingerprint(other))
-
-
-class Poison(tinygan.Hook):
-    """Puts NaN into a player's gradients at some steps."""
-
-    def __init__(self, player, steps):
-        self.player, self.steps = player, steps
-
-    def on_gradients(self, trainer, player):
-        """Poison the last parameter."""
-        if player.name == self.player and trainer.step in self.steps:
-            list(player.module.parameters())[-1].grad.fill_(float("nan"))
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_step_that_is_not_finite_leaves_no_trace(fused):
-    """NaN in D's gradients leaves weights, buffers and moments of both players bit-unchanged."""
-
-    def adam(parameters):
-        return torch.optim.Adam(parameters, fused=fused)
-
-    trainer = tiny_trainer(
-        hooks=[Poison("discriminator", {3})],
-        generator_optimizer=adam,
-        discriminator_optimizer=adam,
-    )
-    images = [tiny_images()]
-    trainer.fit(images, steps=3)
-    before = fingerprint(trainer)
-    trainer.fit(images, steps=4)
-    assert_identical(before, fingerprint(trainer))
-    assert not any(player.moved for player in trainer.players)
-    trainer.fit(images, steps=5)
-    assert all(player.moved for player in trainer.players)
-
-
-def test_a_permanent_nan_ends_with_a_diagnosis(tmp_path):
-    """NaN that stays is gone back from a few times, then named with its player and step."""
-    for folder, notes in ((None, 0), (tmp_path, 1)):
-        watch = [Poison("generator", range(5, 10_000))]
-        if folder is not None:
-            watch.append(hooks.Checkpoint(folder, every=4))
-        trainer = tiny_trainer(hooks=watch)
-        with pytest.raises(NonFiniteError, match="generator's gradients are not finite") as caught:
-            trainer.fit(data.Loader(tiny_images(), 12), steps=1000)
-        assert len(getattr(caught.value, "__notes__", [])) == notes
-        assert trainer.step <= 50
-        assert trainer.rollbacks == (0 if folder is None else 3)
 
 
 def test_a_signal_stops_after_the_step_and_leaves_as_it_should(tmp_path):

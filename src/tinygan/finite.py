@@ -60,10 +60,10 @@ def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 CAUSES = (
-    "the discriminator's loss is",
-    "the discriminator's gradients are",
-    "the generator's loss is",
-    "the generator's gradients are",
+    "the discriminator's loss was",
+    "the discriminator's gradients were",
+    "the generator's loss was",
+    "the generator's gradients were",
 )
 """What can be not finite, in the order in which a step computes it."""
 
@@ -88,7 +88,7 @@ class SkippedSteps:
         self.counts = torch.stack(
             [
                 torch.where(good, 0, in_row + 1),
-                torch.where(in_row == 0, first, cause),
+                torch.where(good | (in_row > 0), cause, first),
                 torch.where(good, total, total + 1),
             ]
         )
@@ -116,7 +116,7 @@ class SkippedSteps:
             return None
         return (
             f"{new} steps up to step {step} were skipped, because a loss or gradients were not "
-            f"finite; at the last of them {CAUSES[cause]} not."
+            f"finite; the last time, {CAUSES[cause]} not."
         )
 
     def load(self, counts: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from typing_extensions import override
@@ -15,6 +15,9 @@ from tinygan.hooks.history import History
 from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 READ_EVERY = 100  # steps; each reading waits for the device
 
@@ -39,6 +42,7 @@ class LossPlot(Hook):
         self.folder = Path(folder)
         self._history = History()
         self._losses: list[tuple[float, float]] = []
+        self._figure: Figure | None = None
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
@@ -63,12 +67,15 @@ class LossPlot(Hook):
         self._losses += [(row["loss_g"], row["loss_d"]) for row in self._history.take()]  # sync
 
     def _draw(self) -> None:
-        # A Figure of its own, without pyplot, needs no display and no global state.
-        from matplotlib.figure import Figure
-
         self._read()
-        figure = Figure(figsize=(10, 5))
-        axes = figure.add_subplot(
+        if self._figure is None:
+            # A Figure of its own, without pyplot, needs no display and no global state.
+            from matplotlib.figure import Figure
+
+            # One for all pictures: each has megabytes, which Python's collector is slow to find.
+            self._figure = Figure(figsize=(10, 5))
+        self._figure.clear()
+        axes = self._figure.add_subplot(
             title="Generator and Discriminator Loss During Training",
             xlabel="iterations",
             ylabel="Loss",
@@ -76,7 +83,7 @@ class LossPlot(Hook):
         axes.plot([g for g, _ in self._losses], label="G")
         axes.plot([d for _, d in self._losses], label="D")
         axes.legend()
-        figure.savefig(self.folder / "loss_plot.png")
+        self._figure.savefig(self.folder / "loss_plot.png")
 
     @override
     def state_dict(self) -> dict[str, Any]:

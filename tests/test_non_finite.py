@@ -1,0 +1,228 @@
+"""What is not finite leaves no trace, is told, is gone back from, and ends in bounded steps."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tinygan
+from tinygan import data, hooks, losses
+from tinygan.finite import NonFiniteError
+from tinygan.trainer import CHECK_EVERY, MAX_SKIPPED
+
+from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Poison(tinygan.Hook):
+    """Puts a value that is not finite into one place, in the steps for which ``when`` is true.
+
+    It comes with the trainer's loss and prior, which know of no step: they ask the hook.
+    """
+
+    def __init__(self, place, when, value=NAN):
+        self.place, self.when, self.value = place, when, value
+        self.on = False
+        self.between = {}
+
+    def on_step_start(self, trainer):
+        """Poison an image."""
+        self.on = self.when(trainer)
+        if self.on and self.place == "image":
+            trainer.real[0, 0, 0, 0] = self.value
+
+    def on_gradients(self, trainer, player):
+        """Poison the last parameter's gradient."""
+        if self.on and self.place == f"{player.name}'s gradients":
+            list(player.module.parameters())[-1].grad.fill_(self.value)
+
+    def on_update(self, trainer, player):
+        """Remember the state between the two phases."""
+        if player.name == "discriminator":
+            self.between = fingerprint(trainer)
+
+    def trainer(self, *more, **arguments):
+        """Return a trainer that has this hook, and whose loss and prior are poisoned by it."""
+
+        def poisoned(place, function):
+            def call(*given):
+                value = function(*given)
+                return value * self.value if self.on and self.place == place else value
+
+            return call
+
+        plain = losses.non_saturating()
+        loss = losses.Loss(
+            real=poisoned("loss of real images", plain.real),
+            fake=poisoned("loss of fake images", plain.fake),
+            generator=poisoned("generator's loss", plain.generator),
+        )
+        prior = poisoned("noise", tinygan.sampling.normal)
+        return tiny_trainer(hooks=[self, *more], loss=loss, prior=prior, **arguments)
+
+
+def batches():
+    """Return an epoch that is longer than the time between two readings of the count."""
+    return [tiny_images(4)] * (2 * CHECK_EVERY)
+
+
+D_PHASE = ("image", "noise", "loss of real images", "loss of fake images")
+PLACES = (*D_PHASE, "discriminator's gradients", "generator's loss", "generator's gradients")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_step_that_is_not_finite_leaves_no_trace(place, value, fused):
+    """Weights, moments and buffers stay bit-identical from where it shows; the next step trains.
+
+    What is not finite in D's phase skips both updates. In G's phase D has moved, as it does
+    without it, and stays as it was between the phases, buffers included; G is as before the step.
+    """
+
+    def adam(parameters):
+        return torch.optim.Adam(parameters, fused=fused)
+
+    poison = Poison(place, lambda trainer: trainer.step == 3, value)
+    trainer = poison.trainer(generator_optimizer=adam, discriminator_optimizer=adam)
+    images = [tiny_images()]
+    trainer.fit(images, steps=3)
+    before = fingerprint(trainer)
+    trainer.fit(images, steps=4)
+    after = fingerprint(trainer)
+
+    in_d = place in D_PHASE or place == "discriminator's gradients"
+    whole = {"discriminator": before if in_d else poison.between, "generator": before}
+    assert_identical(after, {name: whole[name.split(".")[0]][name] for name in after})
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == (set() if in_d else {"discriminator"})
+    assert [bool(player.moved) for player in trainer.players] == [not in_d, False]
+    assert trainer.skipped.in_row == 1
+
+    trainer.fit(images, steps=5)
+    assert all(player.moved for player in trainer.players)
+    assert trainer.skipped.in_row == 0
+    assert all(tensor.isfinite().all() for tensor in fingerprint(trainer).values())
+
+
+def test_skipped_steps_are_told(caplog):
+    """One warning per reading says how many were skipped, and why the last of them."""
+    poison = Poison("generator's loss", lambda trainer: trainer.step in (3, 7))
+    with caplog.at_level(logging.WARNING):
+        poison.trainer().fit(batches(), steps=CHECK_EVERY)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"2 steps up to step {CHECK_EVERY} were skipped, because a loss or gradients were not "
+        "finite; the last time, the generator's loss was not."
+    )
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("image", "discriminator's loss"),
+        ("noise", "discriminator's loss"),
+        ("discriminator's gradients", "discriminator's gradients"),
+        ("generator's loss", "generator's loss"),
+        ("generator's gradients", "generator's gradients"),
+    ],
+)
+def test_a_permanent_one_ends_with_a_diagnosis(place, named, saved, tmp_path):
+    """From step 6 on nothing is finite: the player and the step are named, in bounded steps."""
+    poison = Poison(place, lambda trainer: trainer.step >= 5)
+    more = [hooks.Checkpoint(tmp_path, every=4)] if saved else []
+    trainer = poison.trainer(*more)
+    with pytest.raises(
+        NonFiniteError, match=rf"the {named} (was|were) not finite at step 6,"
+    ) as end:
+        trainer.fit(data.Loader(tiny_images(), 4), steps=1000)
+    assert trainer.rollbacks == (3 if saved else 0)
+    assert getattr(end.value, "__notes__", []) == (
+        ["the run has gone back 3 times already"] if saved else []
+    )
+    assert trainer.step <= CHECK_EVERY
+
+
+def test_one_before_the_first_checkpoint_ends_the_run(tmp_path):
+    """With nothing to go back to the run ends, and says that too."""
+    poison = Poison("generator's loss", lambda trainer: trainer.step >= 1)
+    trainer = poison.trainer(hooks.Checkpoint(tmp_path, every=500))
+    with pytest.raises(NonFiniteError, match="at step 2,") as end:
+        trainer.fit([tiny_images()], steps=1000)
+    assert end.value.__notes__ == [f"{tmp_path / 'checkpoints'} holds no checkpoint to go back to"]
+    assert trainer.step <= CHECK_EVERY
+
+
+def test_a_run_goes_back_before_the_trouble_and_on_with_other_noise(tmp_path, caplog):
+    """It takes up the checkpoint before the first bad step, and logs and pictures go back too."""
+    bad = range(13, 60)  # the first time; saves at 15, 20, ... would lie amid them
+    heard = []
+
+    class Noise(tinygan.Hook):
+        def on_step_start(self, trainer):
+            heard.append((trainer.step, trainer.noise(trainer.step, 2)))
+
+    poison = Poison("image", lambda trainer: trainer.rollbacks == 0 and trainer.step in bad)
+    trainer = poison.trainer(
+        Noise(),
+        hooks.ProgressBar(),
+        hooks.JSONLog(tmp_path),
+        hooks.TutorialLog(tmp_path, every=1),
+        hooks.SampleGrid(tmp_path, every=5),
+        hooks.LossPlot(tmp_path),
+        hooks.Checkpoint(tmp_path, every=5, keep=2),
+    )
+    with caplog.at_level(logging.WARNING):
+        trainer.fit(batches(), steps=62)
+    assert "went back to step 10, for the 1. time: the discriminator's loss was not" in caplog.text
+    assert (trainer.step, trainer.rollbacks) == (62, 1)
+    assert [step for step, _ in heard] == [*range(CHECK_EVERY), *range(10, 62)]
+    first, second = (z for step, z in heard if step == 11)
+    assert not torch.equal(first, second)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 63))
+    assert all(row["loss_g"] is not None for row in rows)
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 1 + 62
+    assert len(trainer.hooks[6].state_dict()["losses"]) == 62
+
+
+def test_a_checkpoint_holds_nothing_that_is_not_finite(tmp_path):
+    """Weights that a hook has made infinite are refused by name, and the old file stays."""
+    trainer = tiny_trainer()
+    trainer.fit([tiny_images()], steps=1)
+    trainer.save(tmp_path / "run.pt")
+    before = (tmp_path / "run.pt").read_bytes()
+    trainer.generator.main[0].weight.data[0, 0, 0, 0] = INF
+    with pytest.raises(ValueError, match=r"got players\.generator\.module\.main\.0\.weight with"):
+        trainer.save(tmp_path / "run.pt")
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+def test_no_step_waits_for_the_device():
+    """Between two readings of the count, no value is taken from the device to Python."""
+    waits = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._local_scalar_dense.default:
+                waits.append(trainer.step)
+            return function(*args, **(kwargs or {}))
+
+    trainer = tiny_trainer()
+    trainer.fit([tiny_images()], steps=1)  # the first batch is looked at
+    watched = hooks.every(1, lambda trainer, _: None)
+    trainer.hooks = (watched,)
+    with Watch():
+        trainer.fit(batches(), steps=CHECK_EVERY - 1)
+    assert set(waits) <= {1, CHECK_EVERY - 1}
+
+
+def test_the_limits_leave_room():
+    """A reading comes soon after enough steps in a row were skipped, whatever their beginning."""
+    assert MAX_SKIPPED < CHECK_EVERY

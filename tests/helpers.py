@@ -30,6 +30,21 @@ def tiny_images(count: int = 24) -> torch.Tensor:
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+class Images:
+    """The tiny images, of which one does something when it is asked for."""
+
+    def __init__(self, index: int | None = None, act: Callable[[], object] = int) -> None:
+        self.images, self.index, self.act = tiny_images(), index, act
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == self.index:
+            self.act()
+        return self.images[index]
+
+
 def fingerprint(trainer: tinygan.GANTrainer) -> dict[str, torch.Tensor]:
     """Return copies of all tensors that training moves: weights, buffers, moments."""
     found = {}

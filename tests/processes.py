@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import time
+import traceback
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +21,7 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tinygan", "torchvision", "matplotlib.figure"])
+CONTEXT.set_forkserver_preload(["tinygan", "torchvision", "matplotlib.figure", "pytest"])
 
 PATIENCE = 60
 """Seconds after which a child that should have ended is taken for stuck."""
@@ -39,30 +44,70 @@ class Child:
 
     def __init__(self, folder: Path, function: Callable[..., object], *arguments: Any) -> None:
         self._streams = [folder / ".stdout", folder / ".stderr"]
+        for path in self._streams:
+            path.unlink(missing_ok=True)  # an earlier child's
         self.process = CONTEXT.Process(
             target=_enter, args=(folder, self._streams, function, arguments)
         )
         self.process.start()
+        weakref.finalize(self, _kill, self.process)  # after a test that failed, or pytest waits
 
     def signal(self, number: int) -> None:
         """Send a signal to the child alone."""
         os.kill(self.process.pid, number)
 
+    def until(self, words: str) -> None:
+        """Wait until it has printed some words; fail if it ends before."""
+        eventually(lambda: words in self._read()[0] or not self.process.is_alive())
+        assert words in self._read()[0], self._read()
+
     def wait(self) -> Ended:
         """Wait for its end; kill it, and fail, if it does not come."""
         self.process.join(PATIENCE)
         if self.process.exitcode is None:
-            self.process.kill()
+            _kill(self.process)
             raise AssertionError(f"stuck: {self._read()}")
         return Ended(self.process.exitcode, *self._read())
+
+    def is_gone(self) -> bool:
+        """Return whether it has ended, and with it all processes that it started."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
     def _read(self) -> list[str]:
         return [path.read_text() if path.exists() else "" for path in self._streams]
 
 
+def _kill(process: multiprocessing.Process) -> None:
+    """Kill a process, if it has not ended, and those that it started."""
+    if process.is_alive():
+        process.kill()  # it may have no group yet
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def run(folder: Path, function: Callable[..., object], *arguments: Any) -> Ended:
     """Run a function in another process, to its end."""
     return Child(folder, function, *arguments).wait()
+
+
+def say(*words: object) -> None:
+    """Print words at once; for a child, whose output goes to a file."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def interpreter(function: Callable[..., object], *arguments: Any) -> None:
+    """Run a function and end as a script does, which multiprocessing's processes do not."""
+    try:
+        function(*arguments)
+    except BaseException as error:
+        sys.last_value = error
+        traceback.print_exc()
+    ctypes.pythonapi.Py_Exit(int(hasattr(sys, "last_value")))
 
 
 def script(path: Path, arguments: list[str]) -> None:
@@ -78,12 +123,17 @@ def _enter(
     # As in a process that a user starts; it would else inherit the way in which it was started.
     multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(1)  # of tiny nets, two threads wait for each other more than they work
+    os.setsid()  # so that a test can signal all that belongs to it, and nothing else
     os.chdir(folder)
     for number, path in zip((1, 2), streams):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, number)
         os.close(descriptor)
-    function(*arguments)
+    try:
+        function(*arguments)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        sys.exit(128 + signal.SIGINT)  # as shells say it; multiprocessing would say 1
 
 
 def eventually(happened: Callable[[], object]) -> None:

@@ -25,6 +25,19 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         exec(compile(block, f"{page.name}, block {number + 1}", "exec"), namespace)
 
 
+def test_every_promise_is_held_by_a_test():
+    """The page of promises names tests that exist, and each of its promises names one."""
+    page = (ROOT / "docs" / "promises.md").read_text()
+    held, _ = page.split("## What is not promised")
+    promises = re.findall(r"^- \*\*.*?(?=^- |^#|\Z)", held, re.MULTILINE | re.DOTALL)
+    assert len(promises) > 20
+    for promise in promises:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", promise)
+        assert named, promise
+        for file, test in named:
+            assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
+
+
 def test_there_are_blocks_to_run():
     """The test above has something to fail on."""
     assert sum(len(blocks(page, "python")) for page in PAGES) > 20

@@ -117,12 +117,18 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
+DIRECTORY = 0x10
+"""The attribute of MS-DOS by which torch's reader takes a record for a directory."""
+
+
 def _check_records(data: bytes) -> None:
     """Raise for bytes that are not a zip of stored records whose checksums are right."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise zipfile.BadZipFile("its records are compressed")  # and might be a zip bomb
+        if any(record.external_attr & DIRECTORY for record in records):
+            raise zipfile.BadZipFile("a record is a directory")  # not read: memory as it was
         broken = archive.testzip()
     if broken is not None:
         raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")

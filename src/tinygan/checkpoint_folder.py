@@ -43,6 +43,24 @@ def files(folder: Path) -> list[Path]:
     return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of)
 
 
+def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the file that a path means and its content: that file, or a run's newest good one.
+
+    None is for the folder of a run that is yet to begin.
+
+    Raises:
+        CheckpointError: for a named file that is not whole, or a folder with none that is.
+    """
+    if path.is_file() or path.suffix == ".pt":
+        return path, checkpoint.load(path)
+    return newest_good(inside(path))
+
+
+def inside(run: Path) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return run / "checkpoints"
+
+
 def newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest file that is whole, with its content; None if there are no files at all.
 

@@ -44,7 +44,13 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[None]:
         if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
 
+    here = os.getpid()
+
     def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != here:  # a process that a hook has forked: no run, and not to be deaf
+            signal.signal(number, before[number])
+            os.kill(os.getpid(), number)
+            return
         received.append(number)
         if len(received) > 1:
             _end_at_once(number)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import nn
-from torch.optim import Adam, Optimizer
 
 from tinygan import batches as batches_of
 from tinygan import (
@@ -19,6 +17,7 @@ from tinygan import (
     checkpoint_folder,
     checks,
     losses,
+    optimizers,
     run_state,
     sampling,
     seeds,
@@ -27,16 +26,10 @@ from tinygan import (
 from tinygan.compatibility import check_first_batch, check_nets, evaluating
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
+from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.step import Player, Step
 
 logger = logging.getLogger(__name__)
-
-OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
-"""Makes an optimizer for a net's named parameters: ``partial(torch.optim.Adam, lr=1e-4)``, say."""
-
-# The DCGAN paper's (section 4): momentum lowered to 0.5, without which training oscillates.
-# Fused does the same arithmetic in one kernel instead of one per parameter.
-dcgan_adam: OptimizerFactory = partial(Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
 END = object()
 """What stands for "no more batches", which no loader can give."""
@@ -80,7 +73,7 @@ class GANTrainer:
         target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
         batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
         rollbacks: how often the run went back to a checkpoint; each gives it other noise.
-        between_steps: whether the state is that of a complete step, seen by all hooks.
+        between_steps: whether the state is that of a complete step or epoch, seen by all hooks.
 
     Raises:
         ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid.
@@ -136,11 +129,10 @@ class GANTrainer:
         # Channels last is the layout in which convolutions run fastest.
         self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last)
+        make = optimizers.make
         self.players = (
-            Player(
-                "discriminator", discriminator, _optimizer(discriminator_optimizer, discriminator)
-            ),
-            Player("generator", generator, _optimizer(generator_optimizer, generator)),
+            Player("discriminator", discriminator, make(discriminator_optimizer, discriminator)),
+            Player("generator", generator, make(generator_optimizer, generator)),
         )
         self.loss = loss or losses.non_saturating()
         self._step = Step(*self.players, self.loss)
@@ -245,7 +237,9 @@ class GANTrainer:
                 self.epoch += 1
                 self.batch = 0
                 self._place = batches_of.state(batches)
+                self.between_steps = False
                 call(self.hooks, "on_epoch_end", self)
+                self.between_steps = True
 
     def _train_step(self, images: torch.Tensor, place: dict[str, Any] | None) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
@@ -422,26 +416,12 @@ class GANTrainer:
             >>> print(GANTrainer(*nets).resume("runs/new"))
             None
         """
-        path = Path(path)
-        if path.is_file() or path.suffix == ".pt":
-            file, state = path, checkpoint.load(path)
-        else:
-            found = checkpoint_folder.newest_good(path / "checkpoints")
-            if found is None:
-                return None
-            file, state = found
+        found = checkpoint_folder.find(Path(path))
+        if found is None:
+            return None
+        file, state = found
         try:
             self.load_state_dict(state)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
         return file
-
-
-def _optimizer(make: OptimizerFactory, module: nn.Module) -> Optimizer:
-    if not callable(make):
-        raise TypeError(
-            f"an optimizer must be given as what makes it, got {type(make).__name__}; use "
-            "functools.partial(torch.optim.Adam, lr=2e-4), say."
-        )
-    # Named, so that the optimizer's state can be matched by name rather than by position.
-    return make([(name, p) for name, p in module.named_parameters() if p.requires_grad])

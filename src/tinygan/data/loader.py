@@ -94,18 +94,19 @@ class Loader:
         workers = Workers(self.workers)
         # A DataLoader of its own for each iteration: two that run at once, or one that is left
         # half-way or interrupted, cannot disturb each other or the next.
-        batches: Iterator[Any] = iter(
-            DataLoader(
-                self.dataset,  # type: ignore[arg-type]
-                batch_sampler=plan,
-                num_workers=self.workers,
-                worker_init_fn=workers.begin,
-                timeout=self.timeout if self.workers else 0,
-                pin_memory=self.pin_memory,
-                # Without one of its own, the DataLoader would draw from the global generator.
-                generator=seeds.generator(self.seed, "workers", epoch),
+        with workers.starting():
+            batches: Iterator[Any] = iter(
+                DataLoader(
+                    self.dataset,  # type: ignore[arg-type]
+                    batch_sampler=plan,
+                    num_workers=self.workers,
+                    worker_init_fn=workers.begin,
+                    timeout=self.timeout if self.workers else 0,
+                    pin_memory=self.pin_memory,
+                    # Without one of its own, the DataLoader would draw from the global generator.
+                    generator=seeds.generator(self.seed, "workers", epoch),
+                )
             )
-        )
         try:
             for indices, batch in zip(plan, batches):
                 given += 1
@@ -120,8 +121,8 @@ class Loader:
                 )
             raise
         finally:
-            del batches  # PyTorch asks its workers to end when nobody knows them any more
-            workers.end()
+            with workers.ending():
+                del batches  # PyTorch asks its workers to end when nobody knows them any more
         self.epoch, self._given = epoch + 1, 0
 
     def _plan(self, epoch: int) -> list[list[int]]:

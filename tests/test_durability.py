@@ -1,0 +1,287 @@
+"""Durability: whatever ends or fails a save, no good checkpoint is lost and the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import inspect
+import logging
+import math
+import os
+import resource
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import tinygan
+from tinygan import checkpoint, checkpoint_folder, disk, hooks
+
+import processes
+from helpers import flat, tiny_images, tiny_trainer
+
+BATCHES = list(tiny_images(12).split(4))
+STEPS = 4
+
+# By reflection, so that a new operation cannot be forgotten.
+OPERATIONS = [
+    name
+    for name, thing in vars(disk).items()
+    if inspect.isfunction(thing) and thing.__module__ == disk.__name__ and name[0] != "_"
+]
+
+
+@contextlib.contextmanager
+def watched(stand_in):
+    """Let ``stand_in(name, operate, *arguments)`` take the place of every operation of the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OPERATIONS:
+            patch.setattr(disk, name, partial(stand_in, name, getattr(disk, name)))
+        yield
+
+
+def contents(folder):
+    """Return what is in a run's folder of checkpoints, by name."""
+    return {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+
+
+class Before(tinygan.Hook):
+    """Keeps what is in the folder before each save, and pins step 2 when the third is made."""
+
+    def __init__(self, keeper):
+        self.keeper, self.contents = keeper, {}
+
+    def on_step_end(self, trainer, report):
+        """Look, and pin."""
+        self.contents[trainer.step] = contents(self.keeper.folder.parent)
+        if trainer.step == 3 and "step_000002.pt" in self.contents[3]:
+            self.keeper.pin(2)
+
+
+def run_in(folder, keep=2):
+    """Return a trainer that stands where the folder does, and what it sees before each save."""
+    keeper = hooks.Checkpoint(folder, every=1, keep=keep)
+    before = Before(keeper)
+    trainer = tiny_trainer(hooks=[before, keeper])
+    trainer.resume(folder)
+    return trainer, before.contents
+
+
+class SimulatedCrash(BaseException):
+    """The process dies here: no handler for errors may run."""
+
+
+class Dies:
+    """Ends the process at one operation, when a share of it is done: none, all, or part of it."""
+
+    def __init__(self, at, share):
+        self.at, self.share, self.calls = at, share, []
+
+    def __call__(self, name, operate, *arguments):
+        """Stand in for an operation."""
+        self.calls.append(name)
+        if len(self.calls) <= self.at:
+            return operate(*arguments)
+        if len(self.calls) == self.at + 1:  # and after that, the dead do nothing
+            if name == "write":
+                file, content = arguments
+                operate(file, content[: int(self.share * len(content))])
+            elif self.share == 1:
+                done = operate(*arguments)
+                if name == "create":
+                    done.close()
+        raise SimulatedCrash
+
+
+# Before an operation is after the last one, so that one number of files tries both.
+@pytest.mark.parametrize(("keep", "share"), [(1, 0), (1, 0.5), (1, 0.99), (1, 1), (2, 1)])
+def test_a_crash_at_any_operation_loses_nothing(keep, share, tmp_path):
+    """Died at any of its file operations, a run has its old files or the new; it ends the same."""
+
+    def new_run(name):
+        folder = tmp_path / name / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "step_000001.pt.tmp-1").touch()  # of one that died before
+        return folder, *run_in(folder.parent, keep)
+
+    def dies_and_goes_on(at):
+        folder, run, before = new_run(str(at))
+        with watched(Dies(at, share)), pytest.raises(SimulatedCrash):
+            run.fit(BATCHES, steps=STEPS)
+        there = checkpoint_folder.files(folder)
+        steps = [checkpoint.load(path)["step"] for path in there]
+        assert steps == [checkpoint_folder.step_of(path) for path in there]
+        assert max(steps, default=0) in (run.step - 1, run.step)
+        assert len(steps) >= len(before.get(run.step, []))
+        assert run.step < 3 or 2 in steps
+
+        again, _ = run_in(folder.parent, keep)
+        again.fit(BATCHES, steps=STEPS)
+        assert flat(again.state_dict()) == flat(whole.state_dict())
+        names = set(contents(folder.parent))
+        assert names >= {"step_000002.pinned.pt", "step_000004.pt"}
+        assert not any(checkpoint.TEMPORARY in name for name in names)
+
+    _, whole, _ = new_run("whole")
+    count = Dies(math.inf, 1)
+    with watched(count):
+        whole.fit(BATCHES, steps=STEPS)
+    assert set(count.calls) == set(OPERATIONS)
+    for at, name in enumerate(count.calls):
+        if name == "write" or share in (0, 1):
+            try:
+                dies_and_goes_on(at)
+            except BaseException as error:
+                error.add_note(f"died at operation {at} of {count.calls}")
+                raise
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99, 1])
+def test_a_crash_leaves_the_old_file_or_the_new(share, tmp_path):
+    """Died at any operation of saving over a file, there is one, and it is whole."""
+    path, count = tmp_path / "latest.pt", Dies(math.inf, 1)
+    with watched(count):
+        checkpoint.save({"step": 1}, path)
+    for at, _ in enumerate(count.calls):
+        with watched(Dies(at, share)), pytest.raises(SimulatedCrash):
+            checkpoint.save({"step": 2}, path)
+        assert checkpoint.load(path)["step"] in (1, 2)
+
+
+def test_what_does_not_read_back_does_not_replace(tmp_path):
+    """If the disk keeps other bytes than were written, that is an error, and the old file stays."""
+
+    def forgetful(name, operate, *arguments):
+        done = operate(*arguments)
+        return done[:-1] + b"?" if name == "read" else done
+
+    checkpoint.save({"step": 1}, tmp_path / "latest.pt")
+    with watched(forgetful), pytest.raises(OSError, match="does not read back"):
+        checkpoint.save({"step": 2}, tmp_path / "latest.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["latest.pt"]
+    assert checkpoint.load(tmp_path / "latest.pt") == {"step": 1}
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_all_bytes_are_synchronised_and_then_the_folder(size, tmp_path, monkeypatch):
+    """When the system is asked to synchronise, no byte of the content waits in a buffer."""
+    asked, path = [], tmp_path / "state.pt"
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append(os.fstat(descriptor)))
+    checkpoint.save({"weight": torch.zeros(size)}, path)
+    assert [status.st_ino for status in asked] == [path.stat().st_ino, tmp_path.stat().st_ino]
+    assert asked[0].st_size == path.stat().st_size
+
+
+def test_a_file_is_synchronised_then_renamed_then_the_older_one_removed(tmp_path):
+    """A file is written beside its place, and an older one removed when the rename is safe."""
+    run_in(tmp_path, keep=1)[0].fit(BATCHES, steps=1)
+    folder, new = tmp_path / "checkpoints", tmp_path / "checkpoints" / "step_000002.pt"
+    calls = []
+
+    def notes(name, operate, *arguments):
+        if name != "read":
+            calls.append((name, *arguments))
+        return operate(*arguments)
+
+    with watched(notes):
+        run_in(tmp_path, keep=1)[0].fit(BATCHES, steps=2)
+    order = [name for name, *_ in calls[-6:]]
+    assert order == ["create", "write", "sync", "replace", "sync_folder", "remove"]
+    (_, temporary), *_, renamed, _, removed = calls[-6:]
+    assert temporary.parent == folder
+    assert renamed == ("replace", temporary, new)
+    assert removed == ("remove", folder / "step_000001.pt")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_says_who_may_read(umask, mode, tmp_path):
+    """A checkpoint's mode is that of any other new file."""
+    before = os.umask(umask)
+    try:
+        checkpoint.save({"step": 1}, tmp_path / "state.pt")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state.pt").stat().st_mode & 0o777 == mode
+
+
+def failing(trainer, names, steps, number=errno.ENOSPC):
+    """Let operations of the disk fail at some steps of a run."""
+
+    def stand_in(name, operate, *arguments):
+        if trainer.step in steps and name in names:
+            raise OSError(number, os.strerror(number))
+        return operate(*arguments)
+
+    return watched(stand_in)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_save_that_fails_is_told_and_the_run_goes_on(name, number, tmp_path, caplog):
+    """Failing at any operation, a save touches no older file, leaves no half one and is logged."""
+    whole, _ = run_in(tmp_path / "whole")
+    whole.fit(BATCHES, steps=STEPS)
+    run, before = run_in(tmp_path / "run")
+    with failing(run, [name], [2], number), caplog.at_level(logging.ERROR):
+        run.fit(BATCHES, steps=STEPS)
+    assert "NOT SAVED at step 2" in caplog.text
+    assert os.strerror(number) in caplog.text
+    assert before[3].items() >= before[2].items()
+    assert before[3].keys() <= {"step_000001.pt", "step_000002.pt"}
+    assert flat(run.state_dict()) == flat(whole.state_dict())
+    assert tiny_trainer(hooks=run.hooks).resume(tmp_path / "run").name == "step_000004.pt"
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_last_save_that_fails_ends_the_run_with_its_error(name, tmp_path):
+    """A run does not end well unless its last state is on the disk; the older files stay."""
+    run, before = run_in(tmp_path)
+    with failing(run, [name], [STEPS]), pytest.raises(OSError, match="No space left"):
+        run.fit(BATCHES, steps=STEPS)
+    assert contents(tmp_path).items() >= before[STEPS].items()
+    assert not any(checkpoint.TEMPORARY in left for left in contents(tmp_path))
+
+
+def test_the_first_error_is_the_one_that_is_told(tmp_path):
+    """That what is half written cannot be removed either does not hide why it is half written."""
+    path = tmp_path / "state.pt"
+
+    def breaks(name, operate, *arguments):
+        if name == "write":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if name == "remove" and arguments[0].exists():
+            raise OSError(errno.EROFS, "Read-only file system")
+        return operate(*arguments)
+
+    with watched(breaks), pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"step": 1}, path)
+
+
+def test_a_folder_that_becomes_read_only_keeps_what_it_holds(tmp_path, caplog):
+    """Nothing can be made, renamed or removed any more: each save is told, and the last raised."""
+    run, before = run_in(tmp_path)
+    refused = failing(run, ["create", "replace", "remove"], range(4, 7), errno.EROFS)
+    with refused, pytest.raises(OSError, match="Read-only"), caplog.at_level(logging.ERROR):
+        run.fit(BATCHES, steps=6)
+    for step in (4, 5, 6):
+        assert f"NOT SAVED at step {step}" in caplog.text
+    assert contents(tmp_path) == before[4]
+
+
+def goes_on_under_a_limit(size):
+    """Train to the end with no file larger than this; for a child."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    run_in(Path())[0].fit(BATCHES, steps=STEPS)
+
+
+def test_a_real_limit_ends_the_run_with_its_old_files(tmp_path):
+    """Where the system itself refuses to write on, old files stay, alone, and the error is told."""
+    run_in(tmp_path)[0].fit(BATCHES, steps=2)
+    before = contents(tmp_path)
+    ended = processes.run(tmp_path, goes_on_under_a_limit, min(map(len, before.values())) - 1)
+    assert ended.returncode == 1
+    assert "NOT SAVED at step 3" in ended.stderr
+    assert f"OSError: [Errno {errno.EFBIG}] File too large" in ended.stderr
+    before["step_000002.pinned.pt"] = before.pop("step_000002.pt")
+    assert contents(tmp_path) == before

@@ -1,0 +1,195 @@
+"""Signals: the first is a request, which a run fulfils exactly; the second is an order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+
+import pytest
+import torch
+
+import tinygan
+from tinygan import data, disk, hooks, signals
+
+import processes
+from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer
+from processes import say
+
+both_signals = pytest.mark.parametrize("number", signals.SIGNALS, ids=["SIGINT", "SIGTERM"])
+
+
+def train(steps=1_000_000, images=None, workers=0, *, watch=(), own=False):
+    """Train, save every third step, and say each step; for a child process."""
+    for number in signals.SIGNALS if own else ():
+        signal.signal(number, lambda number, frame: say("asked"))
+    count = hooks.every(1, lambda trainer, report: say(f"step {trainer.step}."))
+    trainer = tiny_trainer(hooks=[*watch, count, hooks.Checkpoint("run", every=3)])
+    trainer.resume("run")
+    try:
+        trainer.fit(data.Loader(images or Images(), 6, workers=workers), steps=steps)
+    finally:
+        say("ended at", trainer.step)
+
+
+def train_and_act(act, name, call):
+    """Train, and do something at the end of the given call of an event or of a file operation."""
+    watch = tinygan.Hook()
+    owner = watch if name.startswith("on_") else disk
+    function, calls = getattr(owner, name), itertools.count(1)
+
+    def acts(*arguments):
+        function(*arguments)
+        if next(calls) == call:
+            act()
+
+    setattr(owner, name, acts)
+    train(10, watch=[watch], own=True)
+
+
+def assert_obeyed(child, number, folder):
+    """Assert that a run ended as it was asked to, saved where it says and whole; return where."""
+    ended = child.wait()
+    assert ended.returncode == 128 + number, ended
+    assert child.is_gone()
+    step = int(ended.stdout.split("ended at ")[1])
+    assert tiny_trainer().resume(folder / "run").name == f"step_{step:06d}.pt"
+    return step
+
+
+def assert_goes_on(folder, step):
+    """Assert that the rest of the run ends bit-identically to one that was never interrupted."""
+    trainers = tiny_trainer(), tiny_trainer()
+    trainers[0].resume(folder / "run")
+    for trainer in trainers:
+        trainer.fit(data.Loader(tiny_images(), 6), steps=step + 5)
+    assert_identical(*map(fingerprint, trainers))
+
+
+@pytest.mark.parametrize(("kill", "workers"), [(os.kill, 0), (os.killpg, 2)])
+def test_a_run_interrupted_at_any_time_ends_the_same(kill, workers, tmp_path):
+    """Signals at random times, to a run alone or with its workers, leave each bit as it was."""
+    chance = random.Random(workers)
+    for number in (*signals.SIGNALS, *signals.SIGNALS):
+        child = processes.Child(tmp_path, train, 1_000_000, None, workers)
+        child.until("step ")
+        time.sleep(chance.uniform(0, 0.4))
+        kill(child.process.pid, number)
+        step = assert_obeyed(child, number, tmp_path)
+    assert_goes_on(tmp_path, step)
+
+
+@both_signals
+@pytest.mark.parametrize(
+    ("name", "call", "expected"),
+    [
+        ("on_fit_start", 1, 0),
+        ("on_epoch_start", 2, 4),
+        ("on_step_start", 5, 5),
+        ("on_gradients", 9, 5),  # D's in step 5
+        ("on_update", 10, 5),  # G's
+        ("on_step_end", 5, 5),
+        ("on_epoch_end", 1, 4),
+        ("on_fit_end", 1, 10),
+        ("write", 2, 6),  # the second save's
+        ("replace", 2, 6),
+    ],
+)
+def test_a_step_is_finished_and_no_other_begun(number, name, call, expected, tmp_path):
+    """Wherever the first signal comes, in an event or a save, the step in progress is the last."""
+    send = partial(signal.raise_signal, number)
+    child = processes.Child(tmp_path, train_and_act, send, name, call)
+    assert assert_obeyed(child, number, tmp_path) == expected
+    assert_goes_on(tmp_path, expected)
+
+
+def wait():
+    """Wait until there is a file ``go``."""
+    processes.eventually(Path("go").exists)
+
+
+@both_signals
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_that_was_waited_for_is_left_to_the_next_run(number, workers, tmp_path):
+    """Asked to stop while it waits for data, a run takes no further step."""
+    third_batch = list(data.Loader(torch.arange(24), 6))[2]
+    child = processes.Child(tmp_path, train, 10, Images(third_batch[0], wait), workers)
+    child.until("step 2.")
+    time.sleep(0.2)  # it waits now; or else the signal comes within the step, which is as good
+    os.killpg(child.process.pid, number)
+    (tmp_path / "go").touch()
+    assert assert_obeyed(child, number, tmp_path) == 2
+    assert_goes_on(tmp_path, 2)
+
+
+def train_and_signal_as_a_worker_starts(number):
+    """Train with workers, one of which signals the group before its own setup is complete."""
+    limit = torch.set_num_threads
+
+    def starts(count):
+        limit(count)
+        with contextlib.suppress(FileExistsError):
+            Path("sent").touch(exist_ok=False)
+            os.killpg(0, number)
+
+    torch.set_num_threads = starts  # which PyTorch calls early in each worker
+    train(10, workers=2)
+
+
+@both_signals
+def test_workers_are_deaf_from_the_beginning(number, tmp_path):
+    """A signal to the group while workers start does not end the run as their death would."""
+    child = processes.Child(tmp_path, train_and_signal_as_a_worker_starts, number)
+    assert_goes_on(tmp_path, assert_obeyed(child, number, tmp_path))
+
+
+def sleep():
+    """Sleep for an hour, and say when it begins."""
+    say("asleep")
+    time.sleep(3600)
+
+
+@pytest.mark.parametrize(("second", "code"), [(SIGINT, 130), (SIGTERM, -SIGTERM)])
+@pytest.mark.parametrize("first", signals.SIGNALS)
+@pytest.mark.parametrize(
+    ("name", "call", "saved"), [("on_step_end", 4, 3), ("write", 2, 3), ("replace", 2, 6)]
+)
+def test_a_second_signal_ends_at_once(name, call, saved, first, second, code, tmp_path):
+    """Asleep in a hook or a save, a run dies by the second signal, and what it saved stays."""
+    child = processes.Child(tmp_path, train_and_act, sleep, name, call)
+    child.until("asleep")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("step_*.pt")}
+    child.signal(first)
+    child.until("asked")
+    child.signal(second)
+    assert child.wait().returncode == code
+    assert {path: path.read_bytes() for path in tmp_path.rglob("step_*.pt")} == before
+    trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path / "run")])
+    trainer.resume(tmp_path / "run")
+    assert trainer.step == saved
+    trainer.fit(data.Loader(tiny_images(), 6), steps=saved)
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def fork(*_):
+    """Start a process that sleeps, ask it to end, and say how it did."""
+    process = multiprocessing.Process(target=sleep)
+    process.start()
+    processes.eventually(lambda: "asleep" in Path(".stdout").read_text())
+    process.terminate()
+    process.join(10)
+    say("exit code", process.exitcode)
+    process.kill()
+
+
+def test_a_process_that_a_hook_forks_is_ended_by_a_signal(tmp_path):
+    """The request to stop is the run's: SIGTERM ends another process of a hook's as ever."""
+    ended = processes.run(tmp_path, partial(train, 1, watch=[hooks.every(1, fork)]))
+    assert "exit code -15" in ended.stdout

@@ -1,0 +1,170 @@
+"""Workers: whatever becomes of them, a run ends with a reason, and none outlives its iteration."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+
+import pytest
+
+from tinygan import data, hooks
+
+import processes
+from helpers import Images, tiny_trainer
+
+LIMIT = 5
+"""Seconds that PyTorch waits for each worker that does not end, twice; nothing may take as long."""
+
+
+def die():
+    """End this process as the kernel does when memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def halt():
+    """Stop this process as a debugger does."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def fail():
+    """Raise an error."""
+    raise ValueError("this image is bad")
+
+
+def sleep():
+    """Sleep for an hour."""
+    time.sleep(3600)
+
+
+def loader_of(act=int, timeout=300):
+    """Return a loader of which a worker does something while it loads the third batch of four."""
+    return data.Loader(Images(12, act), 6, shuffle=False, workers=2, timeout=timeout)
+
+
+def fit(loader):
+    """Train on all batches."""
+    tiny_trainer().fit(loader, epochs=1)
+
+
+def in_thread(function, *arguments):
+    """Call a function in another thread than the main one."""
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    thread.join()
+
+
+def call(function, *arguments):
+    """Call a function; a child that does so ends as one of multiprocessing's processes."""
+    function(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("act", "calls"),
+    [
+        (die, [processes.interpreter, list]),
+        (die, [call, fit]),
+        (halt, [call, list]),
+        (sleep, [processes.interpreter, fit]),
+        (sleep, [call, in_thread, list]),
+    ],
+)
+def test_a_worker_that_is_dead_or_stuck_ends_the_run(act, calls, tmp_path):
+    """After ``timeout`` at the latest an error tells what happened, and all processes end."""
+    began = time.monotonic()
+    child = processes.Child(tmp_path, *calls, loader_of(act, timeout=2))
+    ended = child.wait()
+    assert ended.returncode == (0 if in_thread in calls else 1), ended
+    reason = r"worker \(pid.*\) (exited|is killed)" if act is die else "timed out after 2 seconds"
+    assert re.search(f"RuntimeError: DataLoader {reason}", ended.stderr), ended
+    # One that dies or halts may have kept back the batches before.
+    batch = "2" if act is sleep else "[012]"
+    note = f"while loading batch {batch} of epoch 0 with workers=2 and timeout=2 s; workers=0 loads"
+    assert re.search(note, ended.stderr), ended
+    assert child.is_gone()
+    assert time.monotonic() - began < 2 + 2 * LIMIT
+
+
+HELD = []
+
+
+def hold(loader):
+    """Begin an iteration that is still unfinished when the process ends."""
+    HELD.append(iter(loader))
+    next(HELD[0])
+
+
+@pytest.mark.parametrize("end", [call, processes.interpreter])
+@pytest.mark.parametrize(("act", "calls"), [(int, [hold]), (sleep, [in_thread, hold])])
+def test_an_unfinished_iteration_does_not_keep_the_process(act, calls, end, tmp_path):
+    """A process ends, and its workers with it, though somebody still holds an iterator."""
+    child = processes.Child(tmp_path, end, *calls, loader_of(act))
+    ended = child.wait()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert child.is_gone()
+
+
+def hold_and_die():
+    """Die in the midst of an iteration."""
+    hold(loader_of())
+    die()
+
+
+@pytest.mark.slow
+def test_workers_whose_run_is_killed_end_by_themselves(tmp_path):
+    """Nobody is left to end them, and they notice."""
+    child = processes.Child(tmp_path, hold_and_die)
+    assert child.wait().returncode == -signal.SIGKILL
+    assert not child.is_gone()
+    processes.eventually(child.is_gone)
+
+
+def assert_leaves_nothing(use, *arguments):
+    """Assert that the use of a loader leaves no child, file or handler, at once; for a child."""
+    list(loader_of())  # the first workers make PyTorch set a handler for good
+    before, files = signal.getsignal(signal.SIGCHLD), set(os.listdir("/dev/shm"))
+    began = time.monotonic()
+    use(*arguments)
+    assert time.monotonic() - began < LIMIT
+    with pytest.raises(ChildProcessError):  # there is none, living or dead
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    processes.eventually(lambda: set(os.listdir("/dev/shm")) <= files)  # others have some as well
+
+
+def break_off(loader):
+    """Take one batch."""
+    for _ in loader:
+        break
+
+
+def stop(loader):
+    """Train on one batch."""
+    trainer = tiny_trainer(hooks=[hooks.every(1, lambda trainer, _: trainer.stop("enough"))])
+    trainer.fit(loader, epochs=1)
+    assert trainer.step == 1
+
+
+def catch(use, loader):
+    """Take batches until one cannot be had."""
+    with pytest.raises(ValueError, match="this image is bad"):
+        use(loader)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        [break_off, loader_of()],
+        [stop, loader_of()],
+        [break_off, loader_of(sleep)],
+        [stop, loader_of(sleep)],
+        [catch, list, loader_of(fail)],
+        [catch, fit, loader_of(fail)],
+    ],
+)
+def test_an_end_before_the_epochs_leaves_nothing(use, tmp_path):
+    """Broken off, stopped, or ended by an error, an iteration takes its workers with it at once."""
+    ended = processes.run(tmp_path, assert_leaves_nothing, *use)
+    assert ended.returncode == 0, ended.stderr

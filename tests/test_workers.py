@@ -15,9 +15,6 @@ from tinygan import data, hooks
 import processes
 from helpers import Images, tiny_trainer
 
-LIMIT = 5
-"""Seconds that PyTorch waits for each worker that does not end, twice; nothing may take as long."""
-
 
 def die():
     """End this process as the kernel does when memory is short."""
@@ -73,7 +70,6 @@ def call(function, *arguments):
 )
 def test_a_worker_that_is_dead_or_stuck_ends_the_run(act, calls, tmp_path):
     """After ``timeout`` at the latest an error tells what happened, and all processes end."""
-    began = time.monotonic()
     child = processes.Child(tmp_path, *calls, loader_of(act, timeout=2))
     ended = child.wait()
     assert ended.returncode == (0 if in_thread in calls else 1), ended
@@ -84,7 +80,6 @@ def test_a_worker_that_is_dead_or_stuck_ends_the_run(act, calls, tmp_path):
     note = f"while loading batch {batch} of epoch 0 with workers=2 and timeout=2 s; workers=0 loads"
     assert re.search(note, ended.stderr), ended
     assert child.is_gone()
-    assert time.monotonic() - began < 2 + 2 * LIMIT
 
 
 HELD = []
@@ -125,9 +120,7 @@ def assert_leaves_nothing(use, *arguments):
     """Assert that the use of a loader leaves no child, file or handler, at once; for a child."""
     list(loader_of())  # the first workers make PyTorch set a handler for good
     before, files = signal.getsignal(signal.SIGCHLD), set(os.listdir("/dev/shm"))
-    began = time.monotonic()
     use(*arguments)
-    assert time.monotonic() - began < LIMIT
     with pytest.raises(ChildProcessError):  # there is none, living or dead
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     assert signal.getsignal(signal.SIGCHLD) is before

@@ -64,6 +64,9 @@ class Workers:
     @contextmanager
     def ending(self) -> Iterator[None]:
         """Let the workers end within the block, and kill those that are late or left after it."""
+        if len(self._processes) == 0:
+            yield
+            return
         # PyTorch waits 5 seconds for each that is busy, and 5 more after a signal it ignores.
         late = threading.Timer(GRACE, self._kill)
         late.daemon = True

@@ -26,12 +26,19 @@ from processes import say
 both_signals = pytest.mark.parametrize("number", signals.SIGNALS, ids=["SIGINT", "SIGTERM"])
 
 
+def run_in(folder, *watch):
+    """Return a trainer that logs each step and saves every third."""
+    return tiny_trainer(
+        hooks=[*watch, hooks.JSONLog(folder, every=1), hooks.Checkpoint(folder, every=3)]
+    )
+
+
 def train(steps=1_000_000, images=None, workers=0, *, watch=(), own=False):
-    """Train, save every third step, and say each step; for a child process."""
+    """Train from where the run stands, and say each step; for a child process."""
     for number in signals.SIGNALS if own else ():
         signal.signal(number, lambda number, frame: say("asked"))
     count = hooks.every(1, lambda trainer, report: say(f"step {trainer.step}."))
-    trainer = tiny_trainer(hooks=[*watch, count, hooks.Checkpoint("run", every=3)])
+    trainer = run_in("run", *watch, count)
     trainer.resume("run")
     try:
         trainer.fit(data.Loader(images or Images(), 6, workers=workers), steps=steps)
@@ -60,17 +67,19 @@ def assert_obeyed(child, number, folder):
     assert ended.returncode == 128 + number, ended
     assert child.is_gone()
     step = int(ended.stdout.split("ended at ")[1])
-    assert tiny_trainer().resume(folder / "run").name == f"step_{step:06d}.pt"
+    assert run_in(folder / "run").resume(folder / "run").name == f"step_{step:06d}.pt"
     return step
 
 
 def assert_goes_on(folder, step):
-    """Assert that the rest of the run ends bit-identically to one that was never interrupted."""
-    trainers = tiny_trainer(), tiny_trainer()
-    trainers[0].resume(folder / "run")
+    """Assert that the rest ends as if there had been no signal, to the last bit of net and log."""
+    folders = [folder / "run", folder / "whole"]
+    trainers = [run_in(folder) for folder in folders]
+    trainers[0].resume(folders[0])
     for trainer in trainers:
         trainer.fit(data.Loader(tiny_images(), 6), steps=step + 5)
     assert_identical(*map(fingerprint, trainers))
+    assert len({(folder / "log.jsonl").read_bytes() for folder in folders}) == 1
 
 
 @pytest.mark.parametrize(("kill", "workers"), [(os.kill, 0), (os.killpg, 2)])
@@ -90,18 +99,12 @@ def test_a_run_interrupted_at_any_time_ends_the_same(kill, workers, tmp_path):
 @pytest.mark.parametrize(
     ("name", "call", "expected"),
     [
-        ("on_fit_start", 1, 0),
-        ("on_epoch_start", 2, 4),
-        ("on_step_start", 5, 5),
-        ("on_gradients", 9, 5),  # D's in step 5
-        ("on_update", 10, 5),  # G's
-        ("on_step_end", 5, 5),
-        ("on_epoch_end", 1, 4),
-        ("on_fit_end", 1, 10),
-        ("write", 2, 6),  # the second save's
-        ("replace", 2, 6),
+        ("on_fit_start", 1, 0), ("on_epoch_start", 2, 4), ("on_step_start", 5, 5),
+        ("on_gradients", 9, 5), ("on_update", 10, 5),  # of D and of G in step 5
+        ("on_step_end", 5, 5), ("on_epoch_end", 1, 4), ("on_fit_end", 1, 10),
+        ("write", 2, 6), ("replace", 2, 6),  # in the second save
     ],
-)
+)  # fmt: skip
 def test_a_step_is_finished_and_no_other_begun(number, name, call, expected, tmp_path):
     """Wherever the first signal comes, in an event or a save, the step in progress is the last."""
     send = partial(signal.raise_signal, number)
@@ -171,7 +174,7 @@ def test_a_second_signal_ends_at_once(name, call, saved, first, second, code, tm
     child.signal(second)
     assert child.wait().returncode == code
     assert {path: path.read_bytes() for path in tmp_path.rglob("step_*.pt")} == before
-    trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path / "run")])
+    trainer = run_in(tmp_path / "run")
     trainer.resume(tmp_path / "run")
     assert trainer.step == saved
     trainer.fit(data.Loader(tiny_images(), 6), steps=saved)

@@ -118,8 +118,9 @@ def test_workers_whose_run_is_killed_end_by_themselves(tmp_path):
 
 def assert_leaves_nothing(use, *arguments):
     """Assert that the use of a loader leaves no child, file or handler, at once; for a child."""
-    list(loader_of())  # the first workers make PyTorch set a handler for good
-    before, files = signal.getsignal(signal.SIGCHLD), set(os.listdir("/dev/shm"))
+    for _ in loader_of():
+        before = signal.getsignal(signal.SIGCHLD)  # PyTorch's, which it sets once and for good
+    files = set(os.listdir("/dev/shm"))
     use(*arguments)
     with pytest.raises(ChildProcessError):  # there is none, living or dead
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -140,10 +141,16 @@ def stop(loader):
     assert trainer.step == 1
 
 
+def fit_until_a_hook_fails(loader):
+    """Train, and raise an error after a step."""
+    tiny_trainer(hooks=[hooks.every(1, lambda trainer, _: fail())]).fit(loader, epochs=1)
+
+
 def catch(use, loader):
-    """Take batches until one cannot be had."""
-    with pytest.raises(ValueError, match="this image is bad"):
+    """Take batches until there is an error, and keep it."""
+    with pytest.raises(ValueError, match="this image is bad") as caught:
         use(loader)
+    HELD.append(caught)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +162,7 @@ def catch(use, loader):
         [stop, loader_of(sleep)],
         [catch, list, loader_of(fail)],
         [catch, fit, loader_of(fail)],
+        [catch, fit_until_a_hook_fails, loader_of()],
     ],
 )
 def test_an_end_before_the_epochs_leaves_nothing(use, tmp_path):

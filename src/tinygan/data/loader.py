@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tinygan import checks, seeds
+from tinygan import checks, seeds, signals
 from tinygan.data.workers import Workers
 
 
@@ -100,7 +100,8 @@ class Loader:
                     self.dataset,  # type: ignore[arg-type]
                     batch_sampler=plan,
                     num_workers=self.workers,
-                    worker_init_fn=workers.begin,
+                    multiprocessing_context=workers.context,
+                    worker_init_fn=signals.ignore,
                     timeout=self.timeout if self.workers else 0,
                     pin_memory=self.pin_memory,
                     # Without one of its own, the DataLoader would draw from the global generator.

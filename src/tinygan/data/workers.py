@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
-import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-
-import torch
+from typing import Any
 
 from tinygan import signals
 
@@ -28,8 +29,11 @@ class Workers:
     Args:
         count: how many there will be.
 
+    Attributes:
+        context: makes them, for the ``DataLoader``'s ``multiprocessing_context``; None for 0.
+
     Examples:
-        >>> workers = Workers(2)  # worker_init_fn=workers.begin
+        >>> workers = Workers(2)
         >>> with workers.starting():
         ...     pass  # iter(DataLoader(...))
         >>> with workers.ending():
@@ -37,54 +41,67 @@ class Workers:
     """
 
     def __init__(self, count: int) -> None:
-        # In memory that the processes share, because each learns its number only when it runs.
-        self._processes = torch.zeros(count, dtype=torch.int64).share_memory_()
+        self.context: Any = None
+        if count > 0:
+            default: Any = multiprocessing.get_context()
+            self.context = copy.copy(default)
+            self.context.Process = partial(self._process, default.Process)
+        self._started: list[BaseProcess] = []
         # Runs before multiprocessing waits for its children to heed a signal that they ignore: when
         # the interpreter ends, and when a process of multiprocessing does, which has no atexit.
-        self._at_exit = Finalize(None, self._kill, exitpriority=0)
+        self._at_exit = Finalize(None, self._end, exitpriority=0)
+
+    def _process(self, make: Callable[..., BaseProcess], **arguments: Any) -> BaseProcess:
+        process = make(**arguments)
+        self._started.append(process)
+        return process
 
     @contextmanager
     def starting(self) -> Iterator[None]:
         """Within the block both signals wait, and for ever in processes that are forked there."""
-        # A server that starts processes would hand the mask on to all of them.
-        if len(self._processes) == 0 or multiprocessing.get_start_method() != "fork":
-            yield
-            return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)
+        # Not if a server starts the processes: it would hand the mask on to all of them.
+        forks = self.context is not None and self.context.get_start_method() == "fork"
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS) if forks else None
         try:
             yield
+        except BaseException:
+            self._at_exit.cancel()
+            self._end()
+            raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def begin(self, worker: int) -> None:
-        """Be called first in each worker, with its index."""
-        self._processes[worker] = os.getpid()
-        signals.ignore()
+            if before is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @contextmanager
     def ending(self) -> Iterator[None]:
         """Let the workers end within the block, and kill those that are late or left after it."""
-        if len(self._processes) == 0:
-            yield
-            return
         # PyTorch waits 5 seconds for each that is busy, and 5 more after a signal it ignores.
         late = threading.Timer(GRACE, self._kill)
         late.daemon = True
-        late.start()
+        if self._left():  # not after the interpreter's end, when no thread can be started
+            late.start()
         with _no_news_of_children():
             try:
                 yield
             finally:
                 late.cancel()
                 self._at_exit.cancel()
-                self._kill()
+                self._end()
+
+    def _end(self) -> None:
+        with _no_news_of_children():
+            self._kill()
+            for process in self._left():
+                process.join()
 
     def _kill(self) -> None:
-        ours = set(self._processes.tolist())
-        for process in multiprocessing.active_children():
-            if process.pid in ours:
-                process.kill()
-                process.join()
+        for process in self._left():
+            process.kill()
+
+    def _left(self) -> list[BaseProcess]:
+        # Not is_alive(), which is an error in a process that was forked meanwhile.
+        children = multiprocessing.active_children()
+        return [process for process in self._started if process in children]
 
 
 @contextmanager

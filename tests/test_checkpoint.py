@@ -47,6 +47,7 @@ SAVE = ("save", 0)
 )
 @example(step=999_998, keep=1, events=[SAVE] * 3)  # names sort as numbers, until they are longer
 @example(step=8, keep=2, events=[SAVE, SAVE, ("damage", 1), SAVE, SAVE])
+@example(step=8, keep=2, events=[SAVE, SAVE, ("pin", 1), SAVE])
 def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, events):
     """After any saves, pins, damage and failed removals, just what is older than these is gone."""
 

@@ -21,7 +21,7 @@ from tinygan import checkpoint, checkpoint_folder, disk, hooks
 import processes
 from helpers import flat, tiny_images, tiny_trainer
 
-BATCHES = list(tiny_images(12).split(4))
+BATCHES = list(tiny_images(12).split(6))  # so that a run may die just before an epoch's end
 STEPS = 4
 
 # By reflection, so that a new operation cannot be forgotten.
@@ -55,7 +55,7 @@ class Before(tinygan.Hook):
     def on_step_end(self, trainer, report):
         """Look, and pin."""
         self.contents[trainer.step] = contents(self.keeper.folder.parent)
-        if trainer.step == 3 and "step_000002.pt" in self.contents[3]:
+        if trainer.step == 3 and any("_000002." in name for name in self.contents[3]):
             self.keeper.pin(2)
 
 
@@ -173,6 +173,20 @@ def test_all_bytes_are_synchronised_and_then_the_folder(size, tmp_path, monkeypa
     assert asked[0].st_size == path.stat().st_size
 
 
+def test_new_folders_are_synchronised_too(tmp_path):
+    """The names of the run's folder and of its checkpoints' are on the disk before any file."""
+    calls = []
+
+    def notes(name, operate, *arguments):
+        calls.append((name, *arguments))
+        return operate(*arguments)
+
+    with watched(notes):
+        run_in(tmp_path / "run")[0].fit(BATCHES, steps=1)
+    calls = calls[: [name for name, *_ in calls].index("create")]
+    assert {("sync_folder", tmp_path), ("sync_folder", tmp_path / "run")} <= set(calls)
+
+
 def test_a_file_is_synchronised_then_renamed_then_the_older_one_removed(tmp_path):
     """A file is written beside its place, and an older one removed when the rename is safe."""
     run_in(tmp_path, keep=1)[0].fit(BATCHES, steps=1)
@@ -267,6 +281,18 @@ def test_a_folder_that_becomes_read_only_keeps_what_it_holds(tmp_path, caplog):
     for step in (4, 5, 6):
         assert f"NOT SAVED at step {step}" in caplog.text
     assert contents(tmp_path) == before[4]
+
+
+def test_an_old_file_that_cannot_be_removed_is_told_and_no_error(tmp_path, caplog):
+    """What is saved is saved: the run ends well, and all others that are too old are gone."""
+    odd = tmp_path / "checkpoints" / "step_000001.pt"
+    odd.mkdir(parents=True)
+    trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path, every=2, keep=1)])
+    with caplog.at_level(logging.ERROR):
+        trainer.fit(BATCHES, steps=5)
+    assert f"NOT REMOVED, an older checkpoint stays: [Errno {errno.EISDIR}]" in caplog.text
+    assert "NOT SAVED" not in caplog.text
+    assert {path.name for path in odd.parent.iterdir()} == {odd.name, "step_000005.pt"}
 
 
 def goes_on_under_a_limit(size):

@@ -1,4 +1,4 @@
-"""Handlers of signals: set while a run lasts, beside the user's own, and gone after it."""
+"""Signals seen from within: who handles them while a run lasts, and what it does first."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import tinygan
 from tinygan import hooks, signals
 
 from helpers import tiny_images, tiny_trainer
@@ -90,3 +91,14 @@ def test_in_another_thread_a_run_sets_no_handlers(own):
     assert trainer.step == 2
     assert seen == [before] * 2
     assert handlers() == before
+
+
+def test_a_run_that_is_to_stop_saves_first(own, tmp_path):
+    """The checkpoint is there before other hooks write at the end, for time may be short."""
+    found = []
+    draws = tinygan.Hook()
+    draws.on_fit_end = lambda trainer: found.extend(tmp_path.rglob("step_*.pt"))
+    stops = hooks.every(2, lambda trainer, _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        tiny_trainer(hooks=[stops, draws, hooks.Checkpoint(tmp_path)]).fit([tiny_images()], steps=5)
+    assert [path.name for path in found] == ["step_000002.pt"]

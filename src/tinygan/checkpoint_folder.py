@@ -84,13 +84,19 @@ def newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def prune(folder: Path, keep: int, is_good: Callable[[Path], bool]) -> None:
-    """Remove what is older than the ``keep`` newest good files; pinned ones stay, uncounted."""
+    """Remove what is older than the ``keep`` newest good files; pinned ones stay, uncounted.
+
+    What cannot be removed is told and stays: the newer files are as safe with it as without.
+    """
     good = 0
     for path in reversed(files(folder)):
         if is_pinned(path):
             continue
         if good >= keep:
-            disk.remove(path)
+            try:
+                disk.remove(path)
+            except OSError as error:
+                logger.error("NOT REMOVED, an older checkpoint stays: %s", error)
         elif is_good(path):
             good += 1
 

@@ -198,6 +198,10 @@ class GANTrainer:
         with signals.as_requests(self.stop):
             try:
                 call(self.hooks, "on_fit_start", self)
+                if self.batch == self.batches_per_epoch:
+                    # Saved after an epoch's last step, before its end: that comes first, even if
+                    # the target is reached.
+                    self._train_epoch(batches)
                 while not self._finished():
                     try:
                         self._train_epoch(batches)

@@ -66,6 +66,9 @@ class Checkpoint(Hook):
                 "that is saved; move Checkpoint to the end of hooks."
             )
         prepared(self.folder)
+        # Their names are in the folders above, perhaps since a moment ago.
+        for above in self.folder.absolute().parents[:2]:
+            disk.sync_folder(above)
         checkpoint_folder.remove_leftovers(self.folder)
         here = checkpoint_folder.path_of(self.folder, trainer.step)
         self._saved_step = trainer.step if self._is_good(here) else None
@@ -119,12 +122,16 @@ class Checkpoint(Hook):
     def pin(self, step: int) -> Path:
         """Keep the file of a step for ever, and return its new path.
 
+        One that is pinned already stays so: a resumed run may come here again.
+
         Raises:
             OSError: if there is no file of that step.
         """
+        path = checkpoint_folder.path_of(self.folder, step)
         pinned = checkpoint_folder.path_of(self.folder, step, pinned=True)
-        disk.replace(checkpoint_folder.path_of(self.folder, step), pinned)
-        disk.sync_folder(self.folder)
+        if path.exists() or not pinned.exists():
+            disk.replace(path, pinned)
+            disk.sync_folder(self.folder)
         return pinned
 
     @override

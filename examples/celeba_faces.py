@@ -123,11 +123,18 @@ def make_trainer(arguments: argparse.Namespace, steps: int) -> tinygan.GANTraine
             hooks.Animation(out),
             hooks.LossPlot(out),
             hooks.RealBesideFake(out),
+            hooks.every(1, tell_of_stopping),
             hooks.Checkpoint(out, every=every),
         ],
         seed=a.seed,
         device=a.device,
     )
+
+
+def tell_of_stopping(trainer: tinygan.GANTrainer, report: tinygan.StepReport) -> None:
+    """Say at once that a Ctrl-C was heard, for the pictures take a moment."""
+    if trainer.stop_reason is not None:
+        print(f"\n{trainer.stop_reason}: saving and drawing; once more to end at once.", flush=True)
 
 
 def main() -> None:
@@ -138,6 +145,8 @@ def main() -> None:
         loader = load(arguments)
         trainer = make_trainer(arguments, steps=arguments.num_epochs * len(loader))
         resumed = trainer.resume(arguments.resume or arguments.out)
+        if arguments.resume and resumed is None:
+            parser.error(f"--resume must be a checkpoint, got {arguments.resume}; give a .pt file.")
     except (ValueError, ImportError) as error:  # a bad input, or an extra that is not installed
         parser.error(str(error))
     print(
@@ -156,7 +165,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         print(
             f"\nStopped at step {trainer.step}. What there is so far is in {arguments.out}; "
-            "the same command goes on."
+            f"the same command{' without --resume' if arguments.resume else ''} goes on."
         )
         # What a shell expects of Ctrl-C, or of another signal.
         raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else end.code) from None
@@ -174,7 +183,8 @@ def main() -> None:
         "log.txt, log.jsonl": "the tutorial's log, and every step's numbers",
         "checkpoints": "the run itself, to go on from",
     }.items():
-        print(f"  {name:22}{content}")
+        if (arguments.out / name.split(",")[0]).exists():
+            print(f"  {name:22}{content}")
 
 
 if __name__ == "__main__":

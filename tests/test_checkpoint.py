@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
 import tinygan
-from tinygan import checkpoint, checkpoint_folder, disk, hooks
+from tinygan import checkpoint, checkpoint_folder, data, disk, hooks
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
 
@@ -69,7 +72,7 @@ def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, even
                 there.append(step)
                 run = SimpleNamespace(
                     step=step,
-                    save=partial(checkpoint.save, {"step": step}),
+                    save=partial(checkpoint.save, {"step": step, "skipped": [0]}),
                     stop_reason=None,
                     skipped=SimpleNamespace(in_row=0),
                 )
@@ -128,3 +131,150 @@ def test_a_new_run_does_not_mix_with_an_old_one(tmp_path):
     with pytest.raises(ValueError, match=r"go on with trainer\.resume"):
         anew.fit([tiny_images()], steps=5)
     assert anew.step == 0
+
+
+class Fails(tinygan.Hook):
+    """Raises an error in one event, at one step."""
+
+    def __init__(self, event, step):
+        def fail(trainer, *rest):
+            if trainer.step == step:
+                raise RuntimeError("bang")
+
+        setattr(self, event, fail)
+
+
+def names(folder):
+    """Return what is in a run's folder of checkpoints."""
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_a_folder_that_was_refused_is_left_alone(tmp_path):
+    """A run that stands at a step of its own, or fails before it begins, saves nothing there."""
+    tiny_trainer(hooks=[hooks.Checkpoint(tmp_path, every=2)]).fit([tiny_images()], steps=6)
+    before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+    for step, watch in ((5, []), (6, [Fails("on_fit_start", 6)])):
+        other = tiny_trainer(seed=5)
+        other.fit([tiny_images()], steps=step)
+        other.hooks = (*watch, hooks.Checkpoint(tmp_path))
+        with pytest.raises((ValueError, RuntimeError)):
+            other.fit([tiny_images()], steps=9)
+        assert {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
+
+
+def test_an_error_between_steps_saves_the_step(tmp_path):
+    """Batches that cannot be had end the run with the state of the last step saved."""
+
+    class Batches(list):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise RuntimeError("the disk is gone")
+
+    trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path)])
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        trainer.fit(Batches([tiny_images()] * 3), steps=9)
+    assert names(tmp_path) == ["step_000003.pt"]
+
+
+def test_an_unfinished_step_never_becomes_a_checkpoint(tmp_path, caplog):
+    """After an error in a step D has moved and G has not: it is warned of, and saved by no name."""
+    trainer = tiny_trainer(hooks=[Fails("on_update", 2), hooks.Checkpoint(tmp_path, every=2)])
+    with pytest.raises(RuntimeError, match="bang"):
+        trainer.fit([tiny_images()], steps=5)
+    good = (tmp_path / "checkpoints" / "step_000002.pt").read_bytes()
+    assert names(tmp_path) == ["emergency_000002.pt", "step_000002.pt"]
+    trainer.hooks = (hooks.Checkpoint(tmp_path, every=3),)
+    (tmp_path / "checkpoints" / "step_000002.pt").unlink()
+    with caplog.at_level(logging.WARNING):
+        trainer.fit([tiny_images()], steps=2)
+    assert "step 3 was left unfinished by an error" in caplog.text
+    assert names(tmp_path) == ["emergency_000002.pt"]
+    (tmp_path / "checkpoints" / "step_000002.pt").write_bytes(good)
+    assert trainer.resume(tmp_path).name == "step_000002.pt"
+    caplog.clear()
+    trainer.fit([tiny_images()], steps=3)
+    assert caplog.text == ""
+
+
+def test_after_falling_back_the_run_goes_on(tmp_path):
+    """A damaged newer file does not keep the run from training, and is replaced in time."""
+    tiny_trainer(hooks=[hooks.Checkpoint(tmp_path, every=2)]).fit([tiny_images()], steps=4)
+    (tmp_path / "checkpoints" / "step_000004.pt").write_bytes(b"damaged")
+    trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path, every=2)])
+    assert trainer.resume(tmp_path / "checkpoints").name == "step_000002.pt"
+    trainer.fit([tiny_images()], steps=5)
+    assert names(tmp_path) == ["step_000004.pt", "step_000005.pt"]
+    assert tiny_trainer().resume(tmp_path).name == "step_000005.pt"
+
+
+def test_a_learning_rate_goes_on_where_it_was(tmp_path):
+    """What a schedule has made of an optimizer's options is part of the run."""
+    trainer = tiny_trainer()
+    trainer.fit([tiny_images()], steps=1)
+    trainer.players[0].optimizer.param_groups[0]["lr"] = 0.125
+    trainer.save(tmp_path / "run.pt")
+    again = tiny_trainer()
+    again.resume(tmp_path / "run.pt")
+    assert [p.optimizer.param_groups[0]["lr"] for p in again.players] == [0.125, 2e-4]
+
+
+def test_an_epoch_begins_when_its_first_batch_is_there(tmp_path):
+    """A run that is stopped while it waits for that batch hears of the epoch once, not twice."""
+    heard = []
+
+    class Epochs(tinygan.Hook):
+        def on_epoch_start(self, trainer):
+            heard.append(trainer.epoch)
+
+    class Batches(list):
+        def __iter__(self):
+            if heard == [0]:
+                trainer.stop("while it waits")
+            yield from super().__iter__()
+
+    batches = Batches([tiny_images()] * 2)
+    for _ in range(2):
+        trainer = tiny_trainer(hooks=[Epochs(), hooks.Checkpoint(tmp_path)])
+        trainer.resume(tmp_path)
+        trainer.fit(batches, epochs=3)
+        heard.append("end")
+    assert heard == [0, "end", 1, 2, "end"]
+
+
+def test_a_complete_epoch_is_not_trained_again(tmp_path):
+    """Batches that cannot go back need not, if all of them are done."""
+    images = TensorDataset(tiny_images())
+    for _ in range(2):
+        trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path, every=2)])
+        trainer.resume(tmp_path)
+        trainer.fit(DataLoader(images, 6), epochs=1)
+        assert (trainer.step, trainer.epoch) == (4, 1)
+
+
+def test_what_cannot_be_saved_is_told_before_the_first_step(tmp_path):
+    """A hook's state that is not plain, or a net's that is not finite, ends the run at once."""
+
+    class Remembers(tinygan.Hook):
+        def state_dict(self):
+            return {"best": np.float64(1)}
+
+        def load_state_dict(self, state):
+            pass
+
+    trainer = tiny_trainer(hooks=[Remembers(), hooks.Checkpoint(tmp_path)])
+    with pytest.raises(
+        TypeError, match=r"state\['hooks'\]\['Remembers'\]\['best'\] must be a plain"
+    ):
+        trainer.fit([tiny_images()], steps=1)
+    trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path)])
+    trainer.generator.register_buffer("mask", torch.tensor(float("-inf")))
+    with pytest.raises(ValueError, match=r"generator\.module\.mask"):
+        trainer.fit([tiny_images()], steps=1)
+    assert trainer.step == 0
+
+
+def test_seeds_of_numpy_are_saved_as_numbers(tmp_path):
+    """A seed from an array is as good as any."""
+    trainer = tiny_trainer(seed=np.int64(3), hooks=[hooks.Checkpoint(tmp_path)])
+    trainer.fit(data.Loader(tiny_images(), 6, seed=np.int64(3)), steps=2)
+    assert tiny_trainer(seed=3).resume(tmp_path).name == "step_000002.pt"

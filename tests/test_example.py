@@ -161,6 +161,7 @@ def test_what_cannot_go_on_is_named(tmp_path):
         (("--num-faces", 48), "size: 40 when saved, 48 now"),
         (("--num-faces", 40, "--ngf", 8), "generator.main.0.weight"),
         (("--num-faces", 40, "--resume", "nowhere.pt"), "got nowhere.pt: No such file"),
+        (("--num-faces", 40, "--resume", "nowhere"), "--resume must be a checkpoint, got nowhere"),
     ):
         done = run(*SMALL, "--num-epochs", 3, *flags, folder=tmp_path)
         assert done.returncode == 2

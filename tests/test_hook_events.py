@@ -120,7 +120,7 @@ def test_a_finished_run():
     ("event", "rest"),
     [
         ("fit_start", []),
-        ("epoch_start", ["epoch_start"]),
+        ("epoch_start", ["epoch_start", *STEP]),
         ("step_start", ["epoch_start", *STEP]),
         ("gradients d", ["epoch_start", *STEP]),
         ("update g", ["epoch_start", *STEP]),
@@ -317,3 +317,12 @@ def test_hooks_remember_across_a_resume():
     assert [hook.count for hook in second.hooks] == [5, 15]
     with pytest.raises(ValueError, match="hooks: Count-2 when saved, none now"):
         tiny_trainer(hooks=[Count()]).load_state_dict(first.state_dict())
+
+
+def test_a_state_that_would_be_lost_fails_at_the_class_line():
+    """A hook that says what to remember, but does not take it back, is a mistake."""
+    with pytest.raises(TypeError, match="Forgets has state_dict without load_state_dict"):
+
+        class Forgets(tinygan.Hook):
+            def state_dict(self):
+                return {}

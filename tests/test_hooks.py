@@ -8,11 +8,13 @@ import errno
 import importlib.util
 import io
 import json
+import logging
 import random
 import re
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 import tinygan
 from tinygan import data, hooks, pictures
+from tinygan.hooks.run_folder import LogFile
 
 import tutorial
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
@@ -487,3 +490,49 @@ def test_a_folder_that_cannot_be_written_fails_before_the_first_step(tmp_path, m
     with pytest.raises(ValueError, match=r"folder must be writable, got .*file.*choose another"):
         trainer.fit([tiny_images()], epochs=1)
     assert trainer.step == 0
+
+
+def test_a_disk_that_is_full_for_a_while_spoils_no_picture(tmp_path, monkeypatch, caplog):
+    """Pictures are whole or not there, lines are written later, and the run ends as ever."""
+    write = Path.write_bytes
+
+    def fills_up(path, content):
+        if trainer.step in (2, 3):
+            write(path, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    trainer = tiny_trainer(
+        hooks=[
+            hooks.SampleGrid(tmp_path, every=1),
+            hooks.Animation(tmp_path),
+            hooks.RealBesideFake(tmp_path),
+        ]
+    )
+    monkeypatch.setattr(Path, "write_bytes", fills_up)
+    with caplog.at_level(logging.ERROR):
+        trainer.fit([tiny_images()], steps=5)
+    assert f"NOT WRITTEN, the run goes on: {tmp_path / 'samples'}" in caplog.text
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == [f"step_00000{step}.png" for step in (0, 1, 4, 5)]
+    assert (tmp_path / "progress.gif").exists()
+
+
+def test_lines_that_the_disk_did_not_take_are_written_later(tmp_path, monkeypatch, caplog):
+    """A log is the same after a while without space; if that lasts to the end, it is an error."""
+    finish, full = LogFile.finish, {2, 3, 8}
+
+    def fills_up(file):
+        if trainer.step in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finish(file)
+
+    monkeypatch.setattr(LogFile, "finish", fills_up)
+    trainer = tiny_trainer(hooks=[hooks.JSONLog(tmp_path, every=1)])
+    with caplog.at_level(logging.ERROR):
+        trainer.fit([tiny_images()], steps=5)
+    assert f"NOT WRITTEN, the run goes on: {tmp_path / 'log.jsonl'}" in caplog.text
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5]
+    with pytest.raises(OSError, match="No space left"):
+        trainer.fit([tiny_images()], steps=8)

@@ -74,7 +74,7 @@ def test_another_loader_is_refused_with_every_difference(tmp_path):
         other.load_state_dict(saved.state_dict())
     lines = str(caught.value).splitlines()[1:-1]
     assert [line.split(":")[0].strip() for line in lines] == [
-        "size", "batch_size", "seed", "flip", "dataset.images", "dataset.names",
+        "seed", "size", "batch_size", "flip", "dataset.images", "dataset.names",
     ]  # fmt: skip
     assert "  batch_size: 1 when saved, 2 now" in lines
     assert other.state_dict() == before

@@ -180,7 +180,7 @@ def test_a_run_goes_back_before_the_trouble_and_on_with_other_noise(tmp_path, ca
     )
     with caplog.at_level(logging.WARNING):
         trainer.fit(batches(), steps=62)
-    assert "went back to step 10, for the 1. time: the discriminator's loss was not" in caplog.text
+    assert "went back to step 10 (rollback 1): the discriminator's loss was not" in caplog.text
     assert (trainer.step, trainer.rollbacks) == (62, 1)
     assert [step for step, _ in heard] == [*range(CHECK_EVERY), *range(10, 62)]
     first, second = (z for step, z in heard if step == 11)
@@ -190,6 +190,66 @@ def test_a_run_goes_back_before_the_trouble_and_on_with_other_noise(tmp_path, ca
     assert all(row["loss_g"] is not None for row in rows)
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 1 + 62
     assert len(trainer.hooks[6].state_dict()["losses"]) == 62
+
+
+def test_a_run_that_was_stopped_amid_the_trouble_goes_back_before_it(tmp_path, caplog):
+    """What a stop or the end has saved there is no file to go back to, and replaces none."""
+
+    def run_to(steps, stop_at=None):
+        poison = Poison("image", lambda trainer: trainer.rollbacks == 0 and trainer.step >= 12)
+        stop = hooks.every(1, lambda trainer, _: trainer.step == stop_at and trainer.stop("enough"))
+        trainer = poison.trainer(stop, hooks.Checkpoint(tmp_path, every=5, keep=1))
+        trainer.resume(tmp_path)
+        trainer.fit(batches(), steps=steps)
+        return trainer
+
+    assert run_to(62, stop_at=40).rollbacks == 0
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_000010.pt", "step_000040.pt"]
+    with caplog.at_level(logging.WARNING):
+        assert run_to(62).rollbacks == 1
+    assert "went back to step 10 (rollback 1)" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000062.pt"]
+
+
+def test_a_run_that_ends_in_the_trouble_keeps_the_file_before_it(tmp_path):
+    """Its last state is for looking into, and the good file stays."""
+    poison = Poison("image", lambda trainer: trainer.step >= 12)
+    keeper = hooks.Checkpoint(tmp_path, every=5, keep=1, max_rollbacks=0)
+    with pytest.raises(NonFiniteError):
+        poison.trainer(keeper).fit([tiny_images(4)] * 45, steps=1000)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["emergency_000045.pt", "step_000010.pt"]
+
+
+def test_a_resumed_run_knows_how_many_steps_were_skipped(tmp_path, caplog):
+    """A row of skipped steps that an interruption cuts in two is one row."""
+    first = Poison("image", lambda trainer: trainer.step >= 35).trainer()
+    first.fit(batches(), steps=45)
+    first.save(tmp_path / "run.pt")
+    again = Poison("image", lambda trainer: True).trainer()
+    again.resume(tmp_path / "run.pt")
+    assert again.skipped.in_row == 10
+    with caplog.at_level(logging.WARNING):
+        again.fit(batches(), steps=46)
+    assert "1 steps up to step 46 were skipped" in caplog.text
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_momentum_survives_a_first_step_that_is_skipped(fused):
+    """SGD's momentum is that of the finite steps alone, though the first of all was none."""
+
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, fused=fused)
+
+    trainer = Poison("image", lambda trainer: trainer.step == 0).trainer(
+        generator_optimizer=sgd, discriminator_optimizer=sgd
+    )
+    trainer.fit(batches(), steps=2)
+    for player in trainer.players:
+        for parameter in player.module.parameters():
+            momentum = player.optimizer.state[parameter]["momentum_buffer"]
+            assert torch.equal(momentum, parameter.grad)
 
 
 def test_a_checkpoint_holds_nothing_that_is_not_finite(tmp_path):

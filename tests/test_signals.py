@@ -99,7 +99,7 @@ def test_a_run_interrupted_at_any_time_ends_the_same(kill, workers, tmp_path):
 @pytest.mark.parametrize(
     ("name", "call", "expected"),
     [
-        ("on_fit_start", 1, 0), ("on_epoch_start", 2, 4), ("on_step_start", 5, 5),
+        ("on_fit_start", 1, 0), ("on_epoch_start", 2, 5), ("on_step_start", 5, 5),
         ("on_gradients", 9, 5), ("on_update", 10, 5),  # of D and of G in step 5
         ("on_step_end", 5, 5), ("on_epoch_end", 1, 4), ("on_fit_end", 1, 10),
         ("write", 2, 6), ("replace", 2, 6),  # in the second save

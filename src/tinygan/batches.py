@@ -98,6 +98,8 @@ def rest_of_epoch(
         return iter(batches), 0
     if isinstance(batches, Sequence):
         return itertools.islice(batches, done, None), done
+    if done == length(batches):  # only its end is still to be told
+        return iter(()), done
     warnings.warn(
         f"epoch {epoch} starts over: {done} of its batches are done, but a "
         f"{type(batches).__name__} cannot go back to its place; use tinygan.data.Loader, or "

@@ -50,7 +50,7 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         {'step': 3, 'weight': tensor([1., 1.])}
     """
     path = Path(path)
-    _check_plain(content, "content")
+    check_plain(content, "content")
     memory = io.BytesIO()
     torch.save(content, memory)  # in memory, so that an error of the disk stays an OSError
     data = memory.getvalue()
@@ -73,16 +73,16 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         raise
 
 
-def _check_plain(value: object, name: str) -> None:
+def check_plain(value: object, name: str) -> None:
     """Raise TypeError for what ``load`` would refuse to make, being neither value nor tensor."""
     kind = type(value)
     if kind in (dict, OrderedDict):
         for key, inner in value.items():  # type: ignore[attr-defined]
-            _check_plain(key, f"a key of {name}")
-            _check_plain(inner, f"{name}[{key!r}]")
+            check_plain(key, f"a key of {name}")
+            check_plain(inner, f"{name}[{key!r}]")
     elif kind in (list, tuple):
         for index, inner in enumerate(value):  # type: ignore[arg-type]
-            _check_plain(inner, f"{name}[{index}]")
+            check_plain(inner, f"{name}[{index}]")
     # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
     elif kind not in PLAIN and not isinstance(value, torch.Tensor):
         raise TypeError(

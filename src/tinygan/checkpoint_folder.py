@@ -53,7 +53,7 @@ def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """
     if path.is_file() or path.suffix == ".pt":
         return path, checkpoint.load(path)
-    return newest_good(inside(path))
+    return newest_good(path if files(path) else inside(path))
 
 
 def inside(run: Path) -> Path:

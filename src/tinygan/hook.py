@@ -115,6 +115,12 @@ class Hook:
         for name, member in vars(cls).items():
             if callable(member) and not name.startswith("_"):
                 _check_event(cls.__name__, name, member)
+        if (
+            cls.state_dict is not Hook.state_dict and cls.load_state_dict is Hook.load_state_dict
+        ):  # what is saved would be lost when the run is resumed
+            raise TypeError(
+                f"{cls.__name__} has state_dict without load_state_dict; define both, or neither."
+            )
 
 
 _BASE_METHODS = (*EVENTS, "state_dict", "load_state_dict")

@@ -45,8 +45,12 @@ class Player:
 
         Fused optimizers decide on the device. Others cannot, so for them the host waits for it.
         """
+        # SGD leaves its momentum uninitialised if its first fused step is skipped.
+        unborn = not self.optimizer.state and any(
+            group.get("momentum") for group in self.optimizer.param_groups
+        )
         # The protocol between PyTorch's GradScaler and its optimizers.
-        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False) and not unborn:
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
             del self.optimizer.found_inf  # type: ignore[attr-defined]

@@ -194,7 +194,12 @@ class GANTrainer:
             self._loaded = False
         self.generator.train()
         self.discriminator.train()
-        self.between_steps = True
+        if not self.between_steps:
+            logger.warning(
+                "step %d was left unfinished by an error and is begun again: this is no longer the "
+                "run that it was; to go on exactly, call trainer.resume(...) first.",
+                self.step + 1,
+            )
         with signals.as_requests(self.stop):
             try:
                 call(self.hooks, "on_fit_start", self)
@@ -216,8 +221,6 @@ class GANTrainer:
         """Train on what is left of the current epoch, or until the run is finished."""
         rest, self.batch = batches_of.rest_of_epoch(batches, self.epoch, self.batch, self._place)
         with batches_of.closing(rest):
-            if self.batch == 0:
-                call(self.hooks, "on_epoch_start", self)
             batch: object = None
             while not self._finished():
                 batch = next(rest, END)
@@ -226,13 +229,18 @@ class GANTrainer:
                 # Where the batches stand once this one is trained on: asked before any hook
                 # runs, and kept only when the step is complete.
                 place = batches_of.state(batches)
+                self.between_steps = False
+                # Not before its first batch is there: a run may be stopped while it waits for it.
+                if self.batch == 0:
+                    call(self.hooks, "on_epoch_start", self)
                 self._train_step(batches_of.images(batch), place)
             if batch is END and self.batch == 0:
                 raise ValueError(
                     f"batches must give something in every epoch, got nothing in epoch "
                     f"{self.epoch}; check that the data set holds at least one whole batch."
                 )
-            self._check_skipped()
+            if self.stop_reason is None:  # or a run that is stopped would check where others do not
+                self._check_skipped()
             # The length tells that an epoch is complete even if the run ends with its last batch;
             # the batches are asked for one more, so that they know it too.
             if batch is END or (
@@ -252,7 +260,6 @@ class GANTrainer:
         self.real = images.to(
             self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
         )
-        self.between_steps = False
         call(self.hooks, "on_step_start", self)
 
         discriminator, generator = self.players
@@ -295,10 +302,7 @@ class GANTrainer:
             raise error
         self._loaded = False
         self.rollbacks = rollbacks + 1
-        self.between_steps = True
-        logger.warning(
-            "went back to step %d, for the %d. time: %s", self.step, rollbacks + 1, error
-        )
+        logger.warning("went back to step %d (rollback %d): %s", self.step, rollbacks + 1, error)
 
     def stop(self, reason: str) -> None:
         """Ask ``fit`` to return after the current step; ``stop_reason`` keeps why.
@@ -385,7 +389,7 @@ class GANTrainer:
             ValueError: for the state of another run, with every difference; nothing is changed.
         """
         self._place = run_state.restore(self, state)
-        self._loaded = True
+        self._loaded = self.between_steps = True
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.
@@ -405,7 +409,8 @@ class GANTrainer:
         there, or holds no checkpoint, means a new run: the same program begins and finishes it.
 
         Args:
-            path: ``hooks.Checkpoint``'s folder, or a file, which ends in ``.pt``.
+            path: ``hooks.Checkpoint``'s folder, or the one inside with the files, or a file, which
+                ends in ``.pt``.
 
         Returns:
             The file that was loaded, or None for a new run.

@@ -145,8 +145,8 @@ class Loader:
     @property
     def configuration(self) -> dict[str, object]:
         """What the batches depend on besides the epoch: of the loader, and of the data set."""
-        names = ("size", "batch_size", "seed", "shuffle", "drop_last", "flip")
-        own = {name: getattr(self, name) for name in names}
+        names = ("size", "batch_size", "shuffle", "drop_last", "flip")
+        own = {"seed": int(self.seed), **{name: getattr(self, name) for name in names}}
         of_data: dict[str, object] = getattr(self.dataset, "configuration", {})
         return own | {f"dataset.{name}": value for name, value in of_data.items()}
 
@@ -173,4 +173,6 @@ def _flipped(batch: Any, which: torch.Tensor) -> Any:
     """Mirror the images (N, C, H, W) of a batch, which may have labels, where ``which`` is true."""
     if not isinstance(batch, torch.Tensor):
         return [_flipped(batch[0], which), *batch[1:]]
-    return torch.where(which.view(-1, 1, 1, 1).to(batch.device), batch.flip(-1), batch)
+    # In place, for a new tensor would not be in page-locked memory.
+    batch[which] = batch[which].flip(-1)
+    return batch

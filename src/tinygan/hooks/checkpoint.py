@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
-from tinygan import checkpoint, checkpoint_folder, checks, disk
+from tinygan import checkpoint, checkpoint_folder, checks, disk, run_state
 from tinygan.checkpoint import CheckpointError
 from tinygan.finite import NonFiniteError
 from tinygan.hook import Hook
@@ -56,9 +57,11 @@ class Checkpoint(Hook):
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
         self._good: set[Path] = set()
         self._saved_step: int | None = None
+        self._started = False
 
     @override
     def on_fit_start(self, trainer: GANTrainer) -> None:
+        self._started = False
         if trainer.hooks[-1] is not self:
             raise ValueError(
                 "Checkpoint must be the last hook, got "
@@ -69,16 +72,21 @@ class Checkpoint(Hook):
         # Their names are in the folders above, perhaps since a moment ago.
         for above in self.folder.absolute().parents[:2]:
             disk.sync_folder(above)
+        for path in reversed(checkpoint_folder.files(self.folder)):
+            if checkpoint_folder.step_of(path) > trainer.step and _whole(path) is not None:
+                raise ValueError(
+                    f"folder must hold no checkpoints after the run's step, {trainer.step}, got "
+                    f"{path}; go on with trainer.resume({str(self.folder.parent)!r}), choose "
+                    "another folder, or, to go back, move the later ones away."
+                )
+        # What could not be saved is better told now than after hours.
+        state = trainer.state_dict()
+        run_state.check_finite(state)
+        checkpoint.check_plain(state, "state")
         checkpoint_folder.remove_leftovers(self.folder)
         here = checkpoint_folder.path_of(self.folder, trainer.step)
-        self._saved_step = trainer.step if self._is_good(here) else None
-        for path in reversed(checkpoint_folder.files(self.folder)):
-            if checkpoint_folder.step_of(path) > trainer.step and self._is_good(path):
-                raise ValueError(
-                    f"folder must hold no later steps of another run, got {path} for a run at step "
-                    f"{trainer.step}; go on with trainer.resume({str(self.folder.parent)!r}), "
-                    "or choose another folder, or remove what is there."
-                )
+        self._saved_step = None if _whole(here) is None else trainer.step
+        self._started = True
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
@@ -98,23 +106,25 @@ class Checkpoint(Hook):
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
-        if self._saved_step != trainer.step:
+        # A step that an error has left unfinished, in an earlier call, is in its emergency file.
+        if self._saved_step != trainer.step and trainer.between_steps:
             self._save(trainer)
 
     def _save(self, trainer: GANTrainer) -> None:
         path = checkpoint_folder.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved_step = trainer.step
+        if trainer.skipped.in_row > 0:
+            return  # what there is to go back to lies before this, and stays
         self._good.add(path)
         checkpoint_folder.prune(self.folder, self.keep, self._is_good)
         self._good.intersection_update(checkpoint_folder.files(self.folder))
 
     def _is_good(self, path: Path) -> bool:
-        """Return whether a file is whole; what was once read is not read again."""
+        """Return whether a file is one to go back to; what was once read is not read again."""
         if path not in self._good:
-            try:
-                checkpoint.load(path)
-            except CheckpointError:
+            state = _whole(path)
+            if state is None or _amid_skipped_steps(state):
                 return False
             self._good.add(path)
         return True
@@ -139,20 +149,37 @@ class Checkpoint(Hook):
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
             return
-        try:
-            gone_back = trainer.resume(self.folder.parent)
-        except CheckpointError as none_good:
-            error.add_note(str(none_good))
-            return
-        if gone_back is None:
-            error.add_note(f"{self.folder} holds no checkpoint to go back to")
+        for path in reversed(checkpoint_folder.files(self.folder)):
+            if self._is_good(path):
+                trainer.resume(path)
+                return
+            if _whole(path) is not None and not checkpoint_folder.is_pinned(path):
+                disk.remove(path)  # of the steps that are gone back from
+        error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
     @override
     def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
-        # An interrupt means at once, and before the first step there is nothing to save.
-        if not isinstance(error, Exception) or trainer.step == 0:
+        # An interrupt means at once, before the first step there is nothing to save, and a folder
+        # that was refused is another run's.
+        if not isinstance(error, Exception) or trainer.step == 0 or not self._started:
             return
-        if not trainer.between_steps:
-            trainer.save(self.folder / f"emergency_{trainer.step:06d}.pt")
+        if not trainer.between_steps or trainer.skipped.in_row > 0:
+            path = self.folder / f"emergency_{trainer.step:06d}.pt"
+            trainer.save(path)
+            logger.error("the unfinished state, for looking into, is in %s", path)
         elif self._saved_step != trainer.step:
             self._save(trainer)
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """Return a checkpoint's content, or None if it is not there or not whole."""
+    try:
+        return checkpoint.load(path)
+    except CheckpointError:
+        return None
+
+
+def _amid_skipped_steps(state: dict[str, Any]) -> bool:
+    """Return whether the step that was saved was skipped: a run that is stopped saves there too."""
+    in_row, *_ = state["skipped"]
+    return int(in_row) > 0

@@ -56,7 +56,7 @@ class LossPlot(Hook):
 
     @override
     def on_epoch_end(self, trainer: GANTrainer) -> None:
-        with not_fatal():
+        with not_fatal(self.folder / "loss_plot.png"):
             self._draw()
 
     @override

@@ -11,7 +11,7 @@ from typing_extensions import override
 from tinygan import pictures
 from tinygan.hook import Hook
 from tinygan.hooks.first_images import FirstImages
-from tinygan.hooks.run_folder import prepared
+from tinygan.hooks.run_folder import prepared, save_picture
 from tinygan.trainer import GANTrainer
 
 
@@ -44,10 +44,11 @@ class RealBesideFake(Hook):
         if len(self._first.images) == 0:  # stopped before the first step
             return
         fake = trainer.generate(trainer.fixed_noise)
-        pictures.titled(
+        picture = pictures.titled(
             ("Real Images", pictures.grid(self._first.images)),
             ("Fake Images", pictures.grid(fake)),
-        ).save(self.folder / "real_beside_fake.png")
+        )
+        save_picture(picture, self.folder / "real_beside_fake.png")
 
     @override
     def state_dict(self) -> dict[str, Any]:

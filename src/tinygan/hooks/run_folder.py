@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +33,32 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all: half a picture would spoil the animation."""
+    memory = io.BytesIO()
+    picture.save(memory, "PNG")
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_bytes(memory.getvalue())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
-def not_fatal() -> Iterator[None]:
+def not_fatal(path: Path) -> Iterator[None]:
     """Make a loud message of a disk that is full or gone while the run goes on.
 
     Examples:
-        >>> with not_fatal():
+        >>> with not_fatal(Path("log.txt")):
         ...     raise OSError(28, "No space left on device")
     """
     try:
         yield
     except OSError as error:
-        logger.error("NOT WRITTEN, the run goes on: %s", error)
+        logger.error("NOT WRITTEN, the run goes on: %s: %s", path, error)
 
 
 class LogFile:
@@ -63,7 +81,7 @@ class LogFile:
     def write(self, lines: Iterable[str]) -> None:
         """Append lines to what this run has written so far."""
         self._pending += "".join(f"{line}\n" for line in lines)
-        with not_fatal():
+        with not_fatal(self.path):
             self.finish()
 
     def finish(self) -> None:
@@ -80,6 +98,8 @@ class LogFile:
             file.truncate(self.size)
             data = self._pending.encode()
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint may count on these bytes
         self.size += len(data)
         self._pending = ""
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from tinygan import checks, pictures
 from tinygan.hook import Hook
-from tinygan.hooks.run_folder import not_fatal, prepared
+from tinygan.hooks.run_folder import not_fatal, prepared, save_picture
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer
 
@@ -61,13 +61,13 @@ class SampleGrid(Hook):
             if step > trainer.step or (step == trainer.step and step % self.every != 0):
                 frame.unlink()
         if trainer.step == 0:
-            with not_fatal():
+            with not_fatal(self.folder / "samples"):
                 self._write(trainer)
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
         if trainer.step % self.every == 0:
-            with not_fatal():
+            with not_fatal(self.folder / "samples"):
                 self._write(trainer)
 
     @override
@@ -80,7 +80,7 @@ class SampleGrid(Hook):
 
     def _write(self, trainer: GANTrainer) -> None:
         path = self.folder / "samples" / f"step_{trainer.step:06d}.png"
-        pictures.grid(trainer.generate(trainer.fixed_noise)).save(path)
+        save_picture(pictures.grid(trainer.generate(trainer.fixed_noise)), path)
 
 
 def step_of(frame: Path) -> int:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from tinygan import checks, pictures
 from tinygan.hook import Hook
 from tinygan.hooks.extras import require
-from tinygan.hooks.run_folder import prepared
+from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer
 
@@ -57,11 +57,12 @@ class TensorBoard(Hook):
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        if trainer.step % self.every == 0:
-            for name, value in report.floats().items():  # sync
-                self._opened(trainer.step).add_scalar(name, value, trainer.step)
-        if trainer.step % self.images_every == 0:
-            self._write_samples(trainer)
+        with not_fatal(self.folder):
+            if trainer.step % self.every == 0:
+                for name, value in report.floats().items():  # sync
+                    self._opened(trainer.step).add_scalar(name, value, trainer.step)
+            if trainer.step % self.images_every == 0:
+                self._write_samples(trainer)
 
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:

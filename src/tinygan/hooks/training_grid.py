@@ -11,7 +11,7 @@ from typing_extensions import override
 from tinygan import pictures
 from tinygan.hook import Hook
 from tinygan.hooks.first_images import FirstImages
-from tinygan.hooks.run_folder import not_fatal, prepared
+from tinygan.hooks.run_folder import not_fatal, prepared, save_picture
 from tinygan.trainer import GANTrainer
 
 
@@ -39,8 +39,9 @@ class TrainingGrid(Hook):
     def on_step_start(self, trainer: GANTrainer) -> None:
         if self._first.add(trainer.real):
             picture = pictures.titled(("Training Images", pictures.grid(self._first.images)))
-            with not_fatal():
-                picture.save(self.folder / "training_images.png")
+            path = self.folder / "training_images.png"
+            with not_fatal(path):
+                save_picture(picture, path)
 
     @override
     def state_dict(self) -> dict[str, Any]:

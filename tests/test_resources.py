@@ -48,7 +48,7 @@ def train(steps):
     (memory, files, threads), (memory_after, files_after, threads_after) = (
         map(min, zip(*half)) for half in (seen[2:10], seen[10:])
     )
-    assert memory_after - memory < 4, seen
+    assert memory_after - memory < 10, seen  # MiB; a figure or a graph that stays is far more
     assert (files_after, threads_after) == (files, threads), seen
 
 

@@ -27,6 +27,8 @@ def configuration(trainer: GANTrainer) -> dict[str, str]:
         "dtype": str(trainer.dtype),
         "prior": name_of(trainer.prior),
     }
+    if trainer.penalty is not None:
+        found["penalty"] = f"{name_of(trainer.penalty.cost)} every {trainer.penalty.every}"
     for role in ("real", "fake", "generator"):
         found[f"loss.{role}"] = name_of(getattr(trainer.loss, role))
     for player in trainer.players:

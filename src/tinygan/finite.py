@@ -38,19 +38,27 @@ class Buffers:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._groups: list[tuple[list[torch.Tensor], torch.Tensor]] = []
+        self._groups: list[list[torch.Tensor]] = []
+        # Written in place: a recorded CUDA graph knows them by their address.
+        self._kept: dict[torch.dtype, torch.Tensor] = {}
 
     def keep(self) -> None:
         """Remember the buffers as they are now."""
         of_type: dict[torch.dtype, list[torch.Tensor]] = {}
         for buffer in self._module.buffers():
             of_type.setdefault(buffer.dtype, []).append(buffer)
-        self._groups = [(buffers, _flat(buffers)) for buffers in of_type.values()]
+        self._groups = list(of_type.values())
+        for dtype, buffers in of_type.items():
+            if dtype in self._kept:
+                self._kept[dtype].copy_(_flat(buffers))
+            else:
+                self._kept[dtype] = _flat(buffers)
 
     def restore_unless(self, finite: torch.Tensor) -> None:
         """Put back what was kept if ``finite``, a scalar of bool on the device, is false."""
         # One tensor for all buffers of a type: three kernels, not three for each buffer.
-        for buffers, kept in self._groups:
+        for buffers in self._groups:
+            kept = self._kept[buffers[0].dtype]
             chosen = torch.where(finite, _flat(buffers), kept).split([b.numel() for b in buffers])
             torch._foreach_copy_(buffers, [part.view(b.shape) for part, b in zip(chosen, buffers)])
 
@@ -85,13 +93,12 @@ class SkippedSteps:
         in_row, cause, total = self.counts
         good = finite.all()
         first = (~finite).to(torch.int64).argmax()
-        self.counts = torch.stack(
-            [
-                torch.where(good, 0, in_row + 1),
-                torch.where(good | (in_row > 0), cause, first),
-                torch.where(good, total, total + 1),
-            ]
-        )
+        new = [
+            torch.where(good, 0, in_row + 1),
+            torch.where(good | (in_row > 0), cause, first),
+            torch.where(good, total, total + 1),
+        ]
+        self.counts.copy_(torch.stack(new))
 
     @property
     def in_row(self) -> int:
@@ -121,5 +128,5 @@ class SkippedSteps:
 
     def load(self, counts: torch.Tensor) -> None:
         """Go on from another run's counts."""
-        self.counts = counts.to(self.counts.device)
+        self.counts.copy_(counts)
         self._told = int(counts[2])

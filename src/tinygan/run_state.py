@@ -30,12 +30,14 @@ COUNTERS = ("step", "images", "epoch", "batch", "rollbacks")
 
 def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, Any]:
     """Return the run's state, with ``batches`` as the place in the data."""
+    loss_scale = trainer.loss_scale
     return {
         "schema": SCHEMA,
         "versions": {name: version(name) for name in ("tinygan", "torch")},
         "configuration": configuration(trainer),
         **{name: getattr(trainer, name) for name in COUNTERS},
         "skipped": trainer.skipped.counts,
+        **({} if loss_scale is None else {"loss_scale": loss_scale.state}),
         "batches": batches,
         "players": {
             player.name: {
@@ -65,6 +67,8 @@ def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None
     for name in COUNTERS:
         setattr(trainer, name, state[name])
     trainer.skipped.load(state["skipped"])
+    if trainer.loss_scale is not None:
+        trainer.loss_scale.state.copy_(state["loss_scale"])
     batches: dict[str, Any] | None = state["batches"]
     return batches
 

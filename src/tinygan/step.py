@@ -11,15 +11,20 @@ device, and buffers go back to what they were. If D's update is skipped, so is G
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from tinygan import optimizers, precision
 from tinygan.finite import Buffers, SkippedSteps, all_finite
 from tinygan.losses import Loss
+from tinygan.penalties import Penalty
 
 
 @dataclass
@@ -34,7 +39,11 @@ class Player:
     name: Literal["discriminator", "generator"]
     module: nn.Module
     optimizer: Optimizer
-    moved: torch.Tensor = field(default_factory=lambda: torch.tensor(False))
+    moved: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        device = next(self.module.parameters()).device
+        self.moved = torch.zeros((), dtype=torch.bool, device=device)
 
     def gradients(self) -> list[torch.Tensor]:
         """Return the gradients that lie in ``.grad``."""
@@ -45,18 +54,14 @@ class Player:
 
         Fused optimizers decide on the device. Others cannot, so for them the host waits for it.
         """
-        # SGD leaves its momentum uninitialised if its first fused step is skipped.
-        unborn = not self.optimizer.state and any(
-            group.get("momentum") for group in self.optimizer.param_groups
-        )
-        # The protocol between PyTorch's GradScaler and its optimizers.
-        if getattr(self.optimizer, "_step_supports_amp_scaling", False) and not unborn:
+        if optimizers.decides_on_device(self.optimizer):
+            # The protocol between PyTorch's GradScaler and its optimizers.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
             del self.optimizer.found_inf  # type: ignore[attr-defined]
         elif finite:  # sync
             self.optimizer.step()
-        self.moved = finite
+        self.moved.copy_(finite)
 
 
 @dataclass(frozen=True)
@@ -98,49 +103,86 @@ class Step:
     """The pieces of one step, executed eagerly.
 
     Between the pieces it holds what flows from one to the next: the fakes, with the graph that
-    leads back to G, and the statistics.
+    leads back to G, and tensors that are written in place, so that a piece may also be replayed.
+
+    Args:
+        discriminator: the player D.
+        generator: the player G.
+        loss: what the players pay.
+        penalty: what D pays besides, or None.
+        dtype: the type in which the nets are applied; None for their weights' own.
+        compile: apply the nets by ``torch.compile``.
     """
 
-    def __init__(self, discriminator: Player, generator: Player, loss: Loss) -> None:
+    def __init__(
+        self,
+        discriminator: Player,
+        generator: Player,
+        loss: Loss,
+        *,
+        penalty: Penalty | None = None,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
+    ) -> None:
         self.discriminator = discriminator
         self.generator = generator
         self.loss = loss
-        self.skipped = SkippedSteps(next(generator.module.parameters()).device)
+        self.penalty = penalty
+        weight = next(generator.module.parameters())
+        self.device, self._weights = weight.device, weight.dtype
+        self._dtype = precision.check(dtype, weight.dtype)
+        self.loss_scale = precision.LossScale(self.device) if self._dtype == torch.float16 else None
+        self.skipped = SkippedSteps(self.device)
         self._buffers = {
             player.name: Buffers(player.module) for player in (discriminator, generator)
         }
-        self._finite: list[torch.Tensor]
+        self._finite = torch.ones(4, dtype=torch.bool, device=self.device)
+        """Whether the losses and gradients were finite, in the order of ``finite.CAUSES``."""
+        self._statistics = torch.zeros(len(STATISTICS), dtype=weight.dtype, device=self.device)
         self._fake: torch.Tensor
-        self._of_discriminator: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-        self._of_generator: tuple[torch.Tensor, torch.Tensor]
+        self._make, self._judge, self._judge_for_generator = _forwards(
+            generator.module, discriminator.module, compile
+        )
 
-    def discriminator_backward(self, real: torch.Tensor, z: torch.Tensor) -> None:
+    def discriminator_backward(
+        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False
+    ) -> None:
         """Leave in D's ``.grad`` the gradient of its loss on ``real`` and on fakes made of ``z``.
 
         The real pass is taken back before the fake pass begins: batch norm sees each kind alone,
         as in the tutorial, and only one of the two graphs is in memory at a time.
         """
-        d, g = self.discriminator, self.generator
+        d = self.discriminator
         d.optimizer.zero_grad()
         for buffers in self._buffers.values():
             buffers.keep()
 
-        real_logits = d.module(real)
+        real_logits = self._logits(self._judge, real)
         loss_real = self.loss.real(real_logits).mean()
-        loss_real.backward()
+        self._scaled(loss_real).backward()
 
-        self._fake = g.module(z)
-        fake_logits = d.module(self._fake.detach())
+        with precision.autocast(self.device, self._dtype, self._weights):
+            self._fake = self._make(z)
+        fake_logits = self._logits(self._judge, self._fake.detach())
         loss_fake = self.loss.fake(fake_logits).mean()
-        loss_fake.backward()
+        self._scaled(loss_fake).backward()
+
+        if penalise and self.penalty is not None:
+            # Not autocast, and by the net itself: gradients of gradients are delicate in few
+            # bits, and torch.compile has none.
+            fake = self._fake.detach().to(self._weights)
+            cost = self.penalty.every * self.penalty.cost(d.module, real, fake).mean()
+            self._scaled(cost).backward()
+        self._unscale(d)
 
         loss = loss_real.detach() + loss_fake.detach()
-        self._finite = [loss.isfinite()]
-        self._of_discriminator = (loss, _probability(real_logits), _probability(fake_logits))
+        self._finite[0].copy_(loss.isfinite())
+        report = [loss, _probability(real_logits), _probability(fake_logits)]
+        self._statistics[:3].copy_(torch.stack(report))
 
     def discriminator_update(self) -> None:
         """Move D, unless something was not finite."""
-        self._update(self.discriminator)
+        self._update(self.discriminator, 1)
 
     def generator_backward(self) -> None:
         """Leave in G's ``.grad`` the gradient of its loss on the same fakes, by D as it is now.
@@ -152,29 +194,76 @@ class Step:
         g.optimizer.zero_grad()
         self._buffers["discriminator"].keep()
 
-        logits = self.discriminator.module(self._fake)
+        logits = self._logits(self._judge_for_generator, self._fake)
         loss = self.loss.generator(logits).mean()
-        loss.backward(inputs=[p for p in g.module.parameters() if p.requires_grad])
+        inputs = [p for p in g.module.parameters() if p.requires_grad]
+        self._scaled(loss).backward(inputs=inputs)
+        self._unscale(g)
 
         del self._fake
-        self._finite.append(loss.detach().isfinite())
-        self._of_generator = (loss.detach(), _probability(logits))
+        loss = loss.detach()
+        self._finite[2].copy_(loss.isfinite())
+        self._statistics[3:].copy_(torch.stack([loss, _probability(logits)]))
 
     def generator_update(self) -> None:
         """Move G, unless something was not finite in its phase or in D's."""
-        self._update(self.generator)
+        self._update(self.generator, 3)
         self._buffers["generator"].restore_unless(self.generator.moved)
-        self.skipped.count(torch.stack(self._finite))
+        self.skipped.count(self._finite)
+        if self.loss_scale is not None:
+            self.loss_scale.update(self._finite.all())
 
-    def _update(self, player: Player) -> None:
+    def _update(self, player: Player, cause: int) -> None:
         # Asked here, not before: hooks may have changed the gradients.
-        self._finite.append(all_finite(player.gradients()))
-        player.update(torch.stack(self._finite).all())
+        self._finite[cause].copy_(all_finite(player.gradients()))
+        player.update(self._finite[: cause + 1].all())
         # Both phases have moved D's buffers.
         self._buffers["discriminator"].restore_unless(player.moved)
 
+    def _logits(self, judge: Callable[..., Any], images: torch.Tensor) -> torch.Tensor:
+        with precision.autocast(self.device, self._dtype, self._weights):
+            logits: torch.Tensor = judge(images)
+        return logits.to(self._weights)
+
+    def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss if self.loss_scale is None else self.loss_scale.scaled(loss)
+
+    def _unscale(self, player: Player) -> None:
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(player.gradients())
+
     def report(self) -> StepReport:
         """Return the statistics of the step whose pieces have just run."""
-        loss_d, d_real, d_fake = self._of_discriminator
-        loss_g, d_fake_after = self._of_generator
+        loss_d, d_real, d_fake, loss_g, d_fake_after = self._statistics.clone()
         return StepReport(loss_d, loss_g, d_real, d_fake, d_fake_after)
+
+
+def _forwards(
+    generator: nn.Module, discriminator: nn.Module, compiled: bool
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Return how to apply G, D in its own phase and D in G's phase."""
+    if not compiled:
+        return generator, discriminator, discriminator
+    # Each batch size is compiled for itself: a short last batch must not slow down the others.
+    made, judged, frozen = (
+        torch.compile(net, dynamic=False)
+        for net in (generator, discriminator, partial(_without_gradients, discriminator))
+    )
+
+    def judged_for_generator(fake: torch.Tensor) -> Any:
+        with warnings.catch_warnings():
+            # The compiler looks at the .grad of what it is given, which fakes do not have.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            return frozen(fake)
+
+    return made, judged, judged_for_generator
+
+
+def _without_gradients(net: nn.Module, images: torch.Tensor) -> Any:
+    """Apply a net as if its weights were constants.
+
+    Compiled code computes every gradient that its inputs may want, whatever is asked for in the
+    end; and it may miss that ``requires_grad`` has been switched off and on.
+    """
+    constants = {name: weight.detach() for name, weight in net.named_parameters()}
+    return torch.func.functional_call(net, constants, (images,))

@@ -18,11 +18,14 @@ from tinygan import (
     checks,
     losses,
     optimizers,
+    penalties,
+    precision,
     run_state,
     sampling,
     seeds,
     signals,
 )
+from tinygan.capture import CapturedStep
 from tinygan.compatibility import check_first_batch, check_nets, evaluating
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
@@ -55,6 +58,7 @@ class GANTrainer:
         generator: maps z (N, Z) to images (N, C, H, W) in [-1, 1].
         discriminator: maps images to logits (N,), without a sigmoid.
         loss: what the players pay, see ``tinygan.losses``; None for the tutorial's.
+        penalty: what D pays besides, see ``tinygan.penalties``; None for nothing.
         prior: draws z, see ``tinygan.sampling``.
         generator_optimizer: makes G's optimizer from its named parameters.
         discriminator_optimizer: makes D's.
@@ -62,6 +66,12 @@ class GANTrainer:
         seed: names every random draw of the run.
         device: where to train; None for where the generator is.
         latent_dim: Z; None for ``generator.latent_dim``.
+        dtype: the type in which the nets are applied in training, by autocast: ``torch.bfloat16``,
+            or ``torch.float16`` for GPUs that lack it; None for the weights' own. The weights, the
+            losses and the images of ``sample`` keep theirs.
+        compile: apply the nets by ``torch.compile`` in training, which takes a minute at first.
+        capture: on a GPU, record the pieces of a step as CUDA graphs, after some steps, and replay
+            them, see ``tinygan.capture``.
 
     Attributes:
         step: completed steps, each one D phase and one G phase.
@@ -96,6 +106,7 @@ class GANTrainer:
         discriminator: nn.Module,
         *,
         loss: losses.Loss | None = None,
+        penalty: penalties.Penalty | None = None,
         prior: sampling.Prior = sampling.normal,
         generator_optimizer: OptimizerFactory = dcgan_adam,
         discriminator_optimizer: OptimizerFactory = dcgan_adam,
@@ -103,9 +114,17 @@ class GANTrainer:
         seed: int = 999,
         device: torch.device | str | None = None,
         latent_dim: int | None = None,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
+        capture: bool = False,
     ) -> None:
         check_nets(generator, discriminator)
         check_hooks(hooks)
+        if penalty is not None and not isinstance(penalty, penalties.Penalty):
+            raise TypeError(
+                f"penalty must be a tinygan.penalties.Penalty, got {penalty!r}; call what makes "
+                "it, as in penalties.r1()."
+            )
         if loss is not None and not isinstance(loss, losses.Loss):
             raise TypeError(
                 f"loss must be a tinygan.losses.Loss, got {loss!r}; call what makes it, as in "
@@ -121,7 +140,8 @@ class GANTrainer:
         self.latent_dim = checks.count("latent_dim", latent_dim)
         example = next(generator.parameters())
         self.device = torch.device(device) if device is not None else example.device
-        self.dtype = example.dtype
+        self.dtype = precision.check(dtype, example.dtype)
+        self.weights_dtype = example.dtype
         self.prior = prior
         self.hooks = tuple(hooks)
         self.seed = seed
@@ -135,7 +155,9 @@ class GANTrainer:
             Player("generator", generator, make(generator_optimizer, generator)),
         )
         self.loss = loss or losses.non_saturating()
-        self._step = Step(*self.players, self.loss)
+        self.penalty = penalty
+        pieces = Step(*self.players, self.loss, penalty=penalty, dtype=dtype, compile=compile)
+        self._step = CapturedStep(pieces) if capture else pieces
 
         self.step = 0
         self.images = 0
@@ -258,13 +280,14 @@ class GANTrainer:
         if self.real.numel() == 0:
             check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
         self.real = images.to(
-            self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last
+            self.device, self.weights_dtype, non_blocking=True, memory_format=torch.channels_last
         )
         call(self.hooks, "on_step_start", self)
 
         discriminator, generator = self.players
         z = self.noise(self.step, len(self.real))
-        self._step.discriminator_backward(self.real, z)
+        penalise = self.penalty is not None and self.step % self.penalty.every == 0
+        self._step.discriminator_backward(self.real, z, penalise=penalise)
         call(self.hooks, "on_gradients", self, discriminator)
         self._step.discriminator_update()
         call(self.hooks, "on_update", self, discriminator)
@@ -286,6 +309,11 @@ class GANTrainer:
     def skipped(self) -> SkippedSteps:
         """The count of steps that were not finite and left no trace."""
         return self._step.skipped
+
+    @property
+    def loss_scale(self) -> precision.LossScale | None:
+        """What float16's losses are multiplied by; None for other types."""
+        return self._step.loss_scale
 
     def _check_skipped(self) -> None:
         """Tell of skipped steps; raise NonFiniteError if there are too many in a row."""
@@ -328,7 +356,7 @@ class GANTrainer:
         """
         key = ("noise", step) if self.rollbacks == 0 else ("noise", step, self.rollbacks)
         generator = seeds.generator(self.seed, *key, device=self.device)
-        return self.prior(count, self.latent_dim, generator).to(self.dtype)
+        return self.prior(count, self.latent_dim, generator).to(self.weights_dtype)
 
     @property
     def total_steps(self) -> int | None:
@@ -367,7 +395,7 @@ class GANTrainer:
         G runs in evaluation mode, so that the image of one z does not depend on the others beside
         it, and neither its batch norm statistics nor anything else of the run changes.
         """
-        z = z.to(self.device, self.dtype)
+        z = z.to(self.device, self.weights_dtype)
         with evaluating(self.generator):
             return torch.cat([self.generator(chunk) for chunk in z.split(SAMPLE_CHUNK)])
 

@@ -1,0 +1,310 @@
+"""The pieces of a step as CUDA graphs: recorded once, then replayed without Python in between.
+
+A piece of DCGAN's step is some hundred small kernels, which a GPU runs faster than Python can ask
+for them. A graph asks for all of them at once. Hooks run between the pieces as ever: they may read
+gradients and weights, change them in place, replace a gradient, change the learning rate, load a
+state.
+
+Python inside the nets, the loss and the optimizers (hooks of their own, a line that prints) runs
+only while a step is recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Protocol, TypeAlias
+
+import torch
+
+from tinygan import optimizers
+from tinygan.step import Player, Step, StepReport
+
+_log = logging.getLogger(__name__)
+
+WARM_UP = 3
+"""Eager steps before a recording: libraries choose and prepare their kernels in the first ones."""
+
+MOST = 4
+"""Kinds of steps that are recorded: whole and short batches, with the penalty and without."""
+
+Kind: TypeAlias = tuple[torch.Size, torch.Size, bool]
+"""The shapes of the real images and of z, and whether D pays the penalty."""
+
+Replay: TypeAlias = Callable[[], None]
+"""Runs once more what was recorded."""
+
+
+class Recorder(Protocol):
+    """What turns a piece into a replay."""
+
+    def warm_up(self) -> AbstractContextManager[object]:
+        """Return a context for eager steps before a recording."""
+
+    def record(self, piece: Callable[[], object]) -> Replay:
+        """Record what a piece asks of the device, without doing it."""
+
+
+class CUDAGraphs:
+    """Records on a CUDA device.
+
+    All recordings share one pool of memory. They may, because a step is replayed as a whole, in the
+    order in which it was recorded, before the next begins, and what outlives it is kept alive.
+
+    Args:
+        device: a CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def warm_up(self) -> Iterator[None]:
+        """Within the block, work goes to the stream that records, after all other work."""
+        others = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(others)
+        with torch.cuda.stream(self._stream):
+            yield
+        others.wait_stream(self._stream)
+
+    def record(self, piece: Callable[[], object]) -> Replay:
+        """Record a piece as a CUDA graph."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            piece()
+        return graph.replay
+
+
+def recorder_for(device: torch.device) -> Recorder | None:
+    """Return what records on a device, or None if nothing can."""
+    return CUDAGraphs(device) if device.type == "cuda" else None
+
+
+class CapturedStep:
+    """A step whose pieces are recorded, for each kind of batch, and then replayed.
+
+    What cannot be recorded runs eagerly, with one warning.
+
+    Args:
+        step: the step that is to be recorded.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self.skipped = step.skipped
+        self.loss_scale = step.loss_scale
+        self._recorder = recorder_for(step.device)
+        self._warned: set[str] = set()
+        if self._recorder is None:
+            self._warn("capture needs a CUDA device, got %s: steps run eagerly.", step.device)
+        self._seen: Counter[Kind] = Counter()
+        self._recordings: dict[Kind, _Recording] = {}
+        self._current: _Recording | None = None
+        # A constant rate is recorded as such, in all its bits; one that has changed, as a tensor.
+        self._rates_change = False
+
+    def discriminator_backward(
+        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False
+    ) -> None:
+        """Do as ``Step.discriminator_backward`` does."""
+        self._current = self._recording(real, z, penalise)
+        if self._current is None:
+            self._eagerly(partial(self._step.discriminator_backward, real, z, penalise=penalise))
+        else:
+            self._current.discriminator_backward(real, z)
+
+    def discriminator_update(self) -> None:
+        """Do as ``Step.discriminator_update`` does."""
+        if self._current is None or not self._current.discriminator_update():
+            self._eagerly(self._step.discriminator_update)
+
+    def generator_backward(self) -> None:
+        """Do as ``Step.generator_backward`` does."""
+        if self._current is None:
+            self._eagerly(self._step.generator_backward)
+        else:
+            self._current.generator_backward()
+
+    def generator_update(self) -> None:
+        """Do as ``Step.generator_update`` does."""
+        if self._current is None or not self._current.generator_update():
+            self._eagerly(self._step.generator_update)
+
+    def report(self) -> StepReport:
+        """Do as ``Step.report`` does."""
+        return self._step.report()
+
+    def _eagerly(self, piece: Callable[[], object]) -> None:
+        if self._recorder is None:
+            piece()
+        else:
+            with self._recorder.warm_up():
+                piece()
+
+    def _recording(self, real: torch.Tensor, z: torch.Tensor, penalise: bool) -> _Recording | None:
+        """Return what to replay for such a batch, or None to run it eagerly."""
+        if self._recorder is None:
+            return None
+        kind = (real.shape, z.shape, penalise)
+        recording = self._recordings.get(kind)
+        if recording is not None and not recording.is_stale():
+            return recording
+        if recording is not None:  # so are the others: they know the same tensors
+            self._rates_change = self._rates_change or recording.rates_have_changed()
+            self._recordings.clear()
+            self._seen.clear()
+        self._seen[kind] += 1
+        if self._seen[kind] <= WARM_UP:
+            return None
+        if len(self._recordings) == MOST:
+            self._warn("batches of more than %d kinds: those after them run eagerly.", MOST)
+            return None
+        try:
+            recording = _Recording(
+                self._step, self._recorder, real, z, penalise, rates_change=self._rates_change
+            )
+        except Exception as error:
+            self._recorder = None
+            self._recordings.clear()
+            self._warn("a step cannot be captured, so all run eagerly: %s", error)
+            return None
+        for player in recording.eager:
+            self._warn(
+                "the update of the %s cannot be captured and runs eagerly: make its optimizer, "
+                "%s, with fused=True.", player.name, type(player.optimizer).__name__,
+            )  # fmt: skip
+        self._recordings[kind] = recording
+        return recording
+
+    def _warn(self, sentence: str, *arguments: object) -> None:
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            _log.warning(sentence, *arguments)
+
+
+class _Recording:
+    """The four pieces for one kind of batch, and what of them has an address in the graphs."""
+
+    def __init__(
+        self,
+        step: Step,
+        recorder: Recorder,
+        real: torch.Tensor,
+        z: torch.Tensor,
+        penalise: bool,
+        *,
+        rates_change: bool,
+    ) -> None:
+        d, g = self._players = step.discriminator, step.generator
+        self._rates_change = rates_change
+        self._real, self._z = real.clone(), z.clone()
+        self.eager = [p for p in self._players if not optimizers.recordable(p.optimizer)]
+        """Players whose updates cannot be recorded."""
+        with (
+            optimizers.recording(d.optimizer, rates_change) as self._rates_d,
+            optimizers.recording(g.optimizer, rates_change) as self._rates_g,
+        ):
+            # In the order in which they are replayed, because they share memory.
+            self._d_backward = recorder.record(
+                partial(step.discriminator_backward, self._real, self._z, penalise=penalise)
+            )
+            self._d_update = None if d in self.eager else recorder.record(step.discriminator_update)
+            self._g_backward = recorder.record(step.generator_backward)
+            self._g_update = None if g in self.eager else recorder.record(step.generator_update)
+        self._gradients = {
+            player.name: [(p, p.grad) for p in player.module.parameters()]
+            for player in self._players
+        }
+        self._tensors = [
+            tensor
+            for player in self._players
+            for tensor in (*player.module.parameters(), *player.module.buffers())
+        ]
+        self._known = self._addresses()
+        self._options = {player.name: self._options_of(player) for player in self._players}
+
+    def discriminator_backward(self, real: torch.Tensor, z: torch.Tensor) -> None:
+        self._real.copy_(real)
+        self._z.copy_(z)
+        self._d_backward()
+        self._give_gradients(self._players[0])
+
+    def discriminator_update(self) -> bool:
+        """Replay the update; return False if it must run eagerly."""
+        return self._update(self._players[0], self._d_update, self._rates_d)
+
+    def generator_backward(self) -> None:
+        self._g_backward()
+        self._give_gradients(self._players[1])
+
+    def generator_update(self) -> bool:
+        """Replay the update; return False if it must run eagerly."""
+        return self._update(self._players[1], self._g_update, self._rates_g)
+
+    def _update(self, player: Player, replay: Replay | None, rates: list[torch.Tensor]) -> bool:
+        # A hook may have changed an option since the step began.
+        if replay is None or self._has_changed(player) or not self._take_gradients(player):
+            return False
+        for group, rate in zip(player.optimizer.param_groups, rates):
+            rate.fill_(group["lr"])
+        replay()
+        return True
+
+    def _give_gradients(self, player: Player) -> None:
+        """Make ``.grad`` the tensors that the graph has written."""
+        for parameter, gradient in self._gradients[player.name]:
+            parameter.grad = gradient
+
+    def _take_gradients(self, player: Player) -> bool:
+        """Copy gradients that a hook has replaced to where the graph reads them, if it can."""
+        for parameter, recorded in self._gradients[player.name]:
+            if parameter.grad is not recorded:
+                if parameter.grad is None or recorded is None:
+                    return False
+                recorded.copy_(parameter.grad)
+                parameter.grad = recorded
+        return True
+
+    def is_stale(self) -> bool:
+        """Return whether tensors lie elsewhere, or options are others, than when recorded."""
+        return self._known != self._addresses() or any(map(self._has_changed, self._players))
+
+    def rates_have_changed(self) -> bool:
+        """Return whether a learning rate that was recorded as a constant is another now."""
+        return any(
+            then.get("lr") != now.get("lr")
+            for player in self._players
+            for then, now in zip(self._options[player.name], self._options_of(player))
+        )
+
+    def _has_changed(self, player: Player) -> bool:
+        return self._options[player.name] != self._options_of(player)
+
+    def _options_of(self, player: Player) -> list[dict[str, object]]:
+        """Return what the graph holds of an optimizer's options, a tensor by its address."""
+        if player in self.eager:
+            return []
+        left_out = ("params", "param_names", "lr" if self._rates_change else "")
+        return [
+            {
+                name: value.data_ptr() if isinstance(value, torch.Tensor) else value
+                for name, value in group.items()
+                if name not in left_out
+            }
+            for group in player.optimizer.param_groups
+        ]
+
+    def _addresses(self) -> list[int]:
+        """Return where everything lies that the graphs move and that may be put elsewhere."""
+        states = (
+            player.optimizer.state.get(parameter, {}).values()
+            for player in self._players
+            if player not in self.eager
+            for parameter, _ in self._gradients[player.name]
+        )
+        moments = (value for state in states for value in state if isinstance(value, torch.Tensor))
+        return [tensor.data_ptr() for tensor in (*self._tensors, *moments)]

@@ -1,0 +1,112 @@
+"""CUDA graphs on the CPU: records the operators of a piece with their tensors, and runs them again.
+
+As in a CUDA graph, everything that is not a tensor is recorded as it was, and every tensor by its
+memory; nothing is done while recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class CPURecorder:
+    """Stands in for ``tinygan.capture.CUDAGraphs``; ``recorded`` counts, ``fail`` breaks."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.replayed = 0
+        self.eager = 0
+        self.fail = False
+
+    def warm_up(self):
+        """Count an eager piece."""
+        self.eager += 1
+        return nullcontext()
+
+    def record(self, piece: Callable[[], object]) -> Callable[[], None]:
+        """Record a piece, and undo what it did to tensors that were there before."""
+        operators = _Operators()
+        try:
+            with operators:
+                piece()
+                if self.fail:
+                    raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            operators.undo()
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            operators.replay()
+
+        return replay
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[torch.Tensor]]] = []
+        self.before: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError(f"{function} would wait for the device")
+        for tensor in self._written(function, args, kwargs):
+            self.before.setdefault((tensor.data_ptr(), tensor.numel()), (tensor, tensor.clone()))
+        made = function(*args, **kwargs)
+        if not _is_view(function):
+            self.calls.append((function, args, kwargs, _tensors(made)))
+        return made
+
+    def _written(self, function, args, kwargs) -> list[torch.Tensor]:
+        schema = function._schema.arguments
+        given = dict(zip((a.name for a in schema), args)) | kwargs
+        written = [
+            given[a.name]
+            for a in schema
+            if a.name in given and a.alias_info is not None and a.alias_info.is_write
+        ]
+        if function is torch.ops.aten.native_batch_norm.default:
+            written += args[3:5]  # the running statistics, of which its schema says nothing
+        return _tensors(written)
+
+    def undo(self) -> None:
+        """Give all memory that was there before, and was written, back what it held."""
+        made = {
+            tensor.untyped_storage().data_ptr()
+            for function, args, _, outputs in self.calls
+            for tensor in outputs
+            if not any(tensor is given for given in _tensors(args))
+        }
+        for tensor, value in reversed(self.before.values()):
+            if tensor.untyped_storage().data_ptr() not in made:
+                # Autograd must not see it: nothing was done.
+                with torch.autograd._unsafe_preserve_version_counter(tensor):
+                    tensor.detach().copy_(value)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Do it all again, into the same memory."""
+        for function, args, kwargs, outputs in self.calls:
+            for new, old in zip(_tensors(function(*args, **kwargs)), outputs):
+                if new is not old and new.data_ptr() != old.data_ptr():
+                    old.detach().copy_(new)
+
+
+def _tensors(tree: object) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _is_view(function) -> bool:
+    """Return whether an operator only looks at its input otherwise."""
+    returns = function._schema.returns
+    return bool(returns) and all(
+        r.alias_info is not None and not r.alias_info.is_write for r in returns
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,17 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CPURecorder:
-    """Stands in for ``tinygan.capture.CUDAGraphs``; ``recorded`` counts, ``fail`` breaks."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-        self.replayed = 0
-        self.eager = 0
-        self.fail = False
+    """Stands in for ``tinygan.capture.CUDAGraphs``."""
 
     def warm_up(self):
-        """Count an eager piece."""
-        self.eager += 1
+        """Return a context that does nothing."""
         return nullcontext()
 
     def record(self, piece: Callable[[], object]) -> Callable[[], None]:
@@ -35,15 +29,41 @@ class CPURecorder:
         try:
             with operators:
                 piece()
-                if self.fail:
-                    raise RuntimeError("operation not permitted when stream is capturing")
         finally:
             operators.undo()
-        self.recorded += 1
+        return operators.replay
+
+
+@dataclass
+class Counts:
+    """How many pieces were recorded and replayed, and whether recording is to fail."""
+
+    recorded: int = 0
+    replayed: int = 0
+    fail: bool = False
+
+
+class CountingRecorder:
+    """Counts what another recorder does."""
+
+    def __init__(self, recorder: Any, counts: Counts) -> None:
+        self.recorder, self.counts = recorder, counts
+        self.warm_up = recorder.warm_up
+
+    def record(self, piece: Callable[[], object]) -> Callable[[], None]:
+        """Record a piece, unless that is to fail: then in its midst."""
+
+        def run() -> None:
+            piece()
+            if self.counts.fail:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        recorded = self.recorder.record(run)
+        self.counts.recorded += 1
 
         def replay() -> None:
-            self.replayed += 1
-            operators.replay()
+            self.counts.replayed += 1
+            recorded()
 
         return replay
 

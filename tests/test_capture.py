@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import tinygan
 from tinygan import capture, penalties
 
 from helpers import assert_identical, bits, fingerprint, tiny_images, tiny_trainer
-from recorder import CPURecorder
+from recorder import CountingRecorder, Counts, CPURecorder
 
 # Exactly a float32, as which a rate that changes is recorded: so rates may change in these tests
 # without a last bit that differs.
@@ -26,31 +27,15 @@ ADAM = partial(torch.optim.Adam, lr=RATE, betas=(0.5, 0.999), fused=True)
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def recorder(request, monkeypatch):
-    """Return what records: of the device, counting; it becomes what trainers use."""
-    if request.param == "cpu":
-        made = CPURecorder()
-    else:
+    """Return a device and the counts of what trainers record and replay there."""
+    counts = Counts()
+    if request.param == "cuda":
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-        graphs = capture.CUDAGraphs(torch.device("cuda"))
-        made = CPURecorder()
-        record = graphs.record
-        made.warm_up = graphs.warm_up
-
-        def recorded(piece):
-            assert not made.fail, "operation not permitted when stream is capturing"
-            replay = record(piece)
-            made.recorded += 1
-
-            def counted():
-                made.replayed += 1
-                replay()
-
-            return counted
-
-        made.record = recorded
-    made.device = request.param
-    monkeypatch.setattr(capture, "recorder_for", lambda device: made)
-    return made
+    make = {"cpu": lambda device: CPURecorder(), "cuda": capture.CUDAGraphs}[request.param]
+    monkeypatch.setattr(
+        capture, "recorder_for", lambda device: CountingRecorder(make(device), counts)
+    )
+    return SimpleNamespace(device=request.param, counts=counts)
 
 
 def batches(device: str) -> list[torch.Tensor]:
@@ -97,8 +82,8 @@ def test_replayed_steps_equal_eager_ones(recorder, arguments):
     # The first three of each kind run eagerly: of whole batches, of short ones, and of whole ones
     # that pay the penalty in every fourth step. Of short ones that pay it there are only two.
     eager = 3 + 3 + (3 + 2 if "penalty" in arguments else 0)
-    assert recorder.recorded == 4 * (3 if "penalty" in arguments else 2)
-    assert recorder.replayed == 4 * (24 - eager)
+    assert recorder.counts.recorded == 4 * (3 if "penalty" in arguments else 2)
+    assert recorder.counts.replayed == 4 * (24 - eager)
 
 
 class Meddle(tinygan.Hook):
@@ -200,7 +185,7 @@ def test_gradients_that_a_hook_makes_nan_skip_the_update(recorder):
 def test_a_changing_rate_is_replayed(recorder):
     """A rate that is another in every step is recorded once more, as a tensor, and no oftener."""
     both(recorder, make_hooks=lambda: [Meddle(_halve_rate, "on_step_end", range(13, 24))])
-    assert recorder.recorded == 4 * (2 + 2)
+    assert recorder.counts.recorded == 4 * (2 + 2)
 
 
 def test_a_resumed_state_is_the_one_that_is_trained(recorder):
@@ -235,7 +220,7 @@ def test_a_batch_of_nan_is_skipped_when_replayed(recorder):
 
     _, replayed = both(recorder, make_batches=with_nan)
     assert replayed.skipped.counts.tolist() == [0, 0, 1]
-    assert recorder.replayed == 4 * 21
+    assert recorder.counts.replayed == 4 * 21
 
 
 def test_the_float16_loss_scale_is_replayed(recorder):
@@ -275,9 +260,9 @@ def test_samples_do_not_disturb_replays(recorder):
 
 def test_what_cannot_be_captured_runs_eagerly_with_one_warning(recorder, caplog):
     """A piece that fails while it is recorded leaves the run as it was; one warning says why."""
-    recorder.fail = True
+    recorder.counts.fail = True
     both(recorder)
-    assert recorder.replayed == 0
+    assert recorder.counts.replayed == 0
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("a step cannot be captured, so all run eagerly: ")
@@ -290,7 +275,7 @@ def test_a_loss_that_waits_for_the_device_runs_eagerly(recorder, caplog):
         return logits.square() * (1 + 0 * logits.sum().item())
 
     both(recorder, loss=tinygan.losses.Loss(cost, cost, cost))
-    assert recorder.replayed == 0
+    assert recorder.counts.replayed == 0
     assert [record.getMessage()[:27] for record in caplog.records] == [
         "a step cannot be captured, "
     ]
@@ -299,7 +284,7 @@ def test_a_loss_that_waits_for_the_device_runs_eagerly(recorder, caplog):
 def test_an_optimizer_that_is_not_fused_is_named(recorder, caplog):
     """Its updates run eagerly between the replays of the other pieces, with one warning."""
     both(recorder, discriminator_optimizer=partial(torch.optim.RMSprop, lr=RATE))
-    assert recorder.recorded == 2 * 3
+    assert recorder.counts.recorded == 2 * 3
     (record,) = caplog.records
     assert record.getMessage() == (
         "the update of the discriminator cannot be captured and runs eagerly: make its optimizer, "
@@ -312,7 +297,7 @@ def test_batches_of_ever_other_sizes_are_recorded_only_up_to_a_limit(recorder, c
     images = tiny_images(24)
     sizes = [[images[:n].to(recorder.device) for n in range(2, 9)]]
     both(recorder, steps=42, make_batches=lambda device: sizes[0])
-    assert recorder.recorded == 4 * capture.MOST
+    assert recorder.counts.recorded == 4 * capture.MOST
     assert [record.getMessage() for record in caplog.records] == [
         "batches of more than 4 kinds: those after them run eagerly."
     ]

@@ -52,7 +52,8 @@ class CUDAGraphs:
     """Records on a CUDA device.
 
     All recordings share one pool of memory. They may, because a step is replayed as a whole, in the
-    order in which it was recorded, before the next begins, and what outlives it is kept alive.
+    order in which it was recorded, before the next begins, and what outlives it is kept alive. When
+    all are forgotten, so must be the pool.
 
     Args:
         device: a CUDA device.
@@ -74,7 +75,10 @@ class CUDAGraphs:
     def record(self, piece: Callable[[], object]) -> Replay:
         """Record a piece as a CUDA graph."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Other threads, which fetch the next batch, may do what a recording must not.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
             piece()
         return graph.replay
 
@@ -147,8 +151,6 @@ class CapturedStep:
 
     def _recording(self, real: torch.Tensor, z: torch.Tensor, penalise: bool) -> _Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
-        if self._recorder is None:
-            return None
         kind = (real.shape, z.shape, penalise)
         recording = self._recordings.get(kind)
         if recording is not None and not recording.is_stale():
@@ -157,8 +159,9 @@ class CapturedStep:
             self._rates_change = self._rates_change or recording.rates_have_changed()
             self._recordings.clear()
             self._seen.clear()
+            self._recorder = recorder_for(self._step.device)  # a pool of memory cannot be reopened
         self._seen[kind] += 1
-        if self._seen[kind] <= WARM_UP:
+        if self._recorder is None or self._seen[kind] <= WARM_UP:
             return None
         if len(self._recordings) == MOST:
             self._warn("batches of more than %d kinds: those after them run eagerly.", MOST)

@@ -91,12 +91,12 @@ class SkippedSteps:
     def count(self, finite: torch.Tensor) -> None:
         """Take in a step: for each of CAUSES whether it was finite, (4,) of bool."""
         in_row, cause, total = self.counts
-        good = finite.all()
+        bad = ~finite.all()
         first = (~finite).to(torch.int64).argmax()
         new = [
-            torch.where(good, 0, in_row + 1),
-            torch.where(good | (in_row > 0), cause, first),
-            torch.where(good, total, total + 1),
+            (in_row + 1) * bad,
+            torch.where(bad & (in_row == 0), first, cause),
+            total + bad,
         ]
         self.counts.copy_(torch.stack(new))
 

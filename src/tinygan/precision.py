@@ -82,7 +82,7 @@ class LossScale:
     def update(self, finite: torch.Tensor) -> None:
         """Take in whether a step was finite: a scalar of bool on the device."""
         scale, good = self.state
-        good = torch.where(finite, good + 1, 0.0)
+        good = (good + 1) * finite
         enough = good >= self.PATIENCE
         scale = torch.where(finite, torch.where(enough, 2 * scale, scale), scale / 2)
-        self.state.copy_(torch.stack([scale, torch.where(enough, 0.0, good)]))
+        self.state.copy_(torch.stack([scale, good * ~enough]))

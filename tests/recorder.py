@@ -82,7 +82,9 @@ class _Operators(TorchDispatchMode):
             self.before.setdefault((tensor.data_ptr(), tensor.numel()), (tensor, tensor.clone()))
         made = function(*args, **kwargs)
         if not _is_view(function):
-            self.calls.append((function, args, kwargs, _tensors(made)))
+            # Not the tensors themselves: they may be put elsewhere, which a graph does not see.
+            kept = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs, made))
+            self.calls.append((function, *kept[:2], _tensors(kept[2])))
         return made
 
     def _written(self, function, args, kwargs) -> list[torch.Tensor]:
@@ -103,7 +105,7 @@ class _Operators(TorchDispatchMode):
             tensor.untyped_storage().data_ptr()
             for function, args, _, outputs in self.calls
             for tensor in outputs
-            if not any(tensor is given for given in _tensors(args))
+            if not any(tensor.data_ptr() == given.data_ptr() for given in _tensors(args))
         }
         for tensor, value in reversed(self.before.values()):
             if tensor.untyped_storage().data_ptr() not in made:

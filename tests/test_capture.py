@@ -188,8 +188,9 @@ def test_a_changing_rate_is_replayed(recorder):
     assert recorder.counts.recorded == 4 * (2 + 2)
 
 
-def test_a_resumed_state_is_the_one_that_is_trained(recorder):
-    """Loading a state in the middle of a run that is replayed equals loading it in an eager one."""
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_resumed_state_is_the_one_that_is_trained(recorder, steps):
+    """Loading a state, of a new run too, equals loading it in an eager run."""
     ends = []
     for captured in (False, True):
         trainer = tiny_trainer(
@@ -201,7 +202,8 @@ def test_a_resumed_state_is_the_one_that_is_trained(recorder):
         other = tiny_trainer(
             device=recorder.device, generator_optimizer=ADAM, discriminator_optimizer=ADAM
         )
-        other.fit(batches(recorder.device), steps=3)
+        if steps:
+            other.fit(batches(recorder.device), steps=steps)
         trainer.fit(batches(recorder.device), steps=12)
         trainer.load_state_dict(other.state_dict())
         trainer.fit(batches(recorder.device), steps=24)

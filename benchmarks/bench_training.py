@@ -1,98 +1,254 @@
-"""The trainer's speed beside the tutorial's loop: the same nets, images and number of steps.
-
-    pytest benchmarks/          on the CPU
-    pytest benchmarks/ --gpu    on CUDA
-
-Both sides train in turn, block by block, so that a machine that changes its speed changes it for
-both. Quoted are the medians over the blocks, and the median of the ratios block by block.
-"""
+"""Training speed and memory of all contenders, beside the tutorial's loop and the floor."""
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-import tinygan
-
-import tutorial
+import contenders
+import floor
+import report as results
+from contenders import Contender, Setting
+from measuring import Ratio, Run, first_line, in_turn, resident_bytes
+from report import Report
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is trained, and how many steps and blocks are timed."""
+class Plan:
+    """What is trained, and for how long it is timed.
 
-    name: str
-    width: int
-    batch_size: int
-    steps: int
-    blocks: int
+    Args:
+        setting: what is trained.
+        steps: timed per block.
+        lead: steps of a block before them; 0 on the CPU, where set-up is nothing beside a step.
+        budget: seconds for all rounds.
+        in_ram: whether peak memory is measured on the CPU.
+        why_not: why it is not trained at all.
+    """
+
+    setting: Setting
+    steps: int = 1
+    lead: int = 0
+    budget: float = 0
+    in_ram: bool = False
+    why_not: str = ""
+
+    def __str__(self) -> str:
+        """Return the title of the table."""
+        s = self.setting
+        return f"Training, {s.image_size} px, batch {s.batch_size}, width {s.width}"
 
 
-SETTINGS = {
+SLOW = "not measured: too slow on a CPU"
+
+PLANS = {
     "cpu": [
-        Setting("the tutorial's nets", width=64, batch_size=128, steps=1, blocks=7),
-        Setting("a quarter as wide", width=16, batch_size=64, steps=8, blocks=7),
+        Plan(Setting(64, 128, 64, "cpu"), budget=130, in_ram=True),
+        Plan(Setting(128, 16, 64, "cpu"), budget=50),
+        Plan(Setting(64, 1024, 64, "cpu"), why_not=SLOW),
+        Plan(Setting(128, 128, 64, "cpu"), why_not=SLOW),
+        Plan(Setting(128, 1024, 64, "cpu"), why_not=SLOW),
     ],
     "cuda": [
-        Setting("the tutorial's nets", width=64, batch_size=128, steps=50, blocks=9),
-        Setting("the tutorial's nets", width=64, batch_size=1024, steps=20, blocks=9),
+        Plan(Setting(64, 128, 64, "cuda"), steps=30, lead=5, budget=35),
+        Plan(Setting(64, 1024, 64, "cuda"), steps=10, lead=5, budget=30),
+        Plan(Setting(128, 128, 64, "cuda"), steps=15, lead=5, budget=25),
+        Plan(Setting(128, 1024, 64, "cuda"), steps=3, lead=2, budget=30),
     ],
 }
+"""The first of each device is the one of most targets."""
+
+WARM_UP = {"cpu": 2, "cuda": 8}
+"""Steps: one to find algorithms, one with Adam's state; on CUDA also until graphs are captured."""
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return how long ``run`` takes, its work on the device included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def plans(gpu: bool, quick: bool) -> list[Plan]:
+    """Return what is to be trained; in a trial, tiny nets in one round."""
+    plans = PLANS["cuda" if gpu else "cpu"]
+    if not quick:
+        return plans
+    tiny = [Setting(16, 8, 4, plans[0].setting.device), Setting(32, 4, 4, plans[0].setting.device)]
+    return [
+        replace(plan, setting=setting, steps=2, budget=0) for plan, setting in zip(plans, tiny)
+    ] + plans[-1:] * bool(plans[-1].why_not)
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_training_beside_the_tutorial(
-    index: int, device: torch.device, report: Callable[[str], None]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the settings by the options."""
+    option = metafunc.config.getoption
+    metafunc.parametrize("plan", plans(option("--gpu"), option("--quick")), ids=str)
+
+
+def test_training(plan: Plan, quick: bool, report: Report, request: pytest.FixtureRequest) -> None:
+    """Let all contenders train in turn on the same batch."""
+    setting = plan.setting
+    table = report.table(str(plan))
+    if plan.why_not:
+        table.row(contender="all", remark=plan.why_not)
+        return
+    rates: floor.Rates = request.getfixturevalue("rates")
+    # Compiled nets of other settings must not make these dynamic in their shapes; each contender
+    # and each way of differentiating a net counts against the limit.
+    torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = 64
+
+    makers = contenders.makers(setting.device)
+    batch = setting.batch()
+    made: dict[str, Contender] = {}
+    memory: dict[str, float | None] = {}
+    remarks: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            made[name], memory[name] = _prepared(make, setting, batch)
+        except ModuleNotFoundError as error:
+            remarks[name] = f"not installed: {error.name}"
+        except Exception as error:  # the others are still worth their numbers
+            remarks[name] = first_line(error)
+    times, errors = in_turn(
+        {name: _run(contender, batch, plan) for name, contender in made.items()},
+        plan.budget,
+        at_least=1 if quick else 3,
+    )
+    remarks |= {name: first_line(error) for name, error in errors.items()}
+    if plan.in_ram:
+        # A process takes some seconds to start: in a trial, a few will do.
+        chosen = ["tutorial", "hand-tuned bf16 compile", "tinygan bf16"] if quick else times
+        memory = {name: _peak_in_ram(name, setting) for name in chosen}
+
+    flops = floor.least_flops(setting)
+    for name in makers:
+        if name not in times:
+            table.row(contender=name, remark=remarks[name])
+            continue
+        step = statistics.median(times[name]) / plan.steps
+        ratio = Ratio.of(times["tutorial"], times[name]) if "tutorial" in times else None
+        table.row(
+            contender=name,
+            images_per_s=setting.batch_size / step,
+            ms_per_step=step * 1000,
+            peak_mb=memory.get(name),
+            **(ratio.columns if ratio else {}),
+            times_floor=step / rates.floor(setting, flops, _precision(name)),
+        )
+    _explain(table, plan, rates, flops, times)
+    if plan == plans(setting.device == "cuda", quick)[0]:
+        _compare_with_targets(report, times, memory)
+    if (setting.device, setting.image_size, setting.batch_size) == ("cuda", 64, 1024):
+        best = _best(times, "tinygan")
+        if best is not None:
+            step = statistics.median(times[best]) / plan.steps
+            report.measured(results.FLOOR, step / rates.floor(setting, flops, _precision(best)))
+    del made, batch
+    gc.collect()
+    if setting.device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _prepared(
+    make: contenders.Maker, setting: Setting, batch: torch.Tensor
+) -> tuple[Contender, float | None]:
+    """Make and warm up a contender: it, and on CUDA the most MB that it held meanwhile."""
+    if setting.device == "cuda":
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    contender = make(setting)
+    contender.check(batch, WARM_UP[setting.device])
+    if setting.device == "cuda":
+        # Its own weights and Adam's state are in it, those of the others are not.
+        return contender, (torch.cuda.max_memory_allocated() - before) / 1e6
+    return contender, None
+
+
+def _run(contender: Contender, batch: torch.Tensor, plan: Plan) -> Run:
+    return lambda: contender.time(batch, plan.steps, plan.lead)
+
+
+def _peak_in_ram(name: str, setting: Setting) -> float | None:
+    """Return the MB by which a fresh process grows when it trains; None where nobody tells."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_growth, name, setting, torch.get_num_threads()).result()
+
+
+def _growth(name: str, setting: Setting, threads: int) -> float | None:
+    """Train two steps in a process of its own; what PyTorch itself needs is there before."""
+    torch.set_num_threads(threads)
+    tiny = replace(setting, image_size=16, batch_size=8, width=4)
+    contenders.Tutorial(tiny).time(tiny.batch(), steps=2)
+    batch = setting.batch()
+    before = resident_bytes()
+    contenders.makers(setting.device)[name](setting).time(batch, steps=2)
+    peak = resident_bytes(peak=True)
+    return None if before is None or peak is None else (peak - before) / 1e6
+
+
+def _precision(name: str) -> torch.dtype | None:
+    return torch.bfloat16 if "bf16" in name else None
+
+
+def _best(times: dict[str, list[float]], who: str, without: str = "no such word") -> str | None:
+    """Return the fastest contender of those whose name begins with ``who``."""
+    names = [name for name in times if name.startswith(who) and without not in name]
+    return min(names, key=lambda name: statistics.median(times[name]), default=None)
+
+
+def _explain(
+    table: results.Table,
+    plan: Plan,
+    rates: floor.Rates,
+    flops: float,
+    times: dict[str, list[float]],
 ) -> None:
-    """Time both loops in turn, and report images per second and their ratio."""
-    setting = SETTINGS[device.type][index]
-    torch.manual_seed(999)
-    batch = torch.rand(setting.batch_size, 3, 64, 64) * 2 - 1
-    batches = [batch] * setting.steps
-    trainer = tinygan.GANTrainer(
-        tinygan.DCGANGenerator(base_channels=setting.width).apply(tinygan.weights_init),
-        tinygan.DCGANDiscriminator(base_channels=setting.width).apply(tinygan.weights_init),
-        device=device,
+    """Say below the table what its numbers are."""
+    setting = plan.setting
+    rounds = max(map(len, times.values()), default=0)
+    table.note(
+        f"Medians of {rounds} rounds of {plan.steps} steps each, in turn, after {plan.lead} that "
+        "are not timed. ratio: to the tutorial's loop, median of the rounds, and its range."
     )
-    loop = tutorial.Loop(
-        tutorial.make_generator(ngf=setting.width).apply(tutorial.weights_init).to(device),
-        tutorial.make_discriminator(ndf=setting.width).apply(tutorial.weights_init).to(device),
-    )
+    if setting.device == "cuda":
+        table.note(
+            "peak MB: max_memory_allocated of the contender, its warm-up and capture included."
+        )
+    elif plan.in_ram:
+        table.note(
+            "peak MB: growth of a fresh process in two steps, beyond what it needs for PyTorch; "
+            "what a framework or compilation leaves in memory is in it."
+        )
+    for dtype, precision in ((None, "fp32"), (torch.bfloat16, "bf16")):
+        moved = floor.bytes_per_step(setting, dtype)
+        rate = rates.flops[dtype or torch.float32]
+        table.note(
+            f"Floor in {precision}: {rates.floor(setting, flops, dtype) * 1000:.3g} ms, the longer "
+            f"of {flops * setting.batch_size / 1e9:,.3f} GFLOP at {rate / 1e12:.3g} TFLOP/s and "
+            f"{moved / 1e9:.3g} GB at {rates.bytes / 1e9:,.3g} GB/s."
+        )
 
-    def draw_noise(step: int, count: int) -> torch.Tensor:
-        return torch.randn(count, 100, device=device)
 
-    def theirs() -> None:
-        loop.train(batches, draw_noise)
+def _compare_with_targets(
+    report: Report, times: dict[str, list[float]], memory: dict[str, float | None]
+) -> None:
+    """Hand over what the targets are about, as far as it was measured."""
 
-    def ours() -> None:
-        trainer.fit(batches, steps=trainer.step + setting.steps)
+    def compare(target: str, slow: str | None, fast: str | None) -> None:
+        if slow in times and fast in times:
+            report.measured(target, Ratio.of(times[slow], times[fast]).median)
 
-    theirs(), ours()  # the first call of each operation is slow
-    times = [(seconds(theirs, device), seconds(ours, device)) for _ in range(setting.blocks)]
+    def compare_memory(name: str | None) -> None:
+        theirs, ours = memory.get("tutorial"), memory.get(name or "")
+        if theirs and ours:
+            report.measured(results.MEMORY, ours / theirs)
 
-    images = setting.batch_size * setting.steps
-    slow, fast = (images / statistics.median(column) for column in zip(*times))
-    ratio = statistics.median(a / b for a, b in times)
-    lowest, highest = min(a / b for a, b in times), max(a / b for a, b in times)
-    report(
-        f"{setting.name:20} 64 px  batch {setting.batch_size:4}   tutorial {slow:8.1f}   "
-        f"tinygan {fast:8.1f}   ratio {ratio:.2f} ({lowest:.2f} to {highest:.2f})"
-    )
-    assert trainer.step == (setting.blocks + 1) * setting.steps
+    best = _best(times, "tinygan")
+    compare(results.BF16, "tutorial", "tinygan bf16")
+    compare(results.FP32, "tutorial", "tinygan fp32")
+    compare(results.BEST, "tutorial", best)
+    compare(results.BY_HAND, _best(times, "hand-tuned", without="capture"), best)
+    for name in [best] if report.device == "cuda" else ["tinygan fp32", "tinygan bf16"]:
+        compare_memory(name)

@@ -71,7 +71,7 @@ def pictures(
     tmp_path_factory: pytest.TempPathFactory, device: torch.device, quick: bool
 ) -> list[Path]:
     """Return distinct JPEGs of CelebA's size, to be linked into folders on the same disk."""
-    count = 40 if quick else 4000 if device.type == "cuda" else 500
+    count = 40 if quick else 2000 if device.type == "cuda" else 500
     return jpegs.draw(tmp_path_factory.mktemp("drawn") / "faces", count)
 
 

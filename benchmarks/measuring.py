@@ -73,7 +73,7 @@ class ClockedBatches:
 
 def in_turn(
     runs: dict[str, Run], budget: float, at_least: int = 3
-) -> tuple[dict[str, list[float]], dict[str, Exception]]:
+) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Let all run once per round, until the budget is spent: seconds by name, and errors.
 
     A machine that changes its speed changes it for all. Every second round is run backwards, so
@@ -86,7 +86,7 @@ def in_turn(
         at_least: rounds that are run whatever they take.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    errors: dict[str, Exception] = {}
+    errors: dict[str, str] = {}
     start = time.perf_counter()
     done = 0
     while times and (done < at_least or time.perf_counter() - start < budget):
@@ -94,7 +94,7 @@ def in_turn(
             try:
                 times[name].append(runs[name]())
             except Exception as error:  # the others are still worth their numbers
-                errors[name] = error
+                errors[name] = first_line(error)
                 del times[name]
         done += 1
     return times, errors

@@ -397,15 +397,35 @@ class TinyGAN(Contender):
         )
 
     def check(self, batch: torch.Tensor, steps: int) -> None:
-        """Train as the others do; one more hook looks at the losses, which is gone afterwards."""
-        hooks = self.trainer.hooks
+        """Train as the others do; raise also if the trainer warns: of steps that run eagerly, say.
+
+        Meanwhile one more hook looks at the losses.
+        """
+        hooks, warnings = self.trainer.hooks, _Kept()
         self.trainer.hooks = (*hooks, _LastLosses(self))
-        super().check(batch, steps)
-        self.trainer.hooks = hooks
+        logging.getLogger("tinygan").addHandler(warnings)
+        try:
+            super().check(batch, steps)
+        finally:
+            logging.getLogger("tinygan").removeHandler(warnings)
+            self.trainer.hooks = hooks
+        if warnings.sentences:
+            raise RuntimeError(warnings.sentences[0])
 
     def train(self, batches: ClockedBatches) -> None:
         """Take one step per batch."""
         self.trainer.fit(batches, steps=self.trainer.step + len(batches))
+
+
+class _Kept(logging.Handler):
+    """Keeps the warnings that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.sentences: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.sentences.append(record.getMessage())
 
 
 class _LastLosses(tinygan.Hook):

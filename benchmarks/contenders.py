@@ -387,45 +387,54 @@ class TinyGAN(Contender):
         hooks: Sequence[tinygan.Hook] = (),
     ) -> None:
         self.generator, self.discriminator = setting.nets()
-        self.trainer = tinygan.GANTrainer(
-            self.generator,
-            self.discriminator,
-            dtype=dtype,
-            compile=compile,
-            capture=capture,
-            hooks=hooks,
-        )
+        self.warned: list[str] = []
+        with self._listening():
+            self.trainer = tinygan.GANTrainer(
+                self.generator,
+                self.discriminator,
+                dtype=dtype,
+                compile=compile,
+                capture=capture,
+                hooks=hooks,
+            )
 
     def check(self, batch: torch.Tensor, steps: int) -> None:
         """Train as the others do; raise also if the trainer warns: of steps that run eagerly, say.
 
         Meanwhile one more hook looks at the losses.
         """
-        hooks, warnings = self.trainer.hooks, _Kept()
+        hooks = self.trainer.hooks
         self.trainer.hooks = (*hooks, _LastLosses(self))
-        logging.getLogger("tinygan").addHandler(warnings)
-        try:
+        with self._listening():
             super().check(batch, steps)
+        self.trainer.hooks = hooks
+        if self.warned:
+            raise RuntimeError(self.warned[0])
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Within the block the trainer's warnings are kept."""
+        logger, handler = logging.getLogger("tinygan"), _Keeping(self.warned)
+        logger.addHandler(handler)
+        try:
+            yield
         finally:
-            logging.getLogger("tinygan").removeHandler(warnings)
-            self.trainer.hooks = hooks
-        if warnings.sentences:
-            raise RuntimeError(warnings.sentences[0])
+            logger.removeHandler(handler)
 
     def train(self, batches: ClockedBatches) -> None:
         """Take one step per batch."""
         self.trainer.fit(batches, steps=self.trainer.step + len(batches))
 
 
-class _Kept(logging.Handler):
-    """Keeps the warnings that are logged."""
+class _Keeping(logging.Handler):
+    """Keeps warnings in a list."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self.sentences: list[str] = []
+        self.kept = kept
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.sentences.append(record.getMessage())
+        self.kept.append(record.getMessage())
 
 
 class _LastLosses(tinygan.Hook):

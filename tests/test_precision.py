@@ -46,7 +46,14 @@ def test_gradients_agree_with_those_of_float32(dtype, tolerance):
 def test_autocast_applies_convolutions_in_the_type_and_keeps_weights_and_reports():
     """Convolutions see bfloat16; weights, gradients, moments, losses and samples float32."""
     seen = set()
-    trainer = tiny_trainer(dtype=torch.bfloat16)
+    lost = []
+
+    def cost(logits):
+        lost.append(logits.dtype)
+        return logits.square()
+
+    loss = tinygan.losses.Loss(cost, cost, cost)
+    trainer = tiny_trainer(dtype=torch.bfloat16, loss=loss)
     for net in (trainer.generator, trainer.discriminator):
         for layer in net.modules():
             if isinstance(layer, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
@@ -56,6 +63,7 @@ def test_autocast_applies_convolutions_in_the_type_and_keeps_weights_and_reports
     trainer.fit([tiny_images()], steps=1)
 
     assert seen == {torch.float32, torch.bfloat16}  # float32 where the first batch is checked
+    assert lost == [torch.float32] * 3
     assert trainer.dtype == torch.bfloat16
     assert {t.dtype for t in fingerprint(trainer).values()} == {torch.float32, torch.int64}
     assert all(p.grad.dtype == torch.float32 for p in trainer.generator.parameters())

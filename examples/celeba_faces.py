@@ -3,7 +3,8 @@
     python examples/celeba_faces.py                          built-in drawn faces, no download
     python examples/celeba_faces.py --dataroot data/celeba   the tutorial, on CelebA
 
-All pictures and logs go into one folder, which is named at the end. After an interruption, of
+Images are decoded once, into one file beside the output folder; later runs read that. All pictures
+and logs go into one folder, which is named at the end. After an interruption, of
 whatever kind, the same command goes on where the run stood.
 """
 
@@ -40,7 +41,14 @@ def argument_parser() -> argparse.ArgumentParser:
         )
 
     add("--dataroot", type=Path, help="folder or zip of images [none: built-in drawn faces]")
-    add("--workers", type=int, default=2, help="processes that decode images [2]")
+    add(
+        "--packed",
+        type=Path,
+        metavar="FILE",
+        help="where the decoded images are kept, for this size [beside the output folder]",
+    )
+    add("--no-pack", action="store_true", help="keep no such file: decode anew in each epoch")
+    add("--workers", type=int, default=2, help="processes that decode images: once, or always [2]")
     sized("batch_size", int, "images per step")
     sized("image_size", int, "height and width of images in pixels, 8 or more")
     add("--nc", type=int, default=3, help="channels of the images, 3 or 1 [3]")
@@ -72,14 +80,26 @@ def complete(arguments: argparse.Namespace) -> argparse.Namespace:
     for name, value in (SMALL if small else TUTORIAL).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
+    if arguments.packed is None and arguments.dataroot is not None:
+        root, size = arguments.dataroot.resolve(), arguments.image_size
+        name = root.name if root.is_dir() else root.stem
+        arguments.packed = arguments.out.parent / f"{name}_{size}x{size}x{arguments.nc}.packed"
     return arguments
 
 
 def load(arguments: argparse.Namespace) -> data.Loader:
-    """Open the user's images, or draw faces."""
-    if arguments.dataroot is not None:
-        images = data.image_folder(arguments.dataroot, arguments.image_size, arguments.nc)
-        print(f"Training on {len(images)} images of {arguments.dataroot}.")
+    """Open the user's images, packed unless that is not wanted, or draw faces."""
+    root, packed = arguments.dataroot, arguments.packed
+    if root is not None and arguments.no_pack:
+        images = data.image_folder(root, arguments.image_size, arguments.nc)
+        print(f"Training on {len(images)} images of {root}.")
+    elif root is not None:
+        if not packed.exists():
+            print(f"Decoding the images of {root} once, into {packed}; --no-pack does without.")
+        images = data.pack(
+            root, packed, arguments.image_size, arguments.nc, workers=arguments.workers
+        )
+        print(f"Training on {len(images)} images of {root}, which are decoded in {packed}.")
     else:
         print(
             f"No --dataroot: training on {arguments.num_faces} built-in drawn faces. For CelebA, "
@@ -92,9 +112,10 @@ def load(arguments: argparse.Namespace) -> data.Loader:
         arguments.batch_size,
         seed=arguments.seed,
         flip=arguments.flip,
-        # The drawn faces lie in memory: there is nothing for workers to decode.
-        workers=0 if arguments.dataroot is None else arguments.workers,
+        # Without effect for images that are decoded, or drawn, already.
+        workers=arguments.workers,
         pin_memory=arguments.device == "cuda",
+        device=arguments.device,
     )
 
 
@@ -147,8 +168,12 @@ def main() -> None:
         resumed = trainer.resume(arguments.resume or arguments.out)
         if arguments.resume and resumed is None:
             parser.error(f"--resume must be a checkpoint, got {arguments.resume}; give a .pt file.")
-    except (ValueError, ImportError) as error:  # a bad input, or an extra that is not installed
+    # A bad input, an extra that is not installed, or a disk that is full.
+    except (ValueError, ImportError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        print("\nStopped before the first step; the same command goes on.")
+        raise SystemExit(130) from None
     print(
         f"{arguments.num_epochs} epochs of {len(loader)} steps on {arguments.device}, "
         f"in batches of {arguments.batch_size} images of {arguments.image_size} pixels."

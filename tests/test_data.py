@@ -17,9 +17,14 @@ from torchvision import transforms
 
 from tinygan import data
 from tinygan.data.cartoon_faces import SKIN
-from tinygan.data.decoding import to_tensor
+from tinygan.data.decoding import scale, to_pixels
 
 import strategies
+
+
+def to_tensor(image, size):
+    """Return what becomes of a picture: (C, H, W) in [-1, 1]."""
+    return scale(to_pixels(image, size))
 
 
 def picture(width, height, seed=0, mode="RGB"):

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import inspect
 import logging
 import math
 import os
 import resource
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import tinygan
-from tinygan import checkpoint, checkpoint_folder, disk, hooks
+from tinygan import checkpoint, checkpoint_folder, hooks
 
+import crashes
 import processes
+from crashes import Dies, SimulatedCrash, watched
 from helpers import flat, tiny_images, tiny_trainer
 
 BATCHES = list(tiny_images(12).split(6))  # so that a run may die just before an epoch's end
 STEPS = 4
 
-# By reflection, so that a new operation cannot be forgotten.
-OPERATIONS = [
-    name
-    for name, thing in vars(disk).items()
-    if inspect.isfunction(thing) and thing.__module__ == disk.__name__ and name[0] != "_"
-]
-
-
-@contextlib.contextmanager
-def watched(stand_in):
-    """Let ``stand_in(name, operate, *arguments)`` take the place of every operation of the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in OPERATIONS:
-            patch.setattr(disk, name, partial(stand_in, name, getattr(disk, name)))
-        yield
+# Those of packing alone are tried in test_packing.
+OPERATIONS = sorted(set(crashes.OPERATIONS) - {"append", "lock", "truncate"})
 
 
 def contents(folder):
@@ -66,32 +52,6 @@ def run_in(folder, keep=2):
     trainer = tiny_trainer(hooks=[before, keeper])
     trainer.resume(folder)
     return trainer, before.contents
-
-
-class SimulatedCrash(BaseException):
-    """The process dies here: no handler for errors may run."""
-
-
-class Dies:
-    """Ends the process at one operation, when a share of it is done: none, all, or part of it."""
-
-    def __init__(self, at, share):
-        self.at, self.share, self.calls = at, share, []
-
-    def __call__(self, name, operate, *arguments):
-        """Stand in for an operation."""
-        self.calls.append(name)
-        if len(self.calls) <= self.at:
-            return operate(*arguments)
-        if len(self.calls) == self.at + 1:  # and after that, the dead do nothing
-            if name == "write":
-                file, content = arguments
-                operate(file, content[: int(self.share * len(content))])
-            elif self.share == 1:
-                done = operate(*arguments)
-                if name == "create":
-                    done.close()
-        raise SimulatedCrash
 
 
 # Before an operation is after the last one, so that one number of files tries both.

@@ -44,19 +44,28 @@ def test_without_data_it_trains_on_drawn_faces(tmp_path):
 
 
 def test_with_data_it_trains_on_it(tmp_path):
-    """A folder in the tutorial's layout is found, and its pictures go into the output folder."""
+    """A folder is packed beside the output folder; the run is the same without packing."""
     root = tmp_path / "celeba" / "img_align_celeba"
     root.mkdir(parents=True)
     for index in range(20):
         pixels = np.full((22, 18, 3), index * 12, np.uint8)
         Image.fromarray(pixels).save(root / f"{index:06}.jpg")
-    done = run(
-        *SMALL, "--dataroot", tmp_path / "celeba", "--workers", 1, "--out", tmp_path / "out",
-        folder=tmp_path,
-    )  # fmt: skip
+    flags = [*SMALL, "--dataroot", tmp_path / "celeba", "--workers", 1, "--flip"]
+    done = run(*flags, "--out", tmp_path / "out", folder=tmp_path)
 
     assert done.returncode == 0, done.stderr
+    packed = "celeba_16x16x3.packed"
+    assert f"Decoding the images of {tmp_path / 'celeba'} once, into {tmp_path / packed};" in (
+        done.stdout
+    )
     assert "Training on 20 images of " in done.stdout
+    (tmp_path / packed).rename(tmp_path / "elsewhere")
+    same = run(*flags, "--no-pack", "--out", tmp_path / "same", folder=tmp_path)
+    assert "Decoding" not in same.stdout
+    assert "Training on 20 images of " in same.stdout
+    assert not (tmp_path / packed).exists()
+    logs = [(tmp_path / out / "log.jsonl").read_bytes() for out in ("out", "same")]
+    assert logs[0] == logs[1]
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 6
 
@@ -69,7 +78,7 @@ def test_every_flag_is_heeded(tmp_path):
     flags = {
         "dataroot": tmp_path, "workers": 1, "batch-size": 2, "image-size": 21, "nc": 1, "nz": 7,
         "ngf": 3, "ndf": 5, "num-epochs": 9, "lr": 0.001, "beta1": 0.4, "ngpu": 0, "seed": 4,
-        "out": tmp_path / "out", "resume": tmp_path / "file",
+        "out": tmp_path / "out", "resume": tmp_path / "file", "packed": tmp_path / "file.packed",
     }  # fmt: skip
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     given.append("--flip")
@@ -79,6 +88,7 @@ def test_every_flag_is_heeded(tmp_path):
 
     assert (loader.seed, loader.batch_size, loader.size) == (4, 2, 2)
     assert (loader.workers, loader.flip) == (1, True)
+    assert loader.dataset.path == tmp_path / "file.packed"
     assert next(iter(loader)).shape == (2, 1, 21, 21)
     generator, discriminator = trainer.generator, trainer.discriminator
     assert (generator.image_size, generator.channels, generator.latent_dim) == ((21, 21), 1, 7)

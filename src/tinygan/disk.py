@@ -1,4 +1,4 @@
-"""The file operations of saving, each alone, so that a test can let any of them fail.
+"""The file operations of saving and packing, each alone, so that a test can let any of them fail.
 
 Nothing else in the library writes what must not be lost.
 """
@@ -13,6 +13,32 @@ from typing import BinaryIO
 def create(path: Path) -> BinaryIO:
     """Open a new file for writing; its mode follows the umask."""
     return open(path, "xb")
+
+
+def append(path: Path) -> BinaryIO:
+    """Open a file, new or not, for reading and for writing at its end."""
+    return open(path, "a+b")
+
+
+def lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed; return False if another process has locked it.
+
+    Raises:
+        OSError: where files cannot be locked, as on some network disks.
+    """
+    import fcntl  # not on Windows, where the rest of the library can be imported
+
+    # Not flock(): a worker that outlives its killed parent for seconds would inherit that.
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX leaves open which
+        return False
+    return True
+
+
+def truncate(file: BinaryIO, size: int) -> None:
+    """Cut a file to its first ``size`` bytes."""
+    file.truncate(size)
 
 
 def write(file: BinaryIO, content: bytes) -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from tinygan import checks, seeds
+from tinygan.data.decoding import scale
 
 SKIN = (
     (255, 224, 196),
@@ -44,6 +45,10 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image_size: height and width in pixels, at least 8; the face fits the smaller side.
         channels: 3 for colour or 1 for grey.
         seed: another seed, other faces.
+
+    Attributes:
+        pixels: the faces, (length, C, H, W) of uint8.
+        attributes: what each face has, (length, 6) of int64; ``labels`` is another name for it.
 
     Raises:
         ValueError: for a size under 8, a length under 1, or channels other than 1 or 3.
@@ -87,12 +92,17 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         variation = draws[:, len(counts) :] * 2 - 1
         # Drawn in chunks of a size at which a shape's temporaries stay in cache.
         chunk = max(1, 2**18 // math.prod(self.image_size))
-        self._images = torch.cat(
+        self.pixels = torch.cat(
             [
                 _draw(attributes, dict(zip(_VARIATION, v.T)), self.image_size, channels)
                 for attributes, v in zip(self.attributes.split(chunk), variation.split(chunk))
             ]
         )
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The attributes, by the name under which loaders look for what goes with images."""
+        return self.attributes
 
     @property
     def configuration(self) -> dict[str, str | int]:
@@ -106,17 +116,17 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __len__(self) -> int:
         """Return the number of faces."""
-        return len(self._images)
+        return len(self.pixels)
 
     @override
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return face ``index``, (C, H, W) in [-1, 1], and its attributes, (6,) int64."""
-        return self._images[index] / 127.5 - 1, self.attributes[index]
+        return scale(self.pixels[index]), self.attributes[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return several faces at once, as PyTorch's loaders ask for them."""
         chosen = torch.as_tensor(indices)
-        return list(zip(self._images[chosen] / 127.5 - 1, self.attributes[chosen]))
+        return list(zip(scale(self.pixels[chosen]), self.attributes[chosen]))
 
 
 def _draws(seed: int, index: int) -> torch.Tensor:

@@ -13,6 +13,10 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 # Pillow knows dozens of formats, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
+# What becomes of a picture, for files that keep the outcome. The number changes whenever pixels do.
+TRANSFORM = "upright, on white, covered by a bilinear resize, cropped about its centre"
+TRANSFORM_VERSION = 1
+
 # A strip of 1 x 60,000 pixels becomes one of 64 x 3,840,000 before its centre is cut out.
 LONGEST = 100
 
@@ -142,18 +146,18 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture.convert("RGBA"))
 
 
-def to_tensor(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
-    """Resize, crop about the centre and scale a picture: (C, H, W), float32 in [-1, 1].
+def to_pixels(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
+    """Resize a picture and crop it about its centre: (C, H, W), uint8.
 
-    For a square this is the tutorial's Resize(n), CenterCrop(n), ToTensor, Normalize(.5, .5); an
-    oblong is covered in the same way, by the smallest resize that leaves no gap.
+    For a square this is the tutorial's Resize(n), CenterCrop(n); an oblong is covered in the same
+    way, by the smallest resize that leaves no gap.
 
     Args:
         image: of mode "RGB" (C = 3) or "L" (C = 1).
         image_size: (height, width) in pixels.
 
     Examples:
-        >>> to_tensor(Image.new("RGB", (178, 218)), (64, 64)).shape
+        >>> to_pixels(Image.new("RGB", (178, 218)), (64, 64)).shape
         torch.Size([3, 64, 64])
     """
     height, width = image_size
@@ -167,5 +171,17 @@ def to_tensor(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
     cropped = covered.crop((left, top, left + width, top + height))
     # A bytearray, because tensors do not share memory that cannot be written.
     pixels = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8)
-    pixels = pixels.view(height, width, -1).permute(2, 0, 1).contiguous()
-    return pixels.float().div_(255).mul_(2).sub_(1)
+    return pixels.view(height, width, -1).permute(2, 0, 1).contiguous()
+
+
+def scale(pixels: torch.Tensor) -> torch.Tensor:
+    """Scale bytes of any shape to float32 in [-1, 1]: the tutorial's ToTensor, Normalize(.5, .5).
+
+    Examples:
+        >>> scale(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([-1.,  1.])
+    """
+    # x / 255 * 2 to the last bit, as doubling rounds nothing. By a tensor that lies where the
+    # pixels do, since CUDA divides by a number as it multiplies by its rounded reciprocal.
+    half = torch.full((), 127.5, device=pixels.device)
+    return pixels.float().div_(half).sub_(1)

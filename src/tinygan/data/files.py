@@ -7,6 +7,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -62,6 +63,20 @@ class Folder:
             inside = PurePosixPath(os.path.relpath(folder, self.root))
             yield from filter(_is_image, (str(inside / file) for file in files))
 
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Return each file's size in bytes and time in ns, by which a changed one is known.
+
+        What cannot be looked at, a folder too, has (-1, 0).
+        """
+        return {name: self._stamp(name) for name in (*self.unlisted, *self.names)}
+
+    def _stamp(self, name: str) -> tuple[int, int]:
+        if name not in self.unlisted:
+            with suppress(OSError):
+                status = os.stat(os.path.join(self.root, name))
+                return status.st_size, status.st_mtime_ns
+        return -1, 0
+
     def open(self, name: str) -> IO[bytes]:
         """Open a file that can be read to its end.
 
@@ -103,6 +118,11 @@ class Zip:
         if self._archive is None or self._archive[0] != os.getpid():
             self._archive = (os.getpid(), zipfile.ZipFile(self.root))
         return self._archive[1]
+
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Return each member's size in bytes and CRC-32: the same in every copy of the zip."""
+        members = self._open_archive().NameToInfo
+        return {name: (members[name].file_size, members[name].CRC) for name in self.names}
 
     def open(self, name: str) -> IO[bytes]:
         """Read a member and compare its checksum.

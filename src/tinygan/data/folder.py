@@ -66,14 +66,38 @@ def image_folder(
         ...     image_folder(root, image_size=64)[0].shape
         torch.Size([3, 64, 64])
     """
+    size = check_arguments(image_size, channels, max_pixels, max_bad)
+    return look_through(open_source(root, max_pixels), size, channels, max_pixels, max_bad)
+
+
+def check_arguments(
+    image_size: int | tuple[int, int], channels: int, max_pixels: int, max_bad: float
+) -> tuple[int, int]:
+    """Return the size as (height, width); raise ValueError for arguments out of their ranges."""
     size = checks.size("image_size", image_size, at_least=8)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
     checks.count("max_pixels", max_pixels)
     if not isinstance(max_bad, int | float) or not 0 <= max_bad <= 1:
         raise ValueError(f"max_bad must be from 0 to 1, got {max_bad!r}; use 0.1, say.")
+    return size
+
+
+def open_source(root: str | os.PathLike[str], max_pixels: int) -> files.Folder | files.Zip:
+    """List the files of a folder or zip; raise ValueError if it is neither."""
     # A pixel takes 8 bytes at most, as 16-bit RGBA; the rest is for metadata and further frames.
-    source = files.open_root(Path(root), max_bytes=8 * max_pixels + 2**26)
+    return files.open_root(Path(root), max_bytes=8 * max_pixels + 2**26)
+
+
+def look_through(
+    source: files.Folder | files.Zip,
+    image_size: tuple[int, int],
+    channels: int,
+    max_pixels: int,
+    max_bad: float,
+) -> ImageFiles:
+    """Look at every file's header, and return the good ones with one warning about the others."""
+    root = source.root
     rejected = dict(source.unlisted)
     for name in source.names:
         try:
@@ -86,21 +110,50 @@ def image_folder(
             f"root must hold images ({', '.join(files.EXTENSIONS)}), got {root} with none; "
             "check the path."
         )
-    images = ImageFiles(source, rejected, size, channels, max_pixels, max_bad)
+    images = ImageFiles(source, rejected, image_size, channels, max_pixels, max_bad)
     images.check()
     if rejected:
         _log.warning(
             "%d of %d files in %s are bad and left out: %s.",
-            len(rejected), images.found, root, _listed(rejected, len(rejected)),
+            len(rejected), images.found, root, listed(rejected, len(rejected)),
         )  # fmt: skip
     return images
 
 
-def _listed(bad: dict[str, str], count: int) -> str:
+def listed(bad: dict[str, str], count: int) -> str:
     """Return names and reasons for a message: the first of ``bad``, and how many there are more."""
     # repr() keeps line breaks and undecodable bytes of a name out of the message.
     named = [f"{name!r} ({reason})" for name, reason in islice(bad.items(), _NAMED)]
     return ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
+
+
+def refuse_bad(
+    root: os.PathLike[str], bad: dict[str, str], count: int, found: int, max_bad: float
+) -> None:
+    """Raise ValueError if ``count`` bad files of ``found`` are all, or too many; name the first."""
+    if count == found:
+        raise ValueError(
+            f"root must hold good images, got {root} with {count} bad ones: "
+            f"{listed(bad, count)}; check the path."
+        )
+    if count > max_bad * found:
+        raise ValueError(
+            f"max_bad must be at least the fraction of bad files, got {max_bad:g} with "
+            f"{count} of {found} bad in {root}: {listed(bad, count)}; "
+            "repair or remove them, or raise max_bad."
+        )
+
+
+def describe(
+    images: int, image_size: tuple[int, int], channels: int, names: str
+) -> dict[str, str | int]:
+    """Return a ``configuration``: what a run compares when it goes on, with a hash of the names."""
+    return {
+        "images": images,
+        "image_size": str(image_size),
+        "channels": channels,
+        "names": names,
+    }
 
 
 class ImageFiles(Dataset[torch.Tensor]):
@@ -135,12 +188,8 @@ class ImageFiles(Dataset[torch.Tensor]):
     def configuration(self) -> dict[str, str | int]:
         """What these images are, wherever they lie: for comparison with those of another run."""
         names = "\0".join(self.names).encode("utf-8", "surrogatepass")
-        return {
-            "images": len(self.names),
-            "image_size": str(self.image_size),
-            "channels": self.channels,
-            "names": hashlib.sha256(names).hexdigest()[:16],
-        }
+        digest = hashlib.sha256(names).hexdigest()[:16]
+        return describe(len(self.names), self.image_size, self.channels, digest)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -153,6 +202,10 @@ class ImageFiles(Dataset[torch.Tensor]):
         Raises:
             ValueError: when more files than ``max_bad`` turn out to be bad, naming them.
         """
+        return decoding.scale(self.in_bytes(index))
+
+    def in_bytes(self, index: int) -> torch.Tensor:
+        """Return what ``[index]`` does before it is scaled: (C, H, W) of uint8."""
         index = range(len(self.names))[index]
         if not self._named[index]:
             try:
@@ -167,7 +220,7 @@ class ImageFiles(Dataset[torch.Tensor]):
     def _decode(self, index: int) -> torch.Tensor:
         with decoding.one_error(), self._source.open(self.names[index]) as file:
             picture = decoding.decode(file, self.channels, self.max_pixels)
-        return decoding.to_tensor(picture, self.image_size)
+        return decoding.to_pixels(picture, self.image_size)
 
     def _stand_in(self, index: int) -> torch.Tensor:
         """Return the next good image by name, the same whoever asks; after the last, the first."""
@@ -190,19 +243,14 @@ class ImageFiles(Dataset[torch.Tensor]):
         count = len(self.rejected) + int(self._bad.sum())
         if count < self.found and count <= self.max_bad * self.found:
             return
+        bad = self.damaged(_NAMED) | self.rejected
+        refuse_bad(self.root, bad, count, self.found, self.max_bad)
+
+    def damaged(self, most: int | None = None) -> dict[str, str]:
+        """Return what decoding has found so far, and why: the first ``most`` by name, or all."""
         # Other processes may have found them, so the reasons are looked for once more.
-        damaged = self._bad.nonzero().flatten().tolist()[:_NAMED]
-        bad = {self.names[index]: self._damage(index) for index in damaged} | self.rejected
-        if count == self.found:
-            raise ValueError(
-                f"root must hold good images, got {self.root} with {count} bad ones: "
-                f"{_listed(bad, count)}; check the path."
-            )
-        raise ValueError(
-            f"max_bad must be at least the fraction of bad files, got {self.max_bad:g} with "
-            f"{count} of {self.found} bad in {self.root}: {_listed(bad, count)}; "
-            "repair or remove them, or raise max_bad."
-        )
+        indices = self._bad.nonzero().flatten().tolist()[:most]
+        return {self.names[index]: self._damage(index) for index in indices}
 
     def _damage(self, index: int) -> str:
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tinygan import checks, seeds, signals
+from tinygan import batches, checks, seeds, signals
+from tinygan.data.gathering import Gatherer, in_memory
 from tinygan.data.workers import Workers
 
 
@@ -17,6 +18,11 @@ class Loader:
 
     Order and flips depend on (seed, epoch) alone: not on the number of workers, on the global
     random state, or on what was loaded before. Loading itself is PyTorch's ``DataLoader``.
+
+    A data set that has all its images in memory is loaded without one, many times as fast: packed
+    images, drawn faces, and whatever has ``pixels``, a tensor (N, C, H, W) of uint8, and perhaps
+    ``labels``, a tensor (N, ...). Its batches are what ``[index]`` would give: images scaled to
+    [-1, 1], or [images, labels]. ``workers``, ``timeout`` and ``pin_memory`` have no effect then.
 
     Args:
         dataset: anything with ``len`` and ``[index]`` that gives an image (C, H, W), or a tuple
@@ -29,6 +35,8 @@ class Loader:
         workers: processes that load in the background; 0 loads in this one.
         timeout: seconds after which workers that give nothing are taken for stuck.
         pin_memory: give batches in page-locked memory, from which copies to a GPU are faster.
+        device: where batches are wanted; None for the CPU. Images in memory are moved to a GPU
+            once, if they take at most a quarter of what is free there, for the loader's lifetime.
 
     Raises:
         ValueError: for a batch size under 1 or over the number of images, or a timeout of 0.
@@ -52,6 +60,7 @@ class Loader:
         workers: int = 0,
         timeout: float = 300,
         pin_memory: bool = False,
+        device: torch.device | str | None = None,
     ) -> None:
         self.dataset = dataset
         self.size = len(dataset)  # type: ignore[arg-type]
@@ -70,6 +79,8 @@ class Loader:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300, say.")
         self.timeout = timeout
         self.pin_memory = pin_memory
+        self.device = None if device is None else torch.device(device)
+        self._gatherer: Gatherer | None = None
         self.epoch = 0
         self._given = 0
         self._resume_after = 0
@@ -91,14 +102,36 @@ class Loader:
 
     def _batches(self, epoch: int, given: int) -> Iterator[Any]:
         plan, flips = self._plan(epoch)[given:], self._flips(epoch)
+        if in_memory(self.dataset) is None:
+            source = self._loaded(epoch, given, plan, flips)
+        else:
+            source = self._gathered(plan, flips)
+        with batches.closing(source):
+            for batch in source:
+                given += 1
+                self.epoch, self._given = epoch, given
+                yield batch
+        self.epoch, self._given = epoch + 1, 0
+
+    def _gathered(self, plan: list[torch.Tensor], flips: torch.Tensor | None) -> Iterator[Any]:
+        # Not before the first iteration: the nets should have had their memory by then.
+        if self._gatherer is None:
+            found = in_memory(self.dataset)
+            assert found is not None
+            self._gatherer = Gatherer(*found, self.device or torch.device("cpu"))
+        return self._gatherer.batches(plan, flips)
+
+    def _loaded(
+        self, epoch: int, given: int, plan: list[torch.Tensor], flips: torch.Tensor | None
+    ) -> Iterator[Any]:
         workers = Workers(self.workers)
         # A DataLoader of its own for each iteration: two that run at once, or one that is left
         # half-way or interrupted, cannot disturb each other or the next.
         with workers.starting():
-            batches: Iterator[Any] = iter(
+            loaded: Iterator[Any] = iter(
                 DataLoader(
                     self.dataset,  # type: ignore[arg-type]
-                    batch_sampler=plan,
+                    batch_sampler=[indices.tolist() for indices in plan],
                     num_workers=self.workers,
                     multiprocessing_context=workers.context,
                     worker_init_fn=signals.ignore,
@@ -109,10 +142,10 @@ class Loader:
                 )
             )
         try:
-            for indices, batch in zip(plan, batches):
+            for indices, batch in zip(plan, loaded):
                 given += 1
-                self.epoch, self._given = epoch, given
-                yield batch if flips is None else _flipped(batch, flips[indices])
+                flipped = batch if flips is None else _flipped(batch, flips[indices])
+                yield flipped if self.device is None else self._moved(flipped, self.device)
         except RuntimeError as error:
             if self.workers:
                 error.add_note(
@@ -123,17 +156,26 @@ class Loader:
             raise
         finally:
             with workers.ending():
-                del batches  # PyTorch asks its workers to end when nobody knows them any more
-        self.epoch, self._given = epoch + 1, 0
+                del loaded  # PyTorch asks its workers to end when nobody knows them any more
 
-    def _plan(self, epoch: int) -> list[list[int]]:
+    def _moved(self, batch: Any, device: torch.device) -> Any:
+        """Move all tensors of a batch, which the ``DataLoader`` may have nested."""
+        if isinstance(batch, torch.Tensor):
+            return batch.to(device, non_blocking=self.pin_memory)
+        if isinstance(batch, Mapping):
+            return {name: self._moved(value, device) for name, value in batch.items()}
+        if isinstance(batch, list | tuple):
+            return [self._moved(value, device) for value in batch]
+        return batch
+
+    def _plan(self, epoch: int) -> list[torch.Tensor]:
         """Return the indices of each batch of an epoch."""
         order = (
             torch.randperm(self.size, generator=seeds.generator(self.seed, "order", epoch))
             if self.shuffle
             else torch.arange(self.size)
         )
-        return [indices.tolist() for indices in order.split(self.batch_size)][: len(self)]
+        return list(order.split(self.batch_size))[: len(self)]
 
     def _flips(self, epoch: int) -> torch.Tensor | None:
         """Return for each image, by its index, whether the epoch mirrors it: (size,) of bool."""

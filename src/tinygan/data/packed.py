@@ -1,0 +1,166 @@
+"""One file of decoded images: their bytes, then what they are. It is mapped, not read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from tinygan.data import folder
+from tinygan.data.decoding import scale
+
+LAYOUT = 1
+"""The number of the layout: bytes (N, C, H, W), the manifest as JSON, the trailer."""
+
+MAGIC = b"tinygan packed\0\n"
+
+# The manifest's length in bytes, its CRC-32, the magic.
+_TRAILER = struct.Struct("<QL16s")
+
+
+class NotPackedError(ValueError):
+    """A file of another kind; the message names it."""
+
+
+class DamagedError(Exception):
+    """A packed file that cannot be used; the text says why."""
+
+
+def ending(manifest: dict[str, Any]) -> bytes:
+    """Return what follows the pixels in a packed file."""
+    text = json.dumps(manifest, separators=(",", ":")).encode()
+    return text + _TRAILER.pack(len(text), zlib.crc32(text), MAGIC)
+
+
+def pixel_bytes(manifest: dict[str, Any]) -> int:
+    """Return how many bytes the pixels take."""
+    return math.prod((manifest["count"], manifest["channels"], *manifest["image_size"]))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return what a packed file says of itself.
+
+    Raises:
+        NotPackedError: for a file that is none, or whose end is missing.
+        DamagedError: for one whose manifest is damaged, of another layout, or of other pixels.
+        OSError: for one that cannot be read.
+    """
+    if path.is_file():  # of other kinds, some never end
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TRAILER.size))
+            trailer = file.read()
+            if len(trailer) == _TRAILER.size and trailer.endswith(MAGIC):
+                length, checksum, _ = _TRAILER.unpack(trailer)
+                file.seek(max(0, size - _TRAILER.size - length))
+                text = file.read(min(length, size))
+                return _checked(text[:length], checksum, size - _TRAILER.size - length)
+    raise NotPackedError(
+        f"path must be a packed file, got {path}, which is of another kind or was cut off; "
+        "remove it if it is not needed, or name another path."
+    )
+
+
+def _checked(text: bytes, checksum: int, pixels: int) -> dict[str, Any]:
+    if zlib.crc32(text) != checksum:
+        raise DamagedError("its manifest is damaged")
+    manifest: dict[str, Any] = json.loads(text)
+    if manifest["layout"] != LAYOUT:
+        raise DamagedError(f"its layout is number {manifest['layout']}, known is {LAYOUT}")
+    if pixels != pixel_bytes(manifest):
+        raise DamagedError(f"it has {pixels} bytes of pixels instead of {pixel_bytes(manifest)}")
+    return manifest
+
+
+def open_packed(path: str | os.PathLike[str]) -> PackedImages:
+    """Open a file that ``pack`` made, on whatever machine, without the images it was made of.
+
+    Args:
+        path: the packed file.
+
+    Raises:
+        ValueError: for a file that is missing, of another kind, cut off or of a wrong length.
+
+    Examples:
+        >>> from tinygan.data import pack
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
+        ...     _ = pack(root, f"{root}/faces.packed", image_size=32, workers=0)
+        ...     len(open_packed(f"{root}/faces.packed"))
+        1
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise DamagedError("No such file or directory")
+        return PackedImages(path, read_manifest(path))
+    except (DamagedError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(
+            f"path must be a packed file, got {path}: {reason}; pack the images anew."
+        ) from error
+
+
+class PackedImages(Dataset[torch.Tensor]):
+    """Images that were decoded once, mapped from a file; made by ``pack`` and ``open_packed``.
+
+    Attributes:
+        pixels: all images, (N, C, H, W) of uint8. Only what is used is read from the disk.
+        labels: None, for there are none.
+        rejected: the files that were left out, and why.
+        damaged: the files that others stand in for, and why.
+    """
+
+    labels = None
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path.absolute()  # so that worker processes find it from wherever they are
+        self.image_size: tuple[int, int] = tuple(manifest["image_size"])
+        self.channels: int = manifest["channels"]
+        self.rejected: dict[str, str] = manifest["rejected"]
+        self.damaged: dict[str, str] = manifest["damaged"]
+        self._names: str = manifest["names"]
+        # Private, so that what is written to the tensor by mistake does not reach the file.
+        mapped = torch.from_file(
+            str(path), shared=False, size=pixel_bytes(manifest), dtype=torch.uint8
+        )
+        self.pixels = mapped.view(manifest["count"], self.channels, *self.image_size)
+
+    @property
+    def configuration(self) -> dict[str, str | int]:
+        """What these images are: the same as that of the files they were made of."""
+        return folder.describe(len(self), self.image_size, self.channels, self._names)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pixels)
+
+    @override
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Return image ``index``, (C, H, W) in [-1, 1]."""
+        return scale(self.pixels[range(len(self))[index]])
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the path to another process, not the pixels."""
+        return _reopen, (self.path, self.configuration)
+
+
+def _reopen(path: Path, configuration: dict[str, str | int]) -> PackedImages:
+    images = open_packed(path)
+    if images.configuration != configuration:
+        raise ValueError(
+            f"path must hold the images that it held before, got {path}, which was packed anew; "
+            "open it with data.open_packed."
+        )
+    return images

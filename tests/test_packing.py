@@ -371,35 +371,41 @@ def test_packing_that_is_killed_again_and_again_ends_the_same(tmp_path, kills):
     assert names(tmp_path)[-3:] == ["file", "source", "whole"]
 
 
+def hold(source, path, at=5, workers=0):
+    """Pack in small chunks, and stop at an image until told to go on; for a child."""
+    packing._BATCH, packing._CHUNK = 2 * 3 * 8 * 8, 2
+    in_bytes = ImageFiles.in_bytes
+
+    def waits(self, index):
+        if index == at and not Path("go").exists():
+            processes.say("in the middle")
+            processes.eventually(Path("go").exists)
+        return in_bytes(self, index)
+
+    ImageFiles.in_bytes = waits
+    pack(source, path, workers=workers)
+
+
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     """Interrupted, packing ends by KeyboardInterrupt; the next call says where it goes on."""
-    root, path = make_folder(tmp_path / "source", 60), tmp_path / "file"
-    child = processes.Child(tmp_path, interrupted, root, path)
-    processes.eventually(lambda: any(p.stat().st_size > 5000 for p in tmp_path.glob("*.partial")))
+    root, path = make_folder(tmp_path / "source", 30), tmp_path / "file"
+    child = processes.Child(tmp_path, hold, root, path, 25, 1)
+    child.until("in the middle")
+    # What was decoded before is written by another process, in its own time.
+    processes.eventually(
+        lambda: any(p.stat().st_size == 24 * 192 for p in tmp_path.glob("*.partial"))
+    )
     child.signal(signal.SIGINT)
     ended = child.wait()
     assert ended.returncode == 130
     assert "KeyboardInterrupt" in ended.stderr
     assert child.is_gone()
     assert not path.exists()
-    again = processes.run(tmp_path, interrupted, root, path)
-    assert f"packing {path} goes on at image " in again.stderr
+    (tmp_path / "go").touch()
+    again = processes.run(tmp_path, hold, root, path)
+    assert f"packing {path} goes on at image 20 of 30." in again.stderr
     pack(root, tmp_path / "whole")
     assert path.read_bytes() == (tmp_path / "whole").read_bytes()
-
-
-def hold(source, path):
-    """Pack, and stop in the middle until told to go on; for a child."""
-    in_bytes = ImageFiles.in_bytes
-
-    def waits(self, index):
-        if index == 5:
-            processes.say("in the middle")
-            processes.eventually(Path("go").exists)
-        return in_bytes(self, index)
-
-    ImageFiles.in_bytes = waits
-    pack(source, path)
 
 
 @pytest.mark.parametrize("size", [8, 9])

@@ -219,13 +219,13 @@ class _Recording:
             self._g_backward = recorder.record(step.generator_backward)
             self._g_update = None if g in self.eager else recorder.record(step.generator_update)
         self._gradients = {
-            player.name: [(p, p.grad) for p in player.module.parameters()]
+            player.name: [(p, p.grad) for p in player.parameters]
             for player in self._players
         }
         self._tensors = [
             tensor
             for player in self._players
-            for tensor in (*player.module.parameters(), *player.module.buffers())
+            for tensor in (*player.parameters, *player.module.buffers())
         ]
         self._known = self._addresses()
         self._options = {player.name: self._options_of(player) for player in self._players}

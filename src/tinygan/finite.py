@@ -37,7 +37,13 @@ class Buffers:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        # Walking through a net takes as long as several small kernels.
+        self._places = [
+            (part._buffers, name)
+            for part in module.modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
         self._groups: list[list[torch.Tensor]] = []
         # Written in place: a recorded CUDA graph knows them by their address.
         self._kept: dict[torch.dtype, torch.Tensor] = {}
@@ -45,7 +51,9 @@ class Buffers:
     def keep(self) -> None:
         """Remember the buffers as they are now."""
         of_type: dict[torch.dtype, list[torch.Tensor]] = {}
-        for buffer in self._module.buffers():
+        for place, name in self._places:
+            buffer = place[name]
+            assert buffer is not None
             of_type.setdefault(buffer.dtype, []).append(buffer)
         self._groups = list(of_type.values())
         for dtype, buffers in of_type.items():

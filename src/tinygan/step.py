@@ -32,6 +32,7 @@ class Player:
     """One side of the game: a net and the optimizer that moves it.
 
     Attributes:
+        parameters: those of the net, in its order.
         moved: whether the last update moved the weights, or was skipped because something was not
             finite: a scalar of bool on the device. What averages weights must ask it.
     """
@@ -39,15 +40,17 @@ class Player:
     name: Literal["discriminator", "generator"]
     module: nn.Module
     optimizer: Optimizer
+    parameters: list[nn.Parameter] = field(init=False)
     moved: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        device = next(self.module.parameters()).device
-        self.moved = torch.zeros((), dtype=torch.bool, device=device)
+        # Walking through a net takes as long as several small kernels.
+        self.parameters = list(self.module.parameters())
+        self.moved = torch.zeros((), dtype=torch.bool, device=self.parameters[0].device)
 
     def gradients(self) -> list[torch.Tensor]:
         """Return the gradients that lie in ``.grad``."""
-        return [p.grad for p in self.module.parameters() if p.grad is not None]
+        return [p.grad for p in self.parameters if p.grad is not None]
 
     def update(self, finite: torch.Tensor) -> None:
         """Move the weights along the gradients that lie in ``.grad``, if ``finite`` is true.
@@ -196,7 +199,7 @@ class Step:
 
         logits = self._logits(self._judge_for_generator, self._fake)
         loss = self.loss.generator(logits).mean()
-        inputs = [p for p in g.module.parameters() if p.requires_grad]
+        inputs = [p for p in g.parameters if p.requires_grad]
         self._scaled(loss).backward(inputs=inputs)
         self._unscale(g)
 

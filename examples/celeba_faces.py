@@ -59,6 +59,15 @@ def argument_parser() -> argparse.ArgumentParser:
     sized("lr", float, "learning rate")
     add("--beta1", type=float, default=0.5, help="Adam's beta1 [0.5]")
     add("--ngpu", type=int, default=1, choices=(0, 1), help="0 to train on the CPU [1]")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="type in which the nets are applied; bfloat16 is faster where the machine has it "
+        "[float32]",
+    )
+    add("--capture", action="store_true", help="replay steps as CUDA graphs, on a GPU")
+    add("--compile", action="store_true", help="apply the nets by torch.compile")
     add("--seed", type=int, default=999, help="names every random draw [999]")
     add("--num-faces", type=int, default=8000, help="how many built-in faces to draw [8000]")
     add("--flip", action="store_true", help="mirror images at random")
@@ -149,6 +158,9 @@ def make_trainer(arguments: argparse.Namespace, steps: int) -> tinygan.GANTraine
         ],
         seed=a.seed,
         device=a.device,
+        dtype=getattr(torch, a.dtype),
+        compile=a.compile,
+        capture=a.capture,
     )
 
 

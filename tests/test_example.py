@@ -70,7 +70,7 @@ def test_with_data_it_trains_on_it(tmp_path):
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 6
 
 
-def test_every_flag_is_heeded(tmp_path):
+def test_every_flag_is_heeded(tmp_path, monkeypatch):
     """Each of the tutorial's inputs reaches what it is for."""
     Image.new("RGB", (30, 30)).save(tmp_path / "one.png")
     Image.new("RGB", (30, 30)).save(tmp_path / "two.png")
@@ -79,13 +79,20 @@ def test_every_flag_is_heeded(tmp_path):
         "dataroot": tmp_path, "workers": 1, "batch-size": 2, "image-size": 21, "nc": 1, "nz": 7,
         "ngf": 3, "ndf": 5, "num-epochs": 9, "lr": 0.001, "beta1": 0.4, "ngpu": 0, "seed": 4,
         "out": tmp_path / "out", "resume": tmp_path / "file", "packed": tmp_path / "file.packed",
+        "dtype": "bfloat16",
     }  # fmt: skip
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    given.append("--flip")
+    given += ["--flip", "--capture", "--compile"]
     arguments = example["complete"](example["argument_parser"]().parse_args(given))
     loader = example["load"](arguments)
+    asked: dict[str, object] = {}
+    make = tinygan.GANTrainer
+    monkeypatch.setattr(
+        tinygan, "GANTrainer", lambda *nets, **given: asked.update(given) or make(*nets, **given)
+    )
     trainer = example["make_trainer"](arguments, steps=9)
 
+    assert (trainer.dtype, asked["capture"], asked["compile"]) == (torch.bfloat16, True, True)
     assert (loader.seed, loader.batch_size, loader.size) == (4, 2, 2)
     assert (loader.workers, loader.flip) == (1, True)
     assert loader.dataset.path == tmp_path / "file.packed"

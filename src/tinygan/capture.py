@@ -219,8 +219,7 @@ class _Recording:
             self._g_backward = recorder.record(step.generator_backward)
             self._g_update = None if g in self.eager else recorder.record(step.generator_update)
         self._gradients = {
-            player.name: [(p, p.grad) for p in player.parameters]
-            for player in self._players
+            player.name: [(p, p.grad) for p in player.parameters] for player in self._players
         }
         self._tensors = [
             tensor

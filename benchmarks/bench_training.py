@@ -49,8 +49,8 @@ SLOW = "not measured: too slow on a CPU"
 
 PLANS = {
     "cpu": [
-        Plan(Setting(64, 128, 64, "cpu"), budget=110, in_ram=True),
-        Plan(Setting(128, 16, 64, "cpu"), budget=40),
+        Plan(Setting(64, 128, 64, "cpu"), steps=2, budget=150, in_ram=True),
+        Plan(Setting(128, 16, 64, "cpu"), steps=2, budget=60),
         Plan(Setting(64, 1024, 64, "cpu"), why_not=SLOW),
         Plan(Setting(128, 128, 64, "cpu"), why_not=SLOW),
         Plan(Setting(128, 1024, 64, "cpu"), why_not=SLOW),

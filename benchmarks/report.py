@@ -25,6 +25,8 @@ FORMATS = {
     "from": ".3f",
     "to": ".3f",
     "x floor": ".2f",
+    "by itself": ".3f",
+    "percent": ".1f",
     "bound": "g",
     "measured": ".3g",
 }
@@ -116,6 +118,7 @@ SPELT = {
     "ms_per_step": "ms/step",
     "peak_mb": "peak MB",
     "times_floor": "x floor",
+    "by_itself": "by itself",
     "lowest": "from",
     "highest": "to",
 }

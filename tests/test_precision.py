@@ -129,6 +129,15 @@ def test_the_loss_scale_follows_its_rule(steps, patience):
         assert scale.state.tolist() == [expected, good]
 
 
+def test_steps_that_float16_skips_are_told_for_what_they_are(caplog):
+    """The warning says that a loss scale is being found, and what it is."""
+    tiny_trainer(dtype=torch.float16).fit([tiny_images()], epochs=1)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "gradients were not. In float16 that is how the loss scale is found; it is 32768 now."
+    )
+
+
 def test_float16_gradients_are_those_of_the_loss_when_hooks_see_them():
     """What lies in .grad is not multiplied by the loss scale, whatever that is."""
     norms = []

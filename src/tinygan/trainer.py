@@ -78,6 +78,8 @@ class GANTrainer:
         images: real images seen so far.
         epoch: completed epochs.
         batch: completed batches of the current epoch.
+        dtype: the type in which the nets are applied in training.
+        weights_dtype: that of their weights, of ``real`` and of samples.
         real: the current step's real images (N, C, H, W) on the device; empty before the first.
         stop_reason: what the last ``stop`` said, or None.
         target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
@@ -318,6 +320,9 @@ class GANTrainer:
     def _check_skipped(self) -> None:
         """Tell of skipped steps; raise NonFiniteError if there are too many in a row."""
         sentence = self.skipped.report(self.step, MAX_SKIPPED)
+        if sentence is not None and self.loss_scale is not None:
+            scale = float(self.loss_scale.state[0])  # sync
+            sentence += f" In float16 that is how the loss scale is found; it is {scale:g} now."
         if sentence is not None:
             logger.warning("%s", sentence)
 

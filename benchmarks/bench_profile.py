@@ -113,7 +113,7 @@ def test_ladder(device: torch.device, quick: bool, report: Report) -> None:
         budget=0 if quick else 10 if device.type == "cuda" else 120,
     )
     assert not errors, errors
-    table = report.table(f"What each measure buys, {setting.image_size} px, batch {setting.batch_size}")
+    table = report.table(f"What each measure buys, {_in_words(setting)}")
     before = first = times["the tutorial's way"]
     for name, blocks in times.items():
         table.row(
@@ -148,7 +148,7 @@ def test_where_the_time_goes(
     setting = _setting(device, quick)
     flops = floor.least_flops(setting)
     batch = setting.batch()
-    table = report.table(f"Where a step's time goes, {setting.image_size} px, batch {setting.batch_size}")
+    table = report.table(f"Where a step's time goes, {_in_words(setting)}")
     for name, dtype in {"fp32": None, "bf16": BF16}.items():
         contender = TinyGAN(setting, dtype=dtype)
         contender.check(batch, 3)
@@ -190,3 +190,7 @@ def _setting(device: torch.device, quick: bool) -> Setting:
     if quick:
         return Setting(16, 8, 4, device.type)
     return Setting(64, 128 if device.type == "cuda" else 64, 64, device.type)
+
+
+def _in_words(setting: Setting) -> str:
+    return f"{setting.image_size} px, batch {setting.batch_size}, width {setting.width}"

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinygan
 from tinygan import data, hooks, losses
-from tinygan.finite import NonFiniteError
+from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.trainer import CHECK_EVERY, MAX_SKIPPED
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
@@ -291,3 +291,14 @@ def test_no_step_waits_for_the_device():
 def test_the_limits_leave_room():
     """A reading comes soon after enough steps in a row were skipped, whatever their beginning."""
     assert MAX_SKIPPED < CHECK_EVERY
+
+
+def test_the_cause_of_a_row_is_its_first():
+    """What was not finite first is what is told, whatever follows from it."""
+    skipped = SkippedSteps(torch.device("cpu"))
+    for finite in ([1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]):
+        skipped.count(torch.tensor(finite, dtype=torch.bool))
+    assert skipped.counts.tolist() == [3, 1, 3]
+    skipped.count(torch.ones(4, dtype=torch.bool))
+    skipped.count(torch.tensor([1, 1, 0, 0], dtype=torch.bool))
+    assert skipped.counts.tolist() == [1, 2, 4]

@@ -177,8 +177,9 @@ class CapturedStep:
             return None
         for player in recording.eager:
             self._warn(
-                "the update of the %s cannot be captured and runs eagerly: make its optimizer, "
-                "%s, with fused=True.", player.name, type(player.optimizer).__name__,
+                "the update of the %s cannot be captured and runs eagerly: its optimizer is a %s; "
+                "Adam, AdamW and SGD can, with fused=True.",
+                player.name, type(player.optimizer).__name__,
             )  # fmt: skip
         self._recordings[kind] = recording
         return recording

@@ -106,7 +106,7 @@ def plans(gpu: bool, quick: bool) -> list[Plan]:
     ]
     if quick:
         tiny = Setting(16, 8, 4, device)
-        chosen = [replace(plan, setting=tiny, steps=2, budget=0.5) for plan in chosen]
+        chosen = [replace(plan, setting=tiny, steps=2, budget=0.5) for plan in chosen[: len(modes)]]
     return chosen
 
 

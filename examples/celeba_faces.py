@@ -11,6 +11,8 @@ whatever kind, the same command goes on where the run stood.
 from __future__ import annotations
 
 import argparse
+import os
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +47,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--packed",
         type=Path,
         metavar="FILE",
-        help="where the decoded images are kept, for this size [beside the output folder]",
+        help="where the decoded images are kept, for this size [beside the output folder]; "
+        "without --dataroot: train on what is there",
     )
     add("--no-pack", action="store_true", help="keep no such file: decode anew in each epoch")
     add("--workers", type=int, default=2, help="processes that decode images: once, or always [2]")
@@ -85,13 +88,15 @@ def argument_parser() -> argparse.ArgumentParser:
 def complete(arguments: argparse.Namespace) -> argparse.Namespace:
     """Choose the device, and what was not given by the data and the machine."""
     arguments.device = "cuda" if arguments.ngpu > 0 and torch.cuda.is_available() else "cpu"
-    small = arguments.dataroot is None and arguments.device == "cpu"
+    drawn = arguments.dataroot is None and arguments.packed is None
+    small = drawn and arguments.device == "cpu"
     for name, value in (SMALL if small else TUTORIAL).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.packed is None and arguments.dataroot is not None:
         root, size = arguments.dataroot.resolve(), arguments.image_size
-        name = root.name if root.is_dir() else root.stem
+        # Folders of one name may lie in several places.
+        name = f"{root.stem}-{zlib.crc32(os.fsencode(root)):08x}"
         arguments.packed = arguments.out.parent / f"{name}_{size}x{size}x{arguments.nc}.packed"
     return arguments
 
@@ -109,6 +114,9 @@ def load(arguments: argparse.Namespace) -> data.Loader:
             root, packed, arguments.image_size, arguments.nc, workers=arguments.workers
         )
         print(f"Training on {len(images)} images of {root}, which are decoded in {packed}.")
+    elif packed is not None:
+        images = data.open_packed(packed)
+        print(f"Training on {len(images)} images that are decoded in {packed}.")
     else:
         print(
             f"No --dataroot: training on {arguments.num_faces} built-in drawn faces. For CelebA, "
@@ -179,10 +187,12 @@ def main() -> None:
         trainer = make_trainer(arguments, steps=arguments.num_epochs * len(loader))
         resumed = trainer.resume(arguments.resume or arguments.out)
         if arguments.resume and resumed is None:
-            parser.error(f"--resume must be a checkpoint, got {arguments.resume}; give a .pt file.")
+            raise ValueError(
+                f"--resume must be a checkpoint, got {arguments.resume}; give a .pt file."
+            )
     # A bad input, an extra that is not installed, or a disk that is full.
     except (ValueError, ImportError, OSError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     except KeyboardInterrupt:
         print("\nStopped before the first step; the same command goes on.")
         raise SystemExit(130) from None
@@ -198,7 +208,9 @@ def main() -> None:
     except ValueError as error:
         if trainer.step > start:
             raise
-        parser.error(str(error))  # found before the first step: an input again
+        parser.exit(
+            2, f"{parser.prog}: error: {error}\n"
+        )  # found before the first step: an input again
     except (KeyboardInterrupt, SystemExit) as end:
         print(
             f"\nStopped at step {trainer.step}. What there is so far is in {arguments.out}; "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import signal
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ def test_without_data_it_trains_on_drawn_faces(tmp_path):
 
 
 def test_with_data_it_trains_on_it(tmp_path):
-    """A folder is packed beside the output folder; the run is the same without packing."""
+    """A folder is packed beside the output folder; the run is the same without, or from that."""
     root = tmp_path / "celeba" / "img_align_celeba"
     root.mkdir(parents=True)
     for index in range(20):
@@ -54,7 +56,8 @@ def test_with_data_it_trains_on_it(tmp_path):
     done = run(*flags, "--out", tmp_path / "out", folder=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    packed = "celeba_16x16x3.packed"
+    root = tmp_path / "celeba"
+    packed = f"celeba-{zlib.crc32(os.fsencode(root.resolve())):08x}_16x16x3.packed"
     assert f"Decoding the images of {tmp_path / 'celeba'} once, into {tmp_path / packed};" in (
         done.stdout
     )
@@ -64,8 +67,11 @@ def test_with_data_it_trains_on_it(tmp_path):
     assert "Decoding" not in same.stdout
     assert "Training on 20 images of " in same.stdout
     assert not (tmp_path / packed).exists()
-    logs = [(tmp_path / out / "log.jsonl").read_bytes() for out in ("out", "same")]
-    assert logs[0] == logs[1]
+    flags = [*SMALL, "--packed", tmp_path / "elsewhere", "--flip"]
+    alone = run(*flags, "--out", tmp_path / "alone", folder=tmp_path)
+    assert "Training on 20 images that are decoded in " in alone.stdout
+    logs = [(tmp_path / out / "log.jsonl").read_bytes() for out in ("out", "same", "alone")]
+    assert logs[0] == logs[1] == logs[2]
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 6
 

@@ -289,3 +289,25 @@ def test_a_broken_gathering_is_an_error_and_leaves_no_thread():
     assert any(thread.name.startswith("gathering") for thread in threading.enumerate())
     batches.close()
     assert not any(thread.name.startswith("gathering") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "sentence"),
+    [
+        (9, 10, "pixels must be of as many images as the data set has, 10, got 9; "),
+        (10, 3, "labels must be of as many images as the data set has, 10, got 3; "),
+    ],
+)
+def test_pixels_and_labels_of_another_number_are_refused(pixels, labels, sentence):
+    """They are compared with the data set's length when the loader is made."""
+
+    class Mine:
+        def __init__(self):
+            self.pixels = torch.zeros(pixels, 3, 8, 8, dtype=torch.uint8)
+            self.labels = torch.zeros(labels)
+
+        def __len__(self):
+            return 10
+
+    with pytest.raises(ValueError, match=sentence):
+        data.Loader(Mine(), 2)

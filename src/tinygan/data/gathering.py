@@ -25,6 +25,9 @@ _AHEAD = 2
 def in_memory(dataset: object) -> tuple[torch.Tensor, torch.Tensor | None] | None:
     """Return ``pixels`` and ``labels`` of a data set that has all its images in memory, or None.
 
+    Raises:
+        ValueError: for pixels or labels of more or fewer images than the data set has.
+
     Examples:
         >>> in_memory([1, 2, 3]) is None
         True
@@ -34,6 +37,13 @@ def in_memory(dataset: object) -> tuple[torch.Tensor, torch.Tensor | None] | Non
         return None
     if labels is not None and not isinstance(labels, torch.Tensor):
         return None
+    size = len(dataset)  # type: ignore[arg-type]
+    for name, tensor in (("pixels", pixels), ("labels", labels)):
+        if tensor is not None and len(tensor) != size:
+            raise ValueError(
+                f"{name} must be of as many images as the data set has, {size}, got {len(tensor)}; "
+                f"make its len() and its {name} agree."
+            )
     return pixels, labels
 
 

@@ -39,7 +39,8 @@ class Loader:
             once, if they take at most a quarter of what is free there, for the loader's lifetime.
 
     Raises:
-        ValueError: for a batch size under 1 or over the number of images, or a timeout of 0.
+        ValueError: for a batch size under 1 or over the number of images, a timeout of 0, or
+            ``pixels`` or ``labels`` of another number of images than the data set's.
         RuntimeError: while iterating, for workers that died or are stuck.
 
     Examples:
@@ -80,6 +81,7 @@ class Loader:
         self.timeout = timeout
         self.pin_memory = pin_memory
         self.device = None if device is None else torch.device(device)
+        self._in_memory = in_memory(dataset)
         self._gatherer: Gatherer | None = None
         self.epoch = 0
         self._given = 0
@@ -102,24 +104,19 @@ class Loader:
 
     def _batches(self, epoch: int, given: int) -> Iterator[Any]:
         plan, flips = self._plan(epoch)[given:], self._flips(epoch)
-        if in_memory(self.dataset) is None:
+        if self._in_memory is None:
             source = self._loaded(epoch, given, plan, flips)
         else:
-            source = self._gathered(plan, flips)
+            # Not before the first iteration: the nets should have had their memory by then.
+            if self._gatherer is None:
+                self._gatherer = Gatherer(*self._in_memory, self.device or torch.device("cpu"))
+            source = self._gatherer.batches(plan, flips)
         with batches.closing(source):
             for batch in source:
                 given += 1
                 self.epoch, self._given = epoch, given
                 yield batch
         self.epoch, self._given = epoch + 1, 0
-
-    def _gathered(self, plan: list[torch.Tensor], flips: torch.Tensor | None) -> Iterator[Any]:
-        # Not before the first iteration: the nets should have had their memory by then.
-        if self._gatherer is None:
-            found = in_memory(self.dataset)
-            assert found is not None
-            self._gatherer = Gatherer(*found, self.device or torch.device("cpu"))
-        return self._gatherer.batches(plan, flips)
 
     def _loaded(
         self, epoch: int, given: int, plan: list[torch.Tensor], flips: torch.Tensor | None

@@ -7,7 +7,7 @@ memory; nothing is done while recording.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class CPURecorder:
     """Stands in for ``tinygan.capture.CUDAGraphs``."""
 
-    def warm_up(self):
-        """Return a context that does nothing."""
-        return nullcontext()
+    @contextmanager
+    def eagerly(self):
+        """Within the block, what would wait for a device is noted."""
+        waits = []
+        with _Waits(waits):
+            yield waits
 
     def record(self, piece: Callable[[], object]) -> Callable[[], None]:
         """Record a piece, and undo what it did to tensors that were there before."""
@@ -48,7 +51,7 @@ class CountingRecorder:
 
     def __init__(self, recorder: Any, counts: Counts) -> None:
         self.recorder, self.counts = recorder, counts
-        self.warm_up = recorder.warm_up
+        self.eagerly = recorder.eagerly
 
     def record(self, piece: Callable[[], object]) -> Callable[[], None]:
         """Record a piece, unless that is to fail: then in its midst."""
@@ -68,6 +71,20 @@ class CountingRecorder:
         return replay
 
 
+WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+
+class _Waits(TorchDispatchMode):
+    def __init__(self, waits: list[str]) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in WAITING:
+            self.waits.append(f"{function} would wait for the device")
+        return function(*args, **(kwargs or {}))
+
+
 class _Operators(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +93,7 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            raise RuntimeError(f"{function} would wait for the device")
+        assert function not in WAITING, function
         for tensor in self._written(function, args, kwargs):
             self.before.setdefault((tensor.data_ptr(), tensor.numel()), (tensor, tensor.clone()))
         made = function(*args, **kwargs)

@@ -154,23 +154,50 @@ def _load_moments(player):
         state["exp_avg"] = state["exp_avg"] * 0.5
 
 
+def _replace_weights(player):
+    for parameter in player.parameters:
+        parameter.data = parameter.data.clamp(-0.03, 0.03)
+
+
+def _clear_moments(player):
+    player.optimizer.state.clear()
+
+
+def _freeze(player):
+    player.parameters[0].requires_grad_(False)
+
+
+def _evaluate(player):
+    player.module.main[1].eval()
+
+
+def _replace_buffer(player):
+    norm = player.module.main[1]
+    norm.running_mean = norm.running_mean * 0.5
+
+
+@pytest.mark.parametrize("event", ["on_gradients", "on_update", "on_step_end"])
 @pytest.mark.parametrize(
-    ("event", "act"),
+    "act",
     [
-        ("on_gradients", _clip),
-        ("on_gradients", _replace_gradient),
-        ("on_gradients", _drop_gradient),
-        ("on_gradients", _halve_rate),
-        ("on_update", _halve_weights),
-        ("on_update", _move_weights),
-        ("on_step_end", _halve_rate),
-        ("on_step_end", _decay),
-        ("on_step_end", _load_moments),
+        _clip,
+        _replace_gradient,
+        _drop_gradient,
+        _halve_rate,
+        _halve_weights,
+        _move_weights,
+        _replace_weights,
+        _decay,
+        _load_moments,
+        _clear_moments,
+        _freeze,
+        _evaluate,
+        _replace_buffer,
     ],
 )
 @pytest.mark.parametrize("steps", [(12,), range(9, 15), range(1, 24)], ids=["once", "six", "all"])
 def test_what_hooks_change_is_not_lost(recorder, event, act, steps):
-    """Gradients, weights, rates, options and moments that a hook has changed are those used."""
+    """Gradients, weights, buffers, options, moments and modes that it changed are those used."""
     both(recorder, make_hooks=lambda: [Meddle(act, event, steps)])
 
 
@@ -325,6 +352,67 @@ def test_batches_of_ever_other_sizes_are_recorded_only_up_to_a_limit(recorder, c
     assert [record.getMessage() for record in caplog.records] == [
         "batches of more than 4 kinds: those after them run eagerly."
     ]
+
+
+class Averaging(torch.nn.Module):
+    """Replaces its buffer in each pass, instead of writing to it."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.main = net, net.main
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, images):
+        """Judge, and average the images."""
+        self.average = 0.9 * self.average + 0.1 * images.detach().mean()
+        return self.net(images)
+
+
+def test_a_net_that_replaces_its_buffers_runs_eagerly(recorder, caplog):
+    """Its recording would read the same old buffer for ever: it is refused, and leaves no trace."""
+    ends = []
+    for captured in (False, True):
+        net = tiny_trainer()
+        trainer = tinygan.GANTrainer(
+            net.generator, Averaging(net.discriminator), device=recorder.device, capture=captured
+        )
+        trainer.fit(batches(recorder.device), steps=12)
+        ends.append(fingerprint(trainer))
+    assert_identical(*ends)
+    (record,) = caplog.records
+    assert "a net replaces its buffers" in record.getMessage()
+
+
+def test_gradients_of_the_step_before_are_there_while_recording(recorder):
+    """At D's gradients a hook finds G's of the step before, in a step that is recorded too."""
+    seen = {False: [], True: []}
+
+    class Look(tinygan.Hook):
+        def __init__(self, captured):
+            self.captured = captured
+
+        def on_gradients(self, trainer, player):
+            gradients = trainer.players[1].gradients()
+            if player.name == "discriminator" and gradients:
+                seen[self.captured].append(torch.cat([g.flatten() for g in gradients]).clone())
+
+    for captured in seen:
+        trainer = tiny_trainer(hooks=[Look(captured)], device=recorder.device, capture=captured)
+        trainer.fit(batches(recorder.device), steps=9)
+    assert len(seen[True]) == 8
+    assert all(torch.equal(*pair) for pair in zip(*seen.values()))
+
+
+def test_options_that_never_rest_are_not_recorded_for_ever(recorder, caplog):
+    """After so many recordings in vain steps run eagerly, with one warning."""
+
+    def turn(player):
+        group = player.optimizer.param_groups[0]
+        group["betas"] = (0.5, group["betas"][1] - 1e-6)
+
+    both(recorder, steps=120, make_hooks=lambda: [Meddle(turn, "on_step_end", range(120))])
+    (record,) = caplog.records
+    assert record.getMessage().startswith("steps were recorded 17 times and something had changed")
 
 
 def test_without_a_gpu_capture_is_told_to_do_nothing(caplog):

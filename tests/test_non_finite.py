@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinygan
@@ -302,3 +303,48 @@ def test_the_cause_of_a_row_is_its_first():
     skipped.count(torch.ones(4, dtype=torch.bool))
     skipped.count(torch.tensor([1, 1, 0, 0], dtype=torch.bool))
     assert skipped.counts.tolist() == [1, 2, 4]
+
+
+def test_a_buffer_that_a_net_replaces_goes_back_too():
+    """The value before the skipped step is there after it, in whatever tensor the net now has."""
+
+    class Averaging(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+            self.register_buffer("average", torch.ones(()))
+
+        def forward(self, images):
+            self.average = 0.9 * self.average + 0.1 * images.detach().mean()
+            return self.net(images)
+
+    tiny = tiny_trainer()
+    trainer = tinygan.GANTrainer(tiny.generator, Averaging(tiny.discriminator))
+    images = tiny_images()
+    bad = images.clone()
+    bad[0] = NAN
+    trainer.fit([images], steps=1)
+    before = trainer.discriminator.average.clone()
+    trainer.fit([images[:8], bad], steps=3)  # the first batch is checked, the second is not
+    assert trainer.skipped.counts.tolist()[2] == 1
+    assert trainer.discriminator.average.isfinite()
+    assert not torch.equal(trainer.discriminator.average, before)
+
+
+def test_parameters_that_are_added_to_an_optimizer_are_trained():
+    """A net may grow while it is trained: gradients are taken of what the optimizer has."""
+
+    class Grow(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            if trainer.step == 1:
+                for player in trainer.players:
+                    extra = nn.Parameter(torch.ones(()))
+                    layer = player.module.main[0]
+                    layer.register_parameter("extra", extra)
+                    layer.register_forward_hook(lambda net, given, made: made * net.extra)
+                    player.optimizer.add_param_group({"params": [("extra", extra)]})
+
+    trainer = tiny_trainer(hooks=[Grow()])
+    trainer.fit([tiny_images()], steps=4)
+    for player in trainer.players:
+        assert player.module.main[0].extra != 1, player.name

@@ -12,6 +12,7 @@ only while a step is recorded.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -31,6 +32,9 @@ WARM_UP = 3
 MOST = 4
 """Kinds of steps that are recorded: whole and short batches, with the penalty and without."""
 
+MOST_ANEW = 16
+"""How often all is recorded anew: more often, it would cost more than it brings."""
+
 Kind: TypeAlias = tuple[torch.Size, torch.Size, bool]
 """The shapes of the real images and of z, and whether D pays the penalty."""
 
@@ -41,8 +45,8 @@ Replay: TypeAlias = Callable[[], None]
 class Recorder(Protocol):
     """What turns a piece into a replay."""
 
-    def warm_up(self) -> AbstractContextManager[object]:
-        """Return a context for eager steps before a recording."""
+    def eagerly(self) -> AbstractContextManager[list[str]]:
+        """Return a context for eager pieces; it lists what they wait for."""
 
     def record(self, piece: Callable[[], object]) -> Replay:
         """Record what a piece asks of the device, without doing it."""
@@ -64,20 +68,41 @@ class CUDAGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
-    def warm_up(self) -> Iterator[None]:
-        """Within the block, work goes to the stream that records, after all other work."""
+    def eagerly(self) -> Iterator[list[str]]:
+        """Within the block, work goes to the stream that records, after all other work.
+
+        The list is filled with what waits for the device, which a graph cannot.
+        """
         others = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(others)
-        with torch.cuda.stream(self._stream):
-            yield
+        waits: list[str] = []
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as told, torch.cuda.stream(self._stream):
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield waits
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
         others.wait_stream(self._stream)
+        for warning in told:
+            if "synchroniz" in str(warning.message):
+                waits.append(str(warning.message))
+            else:
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
 
     def record(self, piece: Callable[[], object]) -> Replay:
         """Record a piece as a CUDA graph."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads, which fetch the next batch, may do what a recording must not.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        # When a recording fails, torch.cuda.graph leaves its stream the current one.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._stream.device)),
+            # Other threads, which fetch the next batch, may do what a recording must not.
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
         ):
             piece()
         return graph.replay
@@ -110,11 +135,14 @@ class CapturedStep:
         self._current: _Recording | None = None
         # A constant rate is recorded as such, in all its bits; one that has changed, as a tensor.
         self._rates_change = False
+        self._forgotten = 0
+        self._waits: list[str] = []
 
     def discriminator_backward(
         self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False
     ) -> None:
         """Do as ``Step.discriminator_backward`` does."""
+        self._z = z
         self._current = self._recording(real, z, penalise)
         if self._current is None:
             self._eagerly(partial(self._step.discriminator_backward, real, z, penalise=penalise))
@@ -124,55 +152,60 @@ class CapturedStep:
     def discriminator_update(self) -> None:
         """Do as ``Step.discriminator_update`` does."""
         if self._current is None or not self._current.discriminator_update():
-            self._eagerly(self._step.discriminator_update)
+            self._eagerly(self._step.discriminator_update, self._step.discriminator)
 
     def generator_backward(self) -> None:
         """Do as ``Step.generator_backward`` does."""
         if self._current is None:
             self._eagerly(self._step.generator_backward)
-        else:
-            self._current.generator_backward()
+        elif not self._current.generator_backward():
+            self._eagerly(partial(self._step.make_fakes_again, self._z))
+            self._eagerly(self._step.generator_backward)
 
     def generator_update(self) -> None:
         """Do as ``Step.generator_update`` does."""
         if self._current is None or not self._current.generator_update():
-            self._eagerly(self._step.generator_update)
+            self._eagerly(self._step.generator_update, self._step.generator)
 
     def report(self) -> StepReport:
         """Do as ``Step.report`` does."""
         return self._step.report()
 
-    def _eagerly(self, piece: Callable[[], object]) -> None:
+    def _eagerly(self, piece: Callable[[], object], mover: Player | None = None) -> None:
         if self._recorder is None:
             piece()
-        else:
-            with self._recorder.warm_up():
-                piece()
+            return
+        with self._recorder.eagerly() as waits:
+            piece()
+        if mover is None or optimizers.recordable(mover.optimizer):
+            self._waits += waits
 
     def _recording(self, real: torch.Tensor, z: torch.Tensor, penalise: bool) -> _Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
         kind = (real.shape, z.shape, penalise)
         recording = self._recordings.get(kind)
-        if recording is not None and not recording.is_stale():
+        # If one is stale so are the others: they know the same tensors.
+        known = recording or next(iter(self._recordings.values()), None)
+        if known is not None and not known.is_as_recorded():
+            self._forget(known)
+        elif recording is not None:
             return recording
-        if recording is not None:  # so are the others: they know the same tensors
-            self._rates_change = self._rates_change or recording.rates_have_changed()
-            self._recordings.clear()
-            self._seen.clear()
-            self._recorder = recorder_for(self._step.device)  # a pool of memory cannot be reopened
         self._seen[kind] += 1
         if self._recorder is None or self._seen[kind] <= WARM_UP:
+            self._waits.clear()
             return None
         if len(self._recordings) == MOST:
             self._warn("batches of more than %d kinds: those after them run eagerly.", MOST)
             return None
         try:
+            if self._waits:  # by the step before: better found before a recording than in it
+                raise RuntimeError(self._waits[0])
             recording = _Recording(
                 self._step, self._recorder, real, z, penalise, rates_change=self._rates_change
             )
         except Exception as error:
-            self._recorder = None
             self._recordings.clear()
+            self._recorder = None
             self._warn("a step cannot be captured, so all run eagerly: %s", error)
             return None
         for player in recording.eager:
@@ -183,6 +216,21 @@ class CapturedStep:
             )  # fmt: skip
         self._recordings[kind] = recording
         return recording
+
+    def _forget(self, recording: _Recording) -> None:
+        """Begin anew, because something is not as it was recorded."""
+        self._rates_change = self._rates_change or recording.rates_have_changed()
+        self._recordings.clear()
+        self._seen.clear()
+        self._forgotten += 1
+        # A pool of memory cannot be reopened.
+        self._recorder = recorder_for(self._step.device)
+        if self._forgotten > MOST_ANEW:
+            self._recorder = None
+            self._warn(
+                "steps were recorded %d times and something had changed each time: they run "
+                "eagerly from here on.", self._forgotten,
+            )  # fmt: skip
 
     def _warn(self, sentence: str, *arguments: object) -> None:
         if sentence not in self._warned:
@@ -208,7 +256,14 @@ class _Recording:
         self._real, self._z = real.clone(), z.clone()
         self.eager = [p for p in self._players if not optimizers.recordable(p.optimizer)]
         """Players whose updates cannot be recorded."""
+        self._parts = [part for player in self._players for part in player.module.modules()]
+        moved = [player for player in self._players if player not in self.eager]
+        self._moved = [(player, parameter) for player in moved for parameter in player.parameters]
+        # Kept, so that no memory that a graph writes to is ever given to others.
+        self._held = [tensor.detach() for tensor in self._tensors()]
+        self._known = self._facts()
         with (
+            self._untouched(),
             optimizers.recording(d.optimizer, rates_change) as self._rates_d,
             optimizers.recording(g.optimizer, rates_change) as self._rates_g,
         ):
@@ -219,18 +274,36 @@ class _Recording:
             self._d_update = None if d in self.eager else recorder.record(step.discriminator_update)
             self._g_backward = recorder.record(step.generator_backward)
             self._g_update = None if g in self.eager else recorder.record(step.generator_update)
-        self._gradients = {
-            player.name: [(p, p.grad) for p in player.parameters] for player in self._players
-        }
-        self._tensors = [
-            tensor
-            for player in self._players
-            for tensor in (*player.parameters, *player.module.buffers())
-        ]
-        self._known = self._addresses()
+            self._gradients = {
+                player.name: [(p, p.grad) for p in player.parameters] for player in self._players
+            }
+            if self._known != self._facts():
+                raise RuntimeError(
+                    "a net replaces its buffers, or an optimizer its state, instead of writing to "
+                    "them"
+                )
         self._options = {player.name: self._options_of(player) for player in self._players}
 
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Put back after the block what Python did in it: on the device nothing has run."""
+        parameters = [p for player in self._players for p in player.parameters]
+        gradients = [p.grad for p in parameters]
+        buffers = [dict(part._buffers) for part in self._parts]
+        states = [set(player.optimizer.state) for player in self._players]
+        try:
+            yield
+        finally:
+            for parameter, gradient in zip(parameters, gradients):
+                parameter.grad = gradient  # hooks must still find those of the step before
+            for part, own in zip(self._parts, buffers):
+                part._buffers.update(own)
+            for player, known in zip(self._players, states):
+                for born in set(player.optimizer.state) - known:
+                    del player.optimizer.state[born]
+
     def discriminator_backward(self, real: torch.Tensor, z: torch.Tensor) -> None:
+        """Replay the piece, on these images and this noise."""
         self._real.copy_(real)
         self._z.copy_(z)
         self._d_backward()
@@ -240,17 +313,20 @@ class _Recording:
         """Replay the update; return False if it must run eagerly."""
         return self._update(self._players[0], self._d_update, self._rates_d)
 
-    def generator_backward(self) -> None:
+    def generator_backward(self) -> bool:
+        """Replay the piece; return False if it must run eagerly, on fakes that are made anew."""
+        if self._known != self._facts():
+            return False
         self._g_backward()
         self._give_gradients(self._players[1])
+        return True
 
     def generator_update(self) -> bool:
         """Replay the update; return False if it must run eagerly."""
         return self._update(self._players[1], self._g_update, self._rates_g)
 
     def _update(self, player: Player, replay: Replay | None, rates: list[torch.Tensor]) -> bool:
-        # A hook may have changed an option since the step began.
-        if replay is None or self._has_changed(player) or not self._take_gradients(player):
+        if replay is None or not self.is_as_recorded() or not self._take_gradients(player):
             return False
         for group, rate in zip(player.optimizer.param_groups, rates):
             rate.fill_(group["lr"])
@@ -272,9 +348,9 @@ class _Recording:
                 parameter.grad = recorded
         return True
 
-    def is_stale(self) -> bool:
-        """Return whether tensors lie elsewhere, or options are others, than when recorded."""
-        return self._known != self._addresses() or any(map(self._has_changed, self._players))
+    def is_as_recorded(self) -> bool:
+        """Return whether all that the graphs hold is still so: hooks may have changed it."""
+        return self._known == self._facts() and not any(map(self._has_changed, self._players))
 
     def rates_have_changed(self) -> bool:
         """Return whether a learning rate that was recorded as a constant is another now."""
@@ -301,13 +377,23 @@ class _Recording:
             for group in player.optimizer.param_groups
         ]
 
-    def _addresses(self) -> list[int]:
-        """Return where everything lies that the graphs move and that may be put elsewhere."""
-        states = (
-            player.optimizer.state.get(parameter, {}).values()
-            for player in self._players
-            if player not in self.eager
-            for parameter, _ in self._gradients[player.name]
-        )
-        moments = (value for state in states for value in state if isinstance(value, torch.Tensor))
-        return [tensor.data_ptr() for tensor in (*self._tensors, *moments)]
+    def _tensors(self) -> list[torch.Tensor]:
+        """Return the weights, buffers and moments that are there now."""
+        found = [
+            tensor
+            for part in self._parts
+            for tensors in (part._parameters, part._buffers)
+            for tensor in tensors.values()
+            if tensor is not None
+        ]
+        for player, parameter in self._moved:
+            moments = player.optimizer.state.get(parameter, {}).values()
+            found += [value for value in moments if isinstance(value, torch.Tensor)]
+        return found
+
+    def _facts(self) -> tuple[list[int], list[bool]]:
+        """Return where tensors lie, and which parts of the nets learn or are in training mode."""
+        tensors = self._tensors()
+        flags = [tensor.requires_grad for tensor in tensors]
+        flags += [part.training for part in self._parts]
+        return [tensor.data_ptr() for tensor in tensors], flags

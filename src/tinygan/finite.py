@@ -37,26 +37,20 @@ class Buffers:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        # Walking through a net takes as long as several small kernels.
+        # Walking through a net takes as long as several small kernels. Places, not tensors: some
+        # nets replace their buffers.
         self._places = [
             (part._buffers, name)
             for part in module.modules()
             for name, buffer in part._buffers.items()
             if buffer is not None
         ]
-        self._groups: list[list[torch.Tensor]] = []
         # Written in place: a recorded CUDA graph knows them by their address.
         self._kept: dict[torch.dtype, torch.Tensor] = {}
 
     def keep(self) -> None:
         """Remember the buffers as they are now."""
-        of_type: dict[torch.dtype, list[torch.Tensor]] = {}
-        for place, name in self._places:
-            buffer = place[name]
-            assert buffer is not None
-            of_type.setdefault(buffer.dtype, []).append(buffer)
-        self._groups = list(of_type.values())
-        for dtype, buffers in of_type.items():
+        for dtype, buffers in self._of_type().items():
             if dtype in self._kept:
                 self._kept[dtype].copy_(_flat(buffers))
             else:
@@ -65,14 +59,24 @@ class Buffers:
     def restore_unless(self, finite: torch.Tensor) -> None:
         """Put back what was kept if ``finite``, a scalar of bool on the device, is false."""
         # One tensor for all buffers of a type: three kernels, not three for each buffer.
-        for buffers in self._groups:
-            kept = self._kept[buffers[0].dtype]
-            chosen = torch.where(finite, _flat(buffers), kept).split([b.numel() for b in buffers])
-            torch._foreach_copy_(buffers, [part.view(b.shape) for part, b in zip(chosen, buffers)])
+        for dtype, buffers in self._of_type().items():
+            chosen = torch.where(finite, _flat(buffers), self._kept[dtype])
+            parts = chosen.split([b.numel() for b in buffers])
+            # Not the tensors that record how they were computed: their values alone go back.
+            written = [b.detach() for b in buffers]
+            torch._foreach_copy_(written, [part.view(b.shape) for part, b in zip(parts, buffers)])
+
+    def _of_type(self) -> dict[torch.dtype, list[torch.Tensor]]:
+        found: dict[torch.dtype, list[torch.Tensor]] = {}
+        for place, name in self._places:
+            buffer = place[name]
+            assert buffer is not None
+            found.setdefault(buffer.dtype, []).append(buffer)
+        return found
 
 
 def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 CAUSES = (

@@ -20,8 +20,9 @@ PenaltyCost: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch
 class Penalty:
     """What D pays besides its loss, in every k-th step and then k times as much.
 
-    Such a lazy penalty costs a k-th of the time and is the same on average (Karras et al. 2020,
-    section 3.1). It is computed in the weights' own type.
+    Such a lazy penalty costs a k-th of the time, and its gradient is the same on average (Karras
+    et al. 2020, section 3.1, who also correct Adam's rate and betas for it; this does not). It is
+    computed in the weights' own type.
 
     Args:
         cost: maps D, real images and fakes to a cost per image.
@@ -45,8 +46,8 @@ def r1(weight: float = 10.0, *, every: int = 16) -> Penalty:
     """Return R1: weight / 2 times the squared slope of D at each real image.
 
     R1 = weight / 2 * E[||grad_x D(x)||^2] over real x (Mescheder et al. 2018, equation 9). With
-    batch norm in D the slope at one image is mixed with those of its batch: take a D with
-    ``norm=None``.
+    batch norm in D the slope at one image is mixed with those of its batch, and the passes that
+    are penalised count once more in its statistics: take a D with ``norm=None``.
 
     Args:
         weight: gamma, at least 0.

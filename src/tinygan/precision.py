@@ -84,5 +84,6 @@ class LossScale:
         scale, good = self.state
         good = (good + 1) * finite
         enough = good >= self.PATIENCE
-        scale = torch.where(finite, torch.where(enough, 2 * scale, scale), scale / 2)
+        larger = torch.where(enough & (2 * scale).isfinite(), 2 * scale, scale)
+        scale = torch.where(finite, larger, scale / 2)
         self.state.copy_(torch.stack([scale, good * ~enough]))

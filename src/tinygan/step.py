@@ -32,7 +32,6 @@ class Player:
     """One side of the game: a net and the optimizer that moves it.
 
     Attributes:
-        parameters: those of the net, in its order.
         moved: whether the last update moved the weights, or was skipped because something was not
             finite: a scalar of bool on the device. What averages weights must ask it.
     """
@@ -40,13 +39,17 @@ class Player:
     name: Literal["discriminator", "generator"]
     module: nn.Module
     optimizer: Optimizer
-    parameters: list[nn.Parameter] = field(init=False)
     moved: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        # Walking through a net takes as long as several small kernels.
-        self.parameters = list(self.module.parameters())
-        self.moved = torch.zeros((), dtype=torch.bool, device=self.parameters[0].device)
+        device = next(self.module.parameters()).device
+        self.moved = torch.zeros((), dtype=torch.bool, device=device)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        # Not by a walk through the net, which takes as long as several small kernels.
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def gradients(self) -> list[torch.Tensor]:
         """Return the gradients that lie in ``.grad``."""
@@ -186,6 +189,13 @@ class Step:
     def discriminator_update(self) -> None:
         """Move D, unless something was not finite."""
         self._update(self.discriminator, 1)
+
+    def make_fakes_again(self, z: torch.Tensor) -> None:
+        """Make the fakes of D's phase anew: for a G phase that cannot be replayed after all."""
+        never = torch.zeros((), dtype=torch.bool, device=self.device)
+        self._buffers["generator"].restore_unless(never)
+        with precision.autocast(self.device, self._dtype, self._weights):
+            self._fake = self._make(z)
 
     def generator_backward(self) -> None:
         """Leave in G's ``.grad`` the gradient of its loss on the same fakes, by D as it is now.

@@ -45,7 +45,9 @@ class Rung(Contender):
         self.logits = logits
         self.asked = list(self.generator.parameters()) if only_generator else None
         self.optimizers = [
-            Adam(net.parameters(), fused=fused) for net in (self.discriminator, self.generator)
+            # None lets PyTorch choose, as the tutorial does; False would forbid more than this.
+            Adam(net.parameters(), fused=fused or None)
+            for net in (self.discriminator, self.generator)
         ]
         self.autocast = partial(torch.autocast, setting.device, BF16) if bf16 else nullcontext
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from tinygan import data
 from tinygan.data import decoding, packed, packing
+from tinygan.data.decoding import BadImageError
 from tinygan.data.folder import ImageFiles
 
 import processes
@@ -665,3 +666,93 @@ def test_a_lock_that_cannot_be_had_is_told(source, tmp_path, caplog):
     with watched(no_locks), caplog.at_level(logging.WARNING):
         pack(source, tmp_path / "file")
     assert "cannot be locked ([Errno 37] No locks available)" in warnings_in(caplog)[0]
+
+
+def hold_rename(source, path):
+    """Pack, and stop before the file gets its name until told to go on; for a child."""
+
+    def waits(name, operate, *arguments):
+        if name == "replace":
+            processes.say("about to rename")
+            processes.eventually(Path("go").exists)
+        return operate(*arguments)
+
+    with watched(waits):
+        pack(source, path)
+
+
+def test_nobody_else_writes_until_the_file_has_its_name(source, tmp_path):
+    """The lock is held to the end: a second packer cannot cut what is about to be renamed."""
+    path = tmp_path / "file"
+    child = processes.Child(tmp_path, hold_rename, source, path)
+    child.until("about to rename")
+    with pytest.raises(ValueError, match="path must be packed by one process at a time, got"):
+        pack(source, path)
+    (tmp_path / "go").touch()
+    assert child.wait().returncode == 0
+    assert len(data.open_packed(path)) == COUNT
+
+
+@pytest.mark.parametrize("crash", [None, 11], ids=["whole", "interrupted"])
+def test_what_cannot_be_read_for_a_while_is_not_replaced_for_ever(
+    source, tmp_path, crash, monkeypatch, small_chunks
+):
+    """A disk that fails once must not leave a neighbour's pixels in the file."""
+    expected = pack(source, tmp_path / "whole").pixels
+    path, decode, failed = tmp_path / "file", ImageFiles._decode, []
+
+    def fails_once(self, index):
+        if index == 3 and not failed:
+            failed.append(index)
+            raise BadImageError("Input/output error")
+        return decode(self, index)
+
+    monkeypatch.setattr(ImageFiles, "_decode", fails_once)
+    if crash is None:
+        with pytest.raises(OSError, match=r"at first, .*: 1 of 11, '005\.png' among"):
+            pack(source, path)
+        assert not path.exists()
+    else:
+        with watched(Dies(crash, 0)), pytest.raises(SimulatedCrash):
+            pack(source, path)
+        assert failed
+    assert torch.equal(pack(source, path).pixels, expected)
+
+
+def test_a_source_that_changes_after_an_interruption_is_begun_anew(source, tmp_path, small_chunks):
+    """What was decoded of the images as they were is not gone on with."""
+    path = tmp_path / "file"
+    with watched(Dies(11, 0)), pytest.raises(SimulatedCrash):
+        pack(source, path)
+    write_picture(source / "001.png", seed=99)
+    packed = pack(source, path)
+    folder = data.image_folder(source, 8)
+    assert all(torch.equal(packed[i], folder[i]) for i in range(COUNT))
+
+
+def test_a_source_that_changes_while_it_is_packed_is_packed_anew(source, tmp_path, caplog):
+    """Sizes and times are those from before the first image was decoded."""
+    path = tmp_path / "file"
+
+    def changes(name, operate, *arguments):
+        if name == "append":
+            write_picture(source / "001.png", seed=99, size=(20, 20))
+        return operate(*arguments)
+
+    with watched(changes):
+        pack(source, path)
+    warnings_in(caplog)
+    packed = pack(source, path)
+    assert warnings_in(caplog) == [f"{path} is packed anew: 1 file has changed."]
+    folder = data.image_folder(source, 8)
+    assert all(torch.equal(packed[i], folder[i]) for i in range(COUNT))
+
+
+def test_a_file_that_was_packed_anew_is_not_taken_for_the_old_one(source, tmp_path):
+    """Images that are sent to another process are those that were sent, or there is an error."""
+    packed = pack(source, tmp_path / "file")
+    sent = pickle.dumps(packed)
+    write_picture(source / "001.png", seed=99, size=(20, 20))
+    pack(source, tmp_path / "file")
+    with pytest.raises(ValueError, match="path must hold the images that it held before, got"):
+        pickle.loads(sent)

@@ -19,6 +19,9 @@ from tinygan.data.decoding import BadImageError
 
 _log = logging.getLogger(__name__)
 
+PASSED = "could not be read before"
+"""Why an image is damaged that is not any more."""
+
 # More would bury what a message is about.
 _NAMED = 10
 
@@ -258,7 +261,7 @@ class ImageFiles(Dataset[torch.Tensor]):
             self._decode(index)
         except BadImageError as error:
             return str(error)
-        return "could not be read before"
+        return PASSED
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Share the flags of a copy with its own worker processes."""

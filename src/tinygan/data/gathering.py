@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
+from torch.utils.data import Dataset
 
 from tinygan.data.decoding import scale
 
@@ -26,23 +27,34 @@ def in_memory(dataset: object) -> tuple[torch.Tensor, torch.Tensor | None] | Non
     """Return ``pixels`` and ``labels`` of a data set that has all its images in memory, or None.
 
     Raises:
-        ValueError: for pixels or labels of more or fewer images than the data set has.
+        ValueError: for pixels that are no images, or pixels or labels of another number than the
+            data set's length.
 
     Examples:
         >>> in_memory([1, 2, 3]) is None
         True
     """
     pixels, labels = getattr(dataset, "pixels", None), getattr(dataset, "labels", None)
+    index = getattr(type(dataset), "__getitem__", Dataset.__getitem__)
+    # A data set with an [index] of its own may do more there than look the pixels up.
+    own = getattr(index, "__module__", "").partition(".")[0] not in ("torch", "tinygan")
+    if pixels is None or own:
+        return None
     if not isinstance(pixels, torch.Tensor) or pixels.dtype != torch.uint8 or pixels.dim() != 4:
-        return None
-    if labels is not None and not isinstance(labels, torch.Tensor):
-        return None
+        kind = type(pixels).__name__
+        if isinstance(pixels, torch.Tensor):
+            kind = f"{pixels.dtype} of {pixels.dim()} axes"
+        raise ValueError(
+            f"pixels must be a tensor (N, C, H, W) of torch.uint8, got {kind}; convert them, or "
+            "give the data set an [index] of its own."
+        )
     size = len(dataset)  # type: ignore[arg-type]
     for name, tensor in (("pixels", pixels), ("labels", labels)):
-        if tensor is not None and len(tensor) != size:
+        if tensor is not None and (not isinstance(tensor, torch.Tensor) or len(tensor) != size):
+            got = len(tensor) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise ValueError(
-                f"{name} must be of as many images as the data set has, {size}, got {len(tensor)}; "
-                f"make its len() and its {name} agree."
+                f"{name} must be a tensor of as many rows as the data set has images, {size}, got "
+                f"{got}; make its len() and its {name} agree."
             )
     return pixels, labels
 

@@ -20,8 +20,8 @@ class Loader:
     random state, or on what was loaded before. Loading itself is PyTorch's ``DataLoader``.
 
     A data set that has all its images in memory is loaded without one, many times as fast: packed
-    images, drawn faces, and whatever has ``pixels``, a tensor (N, C, H, W) of uint8, and perhaps
-    ``labels``, a tensor (N, ...). Its batches are what ``[index]`` would give: images scaled to
+    images, drawn faces, and whatever has ``pixels``, a tensor (N, C, H, W) of uint8, perhaps
+    ``labels``, a tensor (N, ...), and no ``[index]`` of its own. Its batches are images scaled to
     [-1, 1], or [images, labels]. ``workers``, ``timeout`` and ``pin_memory`` have no effect then.
 
     Args:

@@ -8,7 +8,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.utils.data import Dataset
@@ -55,18 +55,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if path.is_file():  # of other kinds, some never end
         with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TRAILER.size))
-            trailer = file.read()
-            if len(trailer) == _TRAILER.size and trailer.endswith(MAGIC):
-                length, checksum, _ = _TRAILER.unpack(trailer)
-                file.seek(max(0, size - _TRAILER.size - length))
-                text = file.read(min(length, size))
-                return _checked(text[:length], checksum, size - _TRAILER.size - length)
+            manifest = manifest_in(file)
+        if manifest is not None:
+            return manifest
     raise NotPackedError(
         f"path must be a packed file, got {path}, which is of another kind or was cut off; "
         "remove it if it is not needed, or name another path."
     )
+
+
+def manifest_in(file: BinaryIO) -> dict[str, Any] | None:
+    """Return the manifest of an open file, or None for a file that is not packed."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TRAILER.size))
+    trailer = file.read()
+    if len(trailer) != _TRAILER.size or not trailer.endswith(MAGIC):
+        return None
+    length, checksum, _ = _TRAILER.unpack(trailer)
+    file.seek(max(0, size - _TRAILER.size - length))
+    text = file.read(min(length, size))
+    return _checked(text[:length], checksum, size - _TRAILER.size - length)
 
 
 def _checked(text: bytes, checksum: int, pixels: int) -> dict[str, Any]:
@@ -135,6 +143,7 @@ class PackedImages(Dataset[torch.Tensor]):
             str(path), shared=False, size=pixel_bytes(manifest), dtype=torch.uint8
         )
         self.pixels = mapped.view(manifest["count"], self.channels, *self.image_size)
+        self._file = _identity(path)
 
     @property
     def configuration(self) -> dict[str, str | int]:
@@ -153,12 +162,18 @@ class PackedImages(Dataset[torch.Tensor]):
     @override
     def __reduce__(self) -> tuple[Any, ...]:
         """Send the path to another process, not the pixels."""
-        return _reopen, (self.path, self.configuration)
+        return _reopen, (self.path, self._file)
 
 
-def _reopen(path: Path, configuration: dict[str, str | int]) -> PackedImages:
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what is another number if another file comes to be there."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _reopen(path: Path, file: tuple[int, ...]) -> PackedImages:
     images = open_packed(path)
-    if images.configuration != configuration:
+    if images._file != file:
         raise ValueError(
             f"path must hold the images that it held before, got {path}, which was packed anew; "
             "open it with data.open_packed."

@@ -107,10 +107,13 @@ def pack(
     with _alone(path, partial) as file:
         _write_pixels(file, decoded, path, workers, progress)
         decoded.check()
-        manifest["damaged"] = decoded.damaged()
+        damaged = decoded.damaged()
+        _refuse_passing_damage(file, damaged, len(decoded))
+        manifest["damaged"] = damaged
         disk.write(file, packed.ending(manifest))
         disk.sync(file)
-        assert packed.read_manifest(partial) == manifest  # nobody else wrote to it
+        # By the same descriptor: to close another one would give up the lock.
+        assert packed.manifest_in(file) == manifest  # nobody else wrote to it
         disk.replace(partial, path)
         disk.sync_folder(path.parent)
     return PackedImages(path, manifest)
@@ -165,7 +168,25 @@ def _tell_of_bad(images: PackedImages, root: Path, max_bad: float) -> None:
     folder.refuse_bad(root, bad, len(bad), found, max_bad)
     if bad:
         named = folder.listed(bad, len(bad))
-        _log.warning("%d of %d files in %s were bad when packed: %s.", len(bad), found, root, named)
+        _log.warning(
+            "%d of %d files in %s were bad when packed: %s; remove %s to try them again.",
+            len(bad), found, root, named, images.path,
+        )  # fmt: skip
+
+
+def _refuse_passing_damage(file: BinaryIO, damaged: dict[str, str], count: int) -> None:
+    """Begin anew, and raise, if an image could not be decoded once and can be now.
+
+    What cannot be read for a while (a disk that is away, too many open files) must not be replaced
+    by its neighbour for ever.
+    """
+    passed = [name for name, reason in damaged.items() if reason == folder.PASSED]
+    if passed:
+        disk.truncate(file, 0)
+        raise OSError(
+            f"images could not be decoded at first, but could be later: {len(passed)} of {count}, "
+            f"{passed[0]!r} among them; their disk or the memory may be in trouble; pack again."
+        )
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -239,10 +260,10 @@ def _write_pixels(
     whole = min(file.seek(0, os.SEEK_END) // one, len(images)) // (batch * _CHUNK)
     # The last whole chunk was written, but may not have been synchronised.
     start = max(0, whole - 1) * batch * _CHUNK
-    disk.truncate(file, start * one)
     if start:
+        start = _find_damage(file, images, start, one)
         _log.warning("packing %s goes on at image %d of %d.", path, start, len(images))
-        _find_damage(file, images, start, one)
+    disk.truncate(file, start * one)
     loader = Loader(
         _Bytes(images, start), min(batch, len(images) - start), shuffle=False, workers=workers
     )
@@ -263,17 +284,17 @@ def _write_pixels(
         raise
 
 
-def _find_damage(file: BinaryIO, images: ImageFiles, count: int, size: int) -> None:
-    """Let the images know anew which of the first ``count`` are damaged.
+def _find_damage(file: BinaryIO, images: ImageFiles, count: int, size: int) -> int:
+    """Let the images know anew which of the first ``count`` are damaged; return how many are right.
 
     What stands in for a damaged one is the next good one, so the two are equal in the file. Few
-    others are, and these are decoded.
+    others are, and these are decoded. One that was damaged then and is not now ends what is right.
     """
     file.seek(0)
     last = file.read(size)
-    for index in range(1, count):
-        this = file.read(size)
-        if this == last:
-            images.in_bytes(index - 1)
+    for index in range(1, count + 1):
+        this = file.read(size) if index < count else last  # the next of the last is not there yet
+        if this == last and images.in_bytes(index - 1).numpy().tobytes() != last:
+            return index - 1
         last = this
-    images.in_bytes(count - 1)  # its next is not there yet
+    return count

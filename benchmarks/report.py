@@ -26,6 +26,7 @@ FORMATS = {
     "to": ".3f",
     "x floor": ".2f",
     "by itself": ".3f",
+    "fastest": ".3f",
     "percent": ".1f",
     "bound": "g",
     "measured": ".3g",

@@ -22,6 +22,7 @@ LEVELS = {
     "checks": 0, "seeds": 0, "disk": 0, "checkpoint": 0, "checkpoint_folder": 0, "signals": 0,
     "models": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1, "data": 1,
     "batches": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,
+    "cuda_graphs": 1,
     "hook": 2, "step": 2, "capture": 2, "run_state": 2, "configuration": 2, "trainer": 2,
     "hooks": 3,
     "__init__": 4,

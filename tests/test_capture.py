@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tinygan
-from tinygan import capture, penalties
+from tinygan import capture, cuda_graphs, penalties
 
 from helpers import assert_identical, bits, fingerprint, tiny_images, tiny_trainer
 from recorder import CountingRecorder, Counts, CPURecorder
@@ -31,7 +31,7 @@ def recorder(request, monkeypatch):
     counts = Counts()
     if request.param == "cuda":
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    make = {"cpu": lambda device: CPURecorder(), "cuda": capture.CUDAGraphs}[request.param]
+    make = {"cpu": lambda device: CPURecorder(), "cuda": cuda_graphs.CUDAGraphs}[request.param]
     monkeypatch.setattr(
         capture, "recorder_for", lambda device: CountingRecorder(make(device), counts)
     )
@@ -195,7 +195,7 @@ def _replace_buffer(player):
         _replace_buffer,
     ],
 )
-@pytest.mark.parametrize("steps", [(12,), range(9, 15), range(1, 24)], ids=["once", "six", "all"])
+@pytest.mark.parametrize("steps", [(12,), range(1, 24)], ids=["once", "all"])
 def test_what_hooks_change_is_not_lost(recorder, event, act, steps):
     """Gradients, weights, buffers, options, moments and modes that it changed are those used."""
     both(recorder, make_hooks=lambda: [Meddle(act, event, steps)])

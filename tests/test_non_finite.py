@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinygan
 from tinygan import data, hooks, losses
-from tinygan.finite import NonFiniteError, SkippedSteps
+from tinygan.finite import NonFiniteError, SkippedSteps, all_finite
 from tinygan.trainer import CHECK_EVERY, MAX_SKIPPED
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
@@ -348,3 +348,19 @@ def test_parameters_that_are_added_to_an_optimizer_are_trained():
     trainer.fit([tiny_images()], steps=4)
     for player in trainer.players:
         assert player.module.main[0].extra != 1, player.name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_one_value_that_is_not_finite_is_found(dtype, bad):
+    """In any type, at any place; many large values are none."""
+    values = torch.full((3, 50, 7), 60000.0, dtype=dtype)
+    assert all_finite([torch.ones(2, dtype=dtype), values])
+    values[1, 20, 3] = bad
+    assert not all_finite([torch.ones(2, dtype=dtype), values])
+
+
+def test_values_whose_squares_overflow_count_as_infinite():
+    """Gradients of that size have nothing to say either."""
+    assert all_finite([torch.full((10,), 1e18)])
+    assert not all_finite([torch.full((10,), 1e30)])

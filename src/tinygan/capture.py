@@ -12,16 +12,16 @@ only while a step is recorded.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from tinygan import optimizers
+from tinygan.cuda_graphs import Recorder, Replay, recorder_for
 from tinygan.step import Player, Step, StepReport
 
 _log = logging.getLogger(__name__)
@@ -37,80 +37,6 @@ MOST_ANEW = 16
 
 Kind: TypeAlias = tuple[torch.Size, torch.Size, bool]
 """The shapes of the real images and of z, and whether D pays the penalty."""
-
-Replay: TypeAlias = Callable[[], None]
-"""Runs once more what was recorded."""
-
-
-class Recorder(Protocol):
-    """What turns a piece into a replay."""
-
-    def eagerly(self) -> AbstractContextManager[list[str]]:
-        """Return a context for eager pieces; it lists what they wait for."""
-
-    def record(self, piece: Callable[[], object]) -> Replay:
-        """Record what a piece asks of the device, without doing it."""
-
-
-class CUDAGraphs:
-    """Records on a CUDA device.
-
-    All recordings share one pool of memory. They may, because a step is replayed as a whole, in the
-    order in which it was recorded, before the next begins, and what outlives it is kept alive. When
-    all are forgotten, so must be the pool.
-
-    Args:
-        device: a CUDA device.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-
-    @contextmanager
-    def eagerly(self) -> Iterator[list[str]]:
-        """Within the block, work goes to the stream that records, after all other work.
-
-        The list is filled with what waits for the device, which a graph cannot.
-        """
-        others = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(others)
-        waits: list[str] = []
-        before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as told, torch.cuda.stream(self._stream):
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                yield waits
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        others.wait_stream(self._stream)
-        for warning in told:
-            if "synchroniz" in str(warning.message):
-                waits.append(str(warning.message))
-            else:
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno
-                )
-
-    def record(self, piece: Callable[[], object]) -> Replay:
-        """Record a piece as a CUDA graph."""
-        graph = torch.cuda.CUDAGraph()
-        # When a recording fails, torch.cuda.graph leaves its stream the current one.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream(self._stream.device)),
-            # Other threads, which fetch the next batch, may do what a recording must not.
-            torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ),
-        ):
-            piece()
-        return graph.replay
-
-
-def recorder_for(device: torch.device) -> Recorder | None:
-    """Return what records on a device, or None if nothing can."""
-    return CUDAGraphs(device) if device.type == "cuda" else None
 
 
 class CapturedStep:

@@ -15,12 +15,17 @@ class NonFiniteError(ArithmeticError):
 def all_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return whether all values are finite: a scalar of bool on their device.
 
+    So large ones that their squares overflow, above 1e19 in float32, count as infinite.
+
     Examples:
         >>> all_finite([torch.ones(2), torch.tensor([1.0, float("nan")])])
         tensor(False)
     """
-    # The largest magnitude is NaN or infinite if any value is, and cannot overflow as a sum can.
-    return nn.utils.get_total_norm(list(tensors), float("inf")).isfinite()
+    tensors = list(tensors)
+    # A sum of squares is NaN or infinite if any value is, and a CPU has it ten times as fast as the
+    # largest magnitude. In 16 bits it would overflow for values that mean nothing bad.
+    wide = all(tensor.dtype in (torch.float32, torch.float64) for tensor in tensors)
+    return nn.utils.get_total_norm(tensors, 2.0 if wide else float("inf")).isfinite()
 
 
 class Buffers:

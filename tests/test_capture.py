@@ -44,7 +44,7 @@ def batches(device: str) -> list[torch.Tensor]:
     return [images[:8], images[8:16], images[16:]]
 
 
-def both(recorder, steps=24, make_hooks=list, make_batches=batches, **arguments):
+def assert_same_run(recorder, steps=24, make_hooks=list, make_batches=batches, **arguments):
     """Train eagerly and captured; assert that both are the same, bit for bit; return both."""
     arguments = {"generator_optimizer": ADAM, "discriminator_optimizer": ADAM, **arguments}
     pair = []
@@ -78,7 +78,7 @@ def both(recorder, steps=24, make_hooks=list, make_batches=batches, **arguments)
 )
 def test_replayed_steps_equal_eager_ones(recorder, arguments):
     """Weights, moments, buffers and every statistic agree bit for bit; all pieces are replayed."""
-    both(recorder, **arguments)
+    assert_same_run(recorder, **arguments)
     # The first three of each kind run eagerly: of whole batches, of short ones, and of whole ones
     # that pay the penalty in every fourth step. Of short ones that pay it there are only two.
     eager = 3 + 3 + (3 + 2 if "penalty" in arguments else 0)
@@ -198,12 +198,12 @@ def _replace_buffer(player):
 @pytest.mark.parametrize("steps", [(12,), range(1, 24)], ids=["once", "all"])
 def test_what_hooks_change_is_not_lost(recorder, event, act, steps):
     """Gradients, weights, buffers, options, moments and modes that it changed are those used."""
-    both(recorder, make_hooks=lambda: [Meddle(act, event, steps)])
+    assert_same_run(recorder, make_hooks=lambda: [Meddle(act, event, steps)])
 
 
 def test_gradients_that_a_hook_makes_nan_skip_the_update(recorder):
     """They are seen by the replayed update, and the steps after them are replayed."""
-    eager, _ = both(
+    eager, _ = assert_same_run(
         recorder, make_hooks=lambda: [Meddle(_nan_gradient, "on_gradients", range(9, 15))]
     )
     assert eager.skipped.counts.tolist() == [0, 1, 6]
@@ -216,13 +216,17 @@ def test_buffers_go_back_when_a_replayed_step_is_updated_eagerly(recorder):
         _nan_gradient(player)
         player.parameters[-1].grad = None  # which a replayed update cannot do
 
-    eager, _ = both(recorder, make_hooks=lambda: [Meddle(spoil, "on_gradients", (12, 16))])
+    eager, _ = assert_same_run(
+        recorder, make_hooks=lambda: [Meddle(spoil, "on_gradients", (12, 16))]
+    )
     assert eager.skipped.counts.tolist() == [0, 1, 2]
 
 
 def test_a_changing_rate_is_replayed(recorder):
     """A rate that is another in every step is recorded once more, as a tensor, and no oftener."""
-    both(recorder, make_hooks=lambda: [Meddle(_halve_rate, "on_step_end", range(13, 24))])
+    assert_same_run(
+        recorder, make_hooks=lambda: [Meddle(_halve_rate, "on_step_end", range(13, 24))]
+    )
     assert recorder.counts.recorded == 4 * (2 + 2)
 
 
@@ -258,14 +262,14 @@ def test_a_batch_of_nan_is_skipped_when_replayed(recorder):
         bad[0, 0, 0, 0] = float("nan")
         return [*images.split(8)] * 4 + [bad] + [*images.split(8)] * 4
 
-    _, replayed = both(recorder, make_batches=with_nan)
+    _, replayed = assert_same_run(recorder, make_batches=with_nan)
     assert replayed.skipped.counts.tolist() == [0, 0, 1]
     assert recorder.counts.replayed == 4 * 21
 
 
 def test_the_float16_loss_scale_is_replayed(recorder):
     """A step that overflows halves the scale, replayed as well as eagerly."""
-    eager, replayed = both(
+    eager, replayed = assert_same_run(
         recorder,
         dtype=torch.float16,
         make_hooks=lambda: [Meddle(_nan_gradient, "on_gradients", (12,))],
@@ -295,13 +299,13 @@ def test_samples_do_not_disturb_replays(recorder):
             trainer.sample(4)
             trainer.state_dict()
 
-    both(recorder, make_hooks=lambda: [Look()])
+    assert_same_run(recorder, make_hooks=lambda: [Look()])
 
 
 def test_what_cannot_be_captured_runs_eagerly_with_one_warning(recorder, caplog):
     """A piece that fails while it is recorded leaves the run as it was; one warning says why."""
     recorder.counts.fail = True
-    both(recorder)
+    assert_same_run(recorder)
     assert recorder.counts.replayed == 0
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -314,7 +318,7 @@ def test_a_loss_that_waits_for_the_device_runs_eagerly(recorder, caplog):
     def cost(logits):
         return logits.square() * (1 + 0 * logits.sum().item())
 
-    both(recorder, loss=tinygan.losses.Loss(cost, cost, cost))
+    assert_same_run(recorder, loss=tinygan.losses.Loss(cost, cost, cost))
     assert recorder.counts.replayed == 0
     assert [record.getMessage()[:27] for record in caplog.records] == [
         "a step cannot be captured, "
@@ -334,7 +338,7 @@ def test_an_optimizer_that_cannot_be_captured_is_named(recorder, optimizer, capl
     """Its updates run eagerly between the replays of the other pieces, with one warning."""
     if recorder.device == "cuda" and optimizer.func is torch.optim.Adagrad:
         optimizer = partial(torch.optim.Adagrad, lr=RATE)  # which PyTorch fuses on the CPU alone
-    both(recorder, discriminator_optimizer=optimizer)
+    assert_same_run(recorder, discriminator_optimizer=optimizer)
     assert recorder.counts.recorded == 2 * 3
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -347,7 +351,7 @@ def test_batches_of_ever_other_sizes_are_recorded_only_up_to_a_limit(recorder, c
     """Four kinds of batches are recorded; those after them run eagerly, with one warning."""
     images = tiny_images(24)
     sizes = [[images[:n].to(recorder.device) for n in range(2, 9)]]
-    both(recorder, steps=42, make_batches=lambda device: sizes[0])
+    assert_same_run(recorder, steps=42, make_batches=lambda device: sizes[0])
     assert recorder.counts.recorded == 4 * capture.MOST
     assert [record.getMessage() for record in caplog.records] == [
         "batches of more than 4 kinds: those after them run eagerly."
@@ -410,7 +414,9 @@ def test_options_that_never_rest_are_not_recorded_for_ever(recorder, caplog):
         group = player.optimizer.param_groups[0]
         group["betas"] = (0.5, group["betas"][1] - 1e-6)
 
-    both(recorder, steps=120, make_hooks=lambda: [Meddle(turn, "on_step_end", range(120))])
+    assert_same_run(
+        recorder, steps=120, make_hooks=lambda: [Meddle(turn, "on_step_end", range(120))]
+    )
     (record,) = caplog.records
     assert record.getMessage().startswith("steps were recorded 17 times and something had changed")
 

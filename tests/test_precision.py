@@ -97,6 +97,15 @@ def test_the_loss_scale_is_saved_for_float16_alone():
     assert other.loss_scale.state.tolist() == [4.0, 7.0]
 
 
+def test_nets_that_are_in_float16_themselves_have_no_loss_scale():
+    """It belongs to autocast: nothing is skipped to find it, and their states hold none."""
+    nets = (tinygan.DCGANGenerator(8).half(), tinygan.DCGANDiscriminator(8).half())
+    trainer = tinygan.GANTrainer(*nets)
+    assert trainer.dtype == torch.float16
+    assert trainer.loss_scale is None
+    assert "loss_scale" not in trainer.state_dict()
+
+
 def test_a_run_of_another_type_is_refused():
     """A state of a bfloat16 run is not gone on from in float32."""
     state = tiny_trainer(dtype=torch.bfloat16).state_dict()
@@ -127,6 +136,14 @@ def test_the_loss_scale_follows_its_rule(steps, patience):
         if good == patience:
             expected, good = expected * 2, 0
         assert scale.state.tolist() == [expected, good]
+
+
+def test_the_loss_scale_does_not_grow_to_infinity():
+    """From there it could not come back: half of infinity is infinity."""
+    scale = LossScale(torch.device("cpu"))
+    scale.state.copy_(torch.tensor([2.0**127, scale.PATIENCE - 1.0]))
+    scale.update(torch.tensor(True))
+    assert scale.state.tolist() == [2.0**127, 0.0]
 
 
 def test_steps_that_float16_skips_are_told_for_what_they_are(caplog):

@@ -137,7 +137,9 @@ class Step:
         weight = next(generator.module.parameters())
         self.device, self._weights = weight.device, weight.dtype
         self._dtype = precision.check(dtype, weight.dtype)
-        self.loss_scale = precision.LossScale(self.device) if self._dtype == torch.float16 else None
+        # It belongs to autocast: nets that are in float16 themselves have none.
+        scaled = self._dtype == torch.float16 and self._weights != torch.float16
+        self.loss_scale = precision.LossScale(self.device) if scaled else None
         self.skipped = SkippedSteps(self.device)
         self._buffers = {
             player.name: Buffers(player.module) for player in (discriminator, generator)
@@ -167,8 +169,7 @@ class Step:
         loss_real = self.loss.real(real_logits).mean()
         self._scaled(loss_real).backward()
 
-        with precision.autocast(self.device, self._dtype, self._weights):
-            self._fake = self._make(z)
+        self._make_fakes(z)
         fake_logits = self._logits(self._judge, self._fake.detach())
         loss_fake = self.loss.fake(fake_logits).mean()
         self._scaled(loss_fake).backward()
@@ -194,8 +195,7 @@ class Step:
         """Make the fakes of D's phase anew: for a G phase that cannot be replayed after all."""
         never = torch.zeros((), dtype=torch.bool, device=self.device)
         self._buffers["generator"].restore_unless(never)
-        with precision.autocast(self.device, self._dtype, self._weights):
-            self._fake = self._make(z)
+        self._make_fakes(z)
 
     def generator_backward(self) -> None:
         """Leave in G's ``.grad`` the gradient of its loss on the same fakes, by D as it is now.
@@ -232,6 +232,10 @@ class Step:
         player.update(self._finite[: cause + 1].all())
         # Both phases have moved D's buffers.
         self._buffers["discriminator"].restore_unless(player.moved)
+
+    def _make_fakes(self, z: torch.Tensor) -> None:
+        with precision.autocast(self.device, self._dtype, self._weights):
+            self._fake = self._make(z)
 
     def _logits(self, judge: Callable[..., Any], images: torch.Tensor) -> torch.Tensor:
         with precision.autocast(self.device, self._dtype, self._weights):

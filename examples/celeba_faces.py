@@ -2,6 +2,7 @@
 
     python examples/celeba_faces.py                          built-in drawn faces, no download
     python examples/celeba_faces.py --dataroot data/celeba   the tutorial, on CelebA
+    python examples/celeba_faces.py --ngpu 4                 on four GPUs, as torchrun would
 
 Images are decoded once, into one file beside the output folder; later runs read that. All pictures
 and logs go into one folder, which is named at the end. After an interruption, of
@@ -15,11 +16,12 @@ import os
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 import tinygan
-from tinygan import data, hooks
+from tinygan import data, distributed, hooks
 
 # The tutorial's inputs, in which 5 epochs of CelebA's 202,599 images are 7,915 steps.
 TUTORIAL = {"batch_size": 128, "image_size": 64, "ngf": 64, "ndf": 64, "num_epochs": 5, "lr": 2e-4}
@@ -61,7 +63,12 @@ def argument_parser() -> argparse.ArgumentParser:
     sized("num_epochs", int, "passes over the data")
     sized("lr", float, "learning rate")
     add("--beta1", type=float, default=0.5, help="Adam's beta1 [0.5]")
-    add("--ngpu", type=int, default=1, choices=(0, 1), help="0 to train on the CPU [1]")
+    add(
+        "--ngpu",
+        type=int,
+        default=1,
+        help="processes, each with a GPU if there are any; 0 for one on the CPU [1]",
+    )
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -87,9 +94,10 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def complete(arguments: argparse.Namespace) -> argparse.Namespace:
     """Choose the device, and what was not given by the data and the machine."""
-    arguments.device = "cuda" if arguments.ngpu > 0 and torch.cuda.is_available() else "cpu"
+    arguments.ranks = distributed.join()
+    arguments.device = arguments.ranks.device if arguments.ngpu > 0 else torch.device("cpu")
     drawn = arguments.dataroot is None and arguments.packed is None
-    small = drawn and arguments.device == "cpu"
+    small = drawn and arguments.device.type == "cpu"
     for name, value in (SMALL if small else TUTORIAL).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
@@ -101,24 +109,30 @@ def complete(arguments: argparse.Namespace) -> argparse.Namespace:
     return arguments
 
 
+def say(*words: object) -> None:
+    """Print, on one of the ranks."""
+    if distributed.join().is_first:
+        print(*words, flush=True)
+
+
 def load(arguments: argparse.Namespace) -> data.Loader:
     """Open the user's images, packed unless that is not wanted, or draw faces."""
     root, packed = arguments.dataroot, arguments.packed
     if root is not None and arguments.no_pack:
         images = data.image_folder(root, arguments.image_size, arguments.nc)
-        print(f"Training on {len(images)} images of {root}.")
+        say(f"Training on {len(images)} images of {root}.")
     elif root is not None:
         if not packed.exists():
-            print(f"Decoding the images of {root} once, into {packed}; --no-pack does without.")
+            say(f"Decoding the images of {root} once, into {packed}; --no-pack does without.")
         images = data.pack(
             root, packed, arguments.image_size, arguments.nc, workers=arguments.workers
         )
-        print(f"Training on {len(images)} images of {root}, which are decoded in {packed}.")
+        say(f"Training on {len(images)} images of {root}, which are decoded in {packed}.")
     elif packed is not None:
         images = data.open_packed(packed)
-        print(f"Training on {len(images)} images that are decoded in {packed}.")
+        say(f"Training on {len(images)} images that are decoded in {packed}.")
     else:
-        print(
+        say(
             f"No --dataroot: training on {arguments.num_faces} built-in drawn faces. For CelebA, "
             "get img_align_celeba.zip from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and "
             "give it as --dataroot."
@@ -131,7 +145,7 @@ def load(arguments: argparse.Namespace) -> data.Loader:
         flip=arguments.flip,
         # Without effect for images that are decoded, or drawn, already.
         workers=arguments.workers,
-        pin_memory=arguments.device == "cuda",
+        pin_memory=arguments.device.type == "cuda",
         device=arguments.device,
     )
 
@@ -175,14 +189,17 @@ def make_trainer(arguments: argparse.Namespace, steps: int) -> tinygan.GANTraine
 def tell_of_stopping(trainer: tinygan.GANTrainer, report: tinygan.StepReport) -> None:
     """Say at once that a Ctrl-C was heard, for the pictures take a moment."""
     if trainer.stop_reason is not None:
-        print(f"\n{trainer.stop_reason}: saving and drawing; once more to end at once.", flush=True)
+        say(f"\n{trainer.stop_reason}: saving and drawing; once more to end at once.")
 
 
 def main() -> None:
     """Train, and say where the pictures are."""
     parser = argument_parser()
-    arguments = complete(parser.parse_args())
+    arguments = parser.parse_args()
+    if arguments.ngpu > 1 and not distributed.is_launched():
+        distributed.launch(arguments.ngpu)
     try:
+        complete(arguments)
         loader = load(arguments)
         trainer = make_trainer(arguments, steps=arguments.num_epochs * len(loader))
         resumed = trainer.resume(arguments.resume or arguments.out)
@@ -192,35 +209,46 @@ def main() -> None:
             )
     # A bad input, an extra that is not installed, or a disk that is full.
     except (ValueError, ImportError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        refuse(parser, error)
     except KeyboardInterrupt:
-        print("\nStopped before the first step; the same command goes on.")
+        say("\nStopped before the first step; the same command goes on.")
         raise SystemExit(130) from None
-    print(
-        f"{arguments.num_epochs} epochs of {len(loader)} steps on {arguments.device}, "
+    ranks = "" if trainer.ranks.count == 1 else f"{trainer.ranks.count} ranks on "
+    say(
+        f"{arguments.num_epochs} epochs of {len(loader)} steps on {ranks}{arguments.device.type}, "
         f"in batches of {arguments.batch_size} images of {arguments.image_size} pixels."
     )
     if resumed is not None:
-        print(f"Going on from {resumed}, at step {trainer.step}; another --out begins anew.")
+        say(f"Going on from {resumed}, at step {trainer.step}; another --out begins anew.")
     start = trainer.step
     try:
         trainer.fit(loader, epochs=arguments.num_epochs)
     except ValueError as error:
         if trainer.step > start:
             raise
-        parser.exit(
-            2, f"{parser.prog}: error: {error}\n"
-        )  # found before the first step: an input again
+        refuse(parser, error)  # found before the first step: an input again
     except (KeyboardInterrupt, SystemExit) as end:
-        print(
+        say(
             f"\nStopped at step {trainer.step}. What there is so far is in {arguments.out}; "
             f"the same command{' without --resume' if arguments.resume else ''} goes on."
         )
         # What a shell expects of Ctrl-C, or of another signal.
         raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else end.code) from None
-    torch.save(trainer.generator.state_dict(), arguments.out / "generator.pt")
+    if trainer.ranks.is_first:
+        finish(trainer, arguments.out)
 
-    print(f"Done: {trainer.step} steps. Look into {arguments.out.resolve()}:")
+
+def refuse(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """End with what is wrong with the inputs."""
+    rank = distributed.join().rank
+    # Each rank finds it, as a rule; one that is alone with it must not be silent.
+    parser.exit(2, f"{parser.prog}{f', rank {rank}' if rank else ''}: error: {error}\n")
+
+
+def finish(trainer: tinygan.GANTrainer, out: Path) -> None:
+    """Write the generator's weights, and say what else there is."""
+    torch.save(trainer.generator.state_dict(), out / "generator.pt")
+    print(f"Done: {trainer.step} steps. Look into {out.resolve()}:")
     for name, content in {
         "real_beside_fake.png": "real images beside generated ones",
         "progress.html": "the generator's progress, with play, pause and a slider",
@@ -232,7 +260,7 @@ def main() -> None:
         "log.txt, log.jsonl": "the tutorial's log, and every step's numbers",
         "checkpoints": "the run itself, to go on from",
     }.items():
-        if (arguments.out / name.split(",")[0]).exists():
+        if (out / name.split(",")[0]).exists():
             print(f"  {name:22}{content}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from tinygan import checks
+from tinygan.distributed import Ranks
 
 
 def images(batch: object) -> torch.Tensor:
@@ -34,6 +36,35 @@ def images(batch: object) -> torch.Tensor:
             "give tensors (N, C, H, W)."
         )
     return first
+
+
+def part(batch: object, batches: Iterable[object], ranks: Ranks) -> tuple[torch.Tensor, int]:
+    """Return a rank's images of a batch, and how many images the whole batch has.
+
+    A ``tinygan.data.Loader`` loads each rank its part; of others each loads the whole.
+
+    Examples:
+        >>> from tinygan.distributed import ALONE
+        >>> whole = torch.zeros(4, 3, 8, 8)
+        >>> images, size = part(whole, [whole], ALONE)
+        >>> images.shape, size
+        (torch.Size([4, 3, 8, 8]), 4)
+    """
+    found = images(batch)
+    if _shared_out(batches, ranks):
+        return found, batches.whole  # type: ignore[attr-defined]
+    return found[ranks.part(len(found))], len(found)
+
+
+def _shared_out(batches: Iterable[object], ranks: Ranks) -> bool:
+    return getattr(batches, "ranks", None) is ranks
+
+
+def digest(batch: object, batches: Iterable[object], ranks: Ranks) -> int:
+    """Return a number for the content of a batch that each rank has loaded whole, else 0."""
+    if ranks.count == 1 or _shared_out(batches, ranks):
+        return 0
+    return zlib.crc32(images(batch).cpu().contiguous().numpy().tobytes())
 
 
 def length(batches: Iterable[object]) -> int | None:

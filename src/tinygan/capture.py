@@ -93,6 +93,10 @@ class CapturedStep:
         if self._current is None or not self._current.generator_update():
             self._eagerly(self._step.generator_update, self._step.generator)
 
+    def measured(self, player: Player) -> list[torch.Tensor]:
+        """Do as ``Step.measured`` does."""
+        return self._step.measured(player)
+
     def report(self) -> StepReport:
         """Do as ``Step.report`` does."""
         return self._step.report()

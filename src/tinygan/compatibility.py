@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from tinygan import batch_norm
 
 # Resizing in floating point may leave the range by rounding, not by more.
 RANGE_TOLERANCE = 1e-3
@@ -84,7 +85,7 @@ def check_first_batch(
         )
     if len(real) == 1:
         for net in (generator, discriminator):
-            if any(isinstance(module, _BatchNorm) for module in net.modules()):
+            if batch_norm.is_in(net):
                 raise ValueError(
                     "batch size must be at least 2 with batch norm, got 1; use larger batches, or "
                     "nets with norm=None."

@@ -56,6 +56,11 @@ class Hook:
     A hook that only reads changes nothing: the run ends in bit-identical weights with or without
     it, for nothing in the run draws from the global random state.
 
+    Attributes:
+        first_rank_only: in a run of several ranks, hear events on rank 0 alone. Right for hooks
+            that write or draw; wrong for those that change gradients or weights, which all ranks
+            must change alike.
+
     Raises:
         TypeError: at the subclass's ``class`` line, for a misspelt event or a wrong signature.
 
@@ -64,6 +69,8 @@ class Hook:
         ...     def on_fit_end(self, trainer):
         ...         print("done at step", trainer.step)
     """
+
+    first_rank_only: bool = False
 
     def on_fit_start(self, trainer: GANTrainer) -> None:
         """``fit`` was called; nothing has moved yet."""

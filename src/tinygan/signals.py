@@ -13,8 +13,23 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Received:
+    """The signals that asked a block to end."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """The first one's number; 0 for none."""
+
+    def relay(self, number: int) -> None:
+        """Let the block end as if it had received a signal, which another process has.
+
+        This is not the first of two: when that comes, there is still a first one to come here.
+        """
+        self.number = self.number or number
+
+
 @contextmanager
-def as_requests(stop: Callable[[str], object]) -> Iterator[None]:
+def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
     """Turn the first SIGINT or SIGTERM within the block into ``stop("SIGINT")``, say.
 
     A block that was asked to stop and ends normally is left as the signal would have had it:
@@ -33,10 +48,11 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[None]:
         ...     print("asked by", asked)
         asked by ['SIGINT']
     """
+    received = Received()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-    received: list[int] = []
+    count = 0
     # None is a handler that was not set from Python, which could not be restored.
     before: dict[int, Any] = {
         number: handler
@@ -47,13 +63,15 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[None]:
     here = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal count
         if os.getpid() != here:  # a process that a hook has forked: no run, and not to be deaf
             signal.signal(number, before[number])
             os.kill(os.getpid(), number)
             return
-        received.append(number)
-        if len(received) > 1:
+        count += 1
+        if count > 1:
             _end_at_once(number)
+        received.relay(number)
         stop(signal.Signals(number).name)
         chained = before[number]
         if callable(chained) and chained is not signal.default_int_handler:
@@ -62,14 +80,14 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[None]:
     for number in before:
         signal.signal(number, handle)
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received and received[0] == signal.SIGINT:
+    if received.number == signal.SIGINT:
         raise KeyboardInterrupt
-    if received:
-        raise SystemExit(128 + received[0])  # the exit status that shells give to signals
+    if received.number:
+        raise SystemExit(128 + received.number)  # the exit status that shells give to signals
 
 
 def _end_at_once(number: int) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tinygan import optimizers, precision
+from tinygan import batch_norm, optimizers, precision
 from tinygan.finite import Buffers, SkippedSteps, all_finite
 from tinygan.losses import Loss
 from tinygan.penalties import Penalty
@@ -183,13 +183,12 @@ class Step:
         self._unscale(d)
 
         loss = loss_real.detach() + loss_fake.detach()
-        self._finite[0].copy_(loss.isfinite())
         report = [loss, _probability(real_logits), _probability(fake_logits)]
         self._statistics[:3].copy_(torch.stack(report))
 
     def discriminator_update(self) -> None:
         """Move D, unless something was not finite."""
-        self._update(self.discriminator, 1)
+        self._update(self.discriminator, 0)
 
     def make_fakes_again(self, z: torch.Tensor) -> None:
         """Make the fakes of D's phase anew: for a G phase that cannot be replayed after all."""
@@ -214,9 +213,7 @@ class Step:
         self._unscale(g)
 
         del self._fake
-        loss = loss.detach()
-        self._finite[2].copy_(loss.isfinite())
-        self._statistics[3:].copy_(torch.stack([loss, _probability(logits)]))
+        self._statistics[3:].copy_(torch.stack([loss.detach(), _probability(logits)]))
 
     def generator_update(self) -> None:
         """Move G, unless something was not finite in its phase or in D's."""
@@ -226,10 +223,12 @@ class Step:
         if self.loss_scale is not None:
             self.loss_scale.update(self._finite.all())
 
-    def _update(self, player: Player, cause: int) -> None:
-        # Asked here, not before: hooks may have changed the gradients.
-        self._finite[cause].copy_(all_finite(player.gradients()))
-        player.update(self._finite[: cause + 1].all())
+    def _update(self, player: Player, loss: int) -> None:
+        # Asked here, not before: ranks have averaged them, and hooks may have changed gradients.
+        cause = 0 if player is self.discriminator else 2
+        self._finite[cause].copy_(self._statistics[loss].isfinite())
+        self._finite[cause + 1].copy_(all_finite(player.gradients()))
+        player.update(self._finite[: cause + 2].all())
         # Both phases have moved D's buffers.
         self._buffers["discriminator"].restore_unless(player.moved)
 
@@ -248,6 +247,19 @@ class Step:
     def _unscale(self, player: Player) -> None:
         if self.loss_scale is not None:
             self.loss_scale.unscale(player.gradients())
+
+    def measured(self, player: Player) -> list[torch.Tensor]:
+        """Return what the player's backward piece has measured of its images.
+
+        These are its statistics, which ``report`` will give, and batch norm's running ones. With
+        several ranks they are averaged in place, as gradients are.
+        """
+        running = batch_norm.running_statistics(self.discriminator.module)
+        if player is self.discriminator:
+            return [self._statistics[:3], *running.values()]
+        # Those of G only now: the graph of the fakes, which was made in D's phase, held them.
+        running_of_generator = batch_norm.running_statistics(self.generator.module)
+        return [self._statistics[3:], *running.values(), *running_of_generator.values()]
 
     def report(self) -> StepReport:
         """Return the statistics of the step whose pieces have just run."""

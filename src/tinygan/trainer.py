@@ -11,11 +11,12 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from tinygan import batches as batches_of
 from tinygan import (
+    batch_norm,
     checkpoint,
     checkpoint_folder,
     checks,
+    distributed,
     losses,
     optimizers,
     penalties,
@@ -25,11 +26,14 @@ from tinygan import (
     seeds,
     signals,
 )
+from tinygan import batches as batches_of
 from tinygan.capture import CapturedStep
 from tinygan.compatibility import check_first_batch, check_nets, evaluating
+from tinygan.distributed import Ranks
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
+from tinygan.replica import Replica, Request
 from tinygan.step import Player, Step
 
 logger = logging.getLogger(__name__)
@@ -72,6 +76,10 @@ class GANTrainer:
         compile: apply the nets by ``torch.compile`` in training, which takes a minute at first.
         capture: on a GPU, record the pieces of a step as CUDA graphs, after some steps, and replay
             them, see ``tinygan.capture``.
+        ranks: the processes of the run; None for those that torchrun has started, see
+            ``tinygan.distributed``.
+        sync_batch_norm: let batch norm see the whole batch of a run of several ranks, on GPUs;
+            else each rank's sees its own part.
 
     Attributes:
         step: completed steps, each one D phase and one G phase.
@@ -80,7 +88,8 @@ class GANTrainer:
         batch: completed batches of the current epoch.
         dtype: the type in which the nets are applied in training.
         weights_dtype: that of their weights, of ``real`` and of samples.
-        real: the current step's real images (N, C, H, W) on the device; empty before the first.
+        real: the current step's real images (N, C, H, W) on the device, this rank's part of the
+            batch; empty before the first.
         stop_reason: what the last ``stop`` said, or None.
         target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
         batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
@@ -88,7 +97,8 @@ class GANTrainer:
         between_steps: whether the state is that of a complete step or epoch, seen by all hooks.
 
     Raises:
-        ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid.
+        ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid,
+            or ``sync_batch_norm`` on a CPU or with ``capture``.
         TypeError: for a hook or a loss that is none, or an optimizer for what makes one.
 
     Examples:
@@ -119,6 +129,8 @@ class GANTrainer:
         dtype: torch.dtype | None = None,
         compile: bool = False,
         capture: bool = False,
+        ranks: Ranks | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         check_nets(generator, discriminator)
         check_hooks(hooks)
@@ -140,6 +152,8 @@ class GANTrainer:
                     "latent_dim; pass latent_dim=100, say."
                 )
         self.latent_dim = checks.count("latent_dim", latent_dim)
+        # Before the device is asked for: "cuda" is another one on each rank.
+        self.ranks = distributed.join() if ranks is None else ranks
         example = next(generator.parameters())
         self.device = torch.device(device) if device is not None else example.device
         self.dtype = precision.check(dtype, example.dtype)
@@ -147,6 +161,14 @@ class GANTrainer:
         self.prior = prior
         self.hooks = tuple(hooks)
         self.seed = seed
+        if sync_batch_norm:
+            if capture:
+                raise ValueError(
+                    "sync_batch_norm must be without capture, got both; choose one: ranks would "
+                    "talk to each other in the middle of a recorded piece."
+                )
+            generator = batch_norm.synchronised(generator, self.device)
+            discriminator = batch_norm.synchronised(discriminator, self.device)
 
         # Channels last is the layout in which convolutions run fastest.
         self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
@@ -160,6 +182,7 @@ class GANTrainer:
         self.penalty = penalty
         pieces = Step(*self.players, self.loss, penalty=penalty, dtype=dtype, compile=compile)
         self._step = CapturedStep(pieces) if capture else pieces
+        self._replica = Replica(self.ranks, self._step)
 
         self.step = 0
         self.images = 0
@@ -174,6 +197,8 @@ class GANTrainer:
         self.between_steps = True
         self._place: dict[str, Any] | None = None
         self._loaded = False
+        self._received = signals.Received()
+        self._all_stop = False
 
     def fit(
         self,
@@ -191,6 +216,9 @@ class GANTrainer:
         ``on_fit_end`` is called, and then KeyboardInterrupt or SystemExit(143) raised. A second
         one ends the process at once.
 
+        With several ranks all begin with the state of rank 0. A request to stop, a signal or an
+        error on one of them ends all after the same step.
+
         Args:
             batches: iterable again and again, once per epoch, of images (N, C, H, W) in [-1, 1]
                 or of (images, labels): a ``tinygan.data.Loader``, a ``DataLoader``, a list.
@@ -202,6 +230,7 @@ class GANTrainer:
                 do not fit the nets or the range.
             NonFiniteError: for losses or gradients that were not finite in 20 steps in a row, if
                 no hook goes back to a checkpoint.
+            RankError: if another rank has failed, is lost, or holds other weights than rank 0.
         """
         if (epochs is None) == (steps is None):
             raise ValueError(
@@ -213,6 +242,7 @@ class GANTrainer:
         self.batches_per_epoch = batches_of.length(batches)
         self.real = torch.empty(0)
         self.stop_reason = None
+        self._all_stop = False
         if self._loaded:  # other batches may follow in one process, but what is resumed is one run
             batches_of.check_same(batches, self._place)
             self._loaded = False
@@ -224,9 +254,10 @@ class GANTrainer:
                 "run that it was; to go on exactly, call trainer.resume(...) first.",
                 self.step + 1,
             )
-        with signals.as_requests(self.stop):
+        with signals.as_requests(self.stop) as self._received:
             try:
-                call(self.hooks, "on_fit_start", self)
+                self._share_state()
+                call(self._watching, "on_fit_start", self)
                 if self.batch == self.batches_per_epoch:
                     # Saved after an epoch's last step, before its end: that comes first, even if
                     # the target is reached.
@@ -236,9 +267,14 @@ class GANTrainer:
                         self._train_epoch(batches)
                     except NonFiniteError as error:
                         self._go_back(error)
-                call(self.hooks, "on_fit_end", self)
+                self._replica.agree()
+                self._replica.check_identical(self.step, self.players)
+                call(self._watching, "on_fit_end", self)
+                self._replica.agree()
             except BaseException as error:  # an interrupt is an ending too; hooks must hear of it
-                call_on_exception(self.hooks, self, error)
+                if isinstance(error, Exception):
+                    self._replica.fail(error)
+                call_on_exception(self._watching, self, error)
                 raise
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
@@ -248,22 +284,24 @@ class GANTrainer:
             batch: object = None
             while not self._finished():
                 batch = next(rest, END)
-                if batch is END or self.stop_reason is not None:
+                images, size = self._part_of(batch, batches)
+                if batch is END or self._stopping:
                     break  # asked to stop while waiting: this batch will be fetched again
+                self._replica.begin_step(self.players)
                 # Where the batches stand once this one is trained on: asked before any hook
                 # runs, and kept only when the step is complete.
                 place = batches_of.state(batches)
                 self.between_steps = False
                 # Not before its first batch is there: a run may be stopped while it waits for it.
                 if self.batch == 0:
-                    call(self.hooks, "on_epoch_start", self)
-                self._train_step(batches_of.images(batch), place)
+                    call(self._watching, "on_epoch_start", self)
+                self._train_step(images, size, place)
             if batch is END and self.batch == 0:
                 raise ValueError(
                     f"batches must give something in every epoch, got nothing in epoch "
                     f"{self.epoch}; check that the data set holds at least one whole batch."
                 )
-            if self.stop_reason is None:  # or a run that is stopped would check where others do not
+            if not self._stopping:  # or a run that is stopped would check where others do not
                 self._check_skipped()
             # The length tells that an epoch is complete even if the run ends with its last batch;
             # the batches are asked for one more, so that they know it too.
@@ -274,37 +312,60 @@ class GANTrainer:
                 self.batch = 0
                 self._place = batches_of.state(batches)
                 self.between_steps = False
-                call(self.hooks, "on_epoch_end", self)
+                call(self._watching, "on_epoch_end", self)
                 self.between_steps = True
 
-    def _train_step(self, images: torch.Tensor, place: dict[str, Any] | None) -> None:
+    def _part_of(self, batch: object, batches: Iterable[object]) -> tuple[torch.Tensor, int]:
+        """Return this rank's images and the size of the batch, when all ranks have theirs.
+
+        There all go on, or all stop.
+        """
+        images, size, digest = torch.empty(0), 0, 0
+        if batch is not END:
+            images, size = batches_of.part(batch, batches, self.ranks)
+            if self.real.numel() == 0:
+                check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
+                digest = batches_of.digest(batch, batches, self.ranks)
+        asked = self.stop_reason
+        request = None if asked is None else Request(asked, self._received.number)
+        request = self._replica.agree(size, digest=digest, request=request)
+        if request is not None:
+            self.stop_reason = request.reason
+            self._received.relay(request.signal)
+            self._all_stop = True
+        elif self.step % CHECK_EVERY == 0:
+            self._replica.check_identical(self.step, self.players)
+        return images, size
+
+    def _train_step(self, images: torch.Tensor, size: int, place: dict[str, Any] | None) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
-        if self.real.numel() == 0:
-            check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
         self.real = images.to(
             self.device, self.weights_dtype, non_blocking=True, memory_format=torch.channels_last
         )
-        call(self.hooks, "on_step_start", self)
+        call(self._watching, "on_step_start", self)
 
         discriminator, generator = self.players
-        z = self.noise(self.step, len(self.real))
+        z = self.noise(self.step, size)[self.ranks.part(size)]
         penalise = self.penalty is not None and self.step % self.penalty.every == 0
         self._step.discriminator_backward(self.real, z, penalise=penalise)
-        call(self.hooks, "on_gradients", self, discriminator)
+        self._replica.average(discriminator, size)
+        call(self._watching, "on_gradients", self, discriminator)
         self._step.discriminator_update()
-        call(self.hooks, "on_update", self, discriminator)
+        call(self._watching, "on_update", self, discriminator)
         self._step.generator_backward()
-        call(self.hooks, "on_gradients", self, generator)
+        self._replica.average(generator, size)
+        call(self._watching, "on_gradients", self, generator)
         self._step.generator_update()
-        call(self.hooks, "on_update", self, generator)
+        call(self._watching, "on_update", self, generator)
+        self._replica.agree()
 
         self.step += 1
-        self.images += len(self.real)
+        self.images += size
         self.batch += 1
         self._place = place
         if self.step % CHECK_EVERY == 0:
             self._check_skipped()
-        call(self.hooks, "on_step_end", self, self._step.report())
+        call(self._watching, "on_step_end", self, self._step.report())
         self.between_steps = True
 
     @property
@@ -323,19 +384,24 @@ class GANTrainer:
         if sentence is not None and self.loss_scale is not None:
             scale = float(self.loss_scale.state[0])  # sync
             sentence += f" In float16 that is how the loss scale is found; it is {scale:g} now."
-        if sentence is not None:
+        if sentence is not None and self.ranks.is_first:
             logger.warning("%s", sentence)
 
     def _go_back(self, error: NonFiniteError) -> None:
         """Let a hook load an earlier state and give the run other noise, or raise the error."""
         rollbacks = self.rollbacks
         self._loaded = False
-        call(self.hooks, "on_non_finite", self, error)
-        if not self._loaded:
+        call(self._watching, "on_non_finite", self, error)
+        self._replica.agree()
+        [loaded], *_ = self.ranks.gather([self._loaded])
+        if not loaded:
             raise error
+        self._share_state()
         self._loaded = False
         self.rollbacks = rollbacks + 1
-        logger.warning("went back to step %d (rollback %d): %s", self.step, rollbacks + 1, error)
+        if self.ranks.is_first:
+            went_back = "went back to step %d (rollback %d): %s"
+            logger.warning(went_back, self.step, self.rollbacks, error)
 
     def stop(self, reason: str) -> None:
         """Ask ``fit`` to return after the current step; ``stop_reason`` keeps why.
@@ -346,9 +412,19 @@ class GANTrainer:
         """
         self.stop_reason = reason
 
+    @property
+    def _watching(self) -> list[Hook]:
+        """The hooks that this rank's events reach."""
+        return [hook for hook in self.hooks if self.ranks.is_first or not hook.first_rank_only]
+
+    @property
+    def _stopping(self) -> bool:
+        # One of several ranks stops where all have agreed to.
+        return self._all_stop or (self.ranks.count == 1 and self.stop_reason is not None)
+
     def _finished(self) -> bool:
         return (
-            self.stop_reason is not None
+            self._stopping
             or (self.target_steps is not None and self.step >= self.target_steps)
             or (self.target_epochs is not None and self.epoch >= self.target_epochs)
         )
@@ -424,6 +500,19 @@ class GANTrainer:
         self._place = run_state.restore(self, state)
         self._loaded = self.between_steps = True
 
+    def _share_state(self) -> None:
+        """Give all ranks the state of rank 0."""
+        if self.ranks.count == 1:
+            return
+        state: dict[str, Any] = {}
+        if self.ranks.is_first:
+            state = {"run": self.state_dict(), "between_steps": self.between_steps}
+        self._replica.agree()
+        state = self.ranks.send(state)
+        if not self.ranks.is_first:
+            self._place = run_state.restore(self, state["run"])
+            self.between_steps = state["between_steps"]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.
 
@@ -440,6 +529,9 @@ class GANTrainer:
 
         In a folder, files that are not whole are passed over with a warning. A folder that is not
         there, or holds no checkpoint, means a new run: the same program begins and finishes it.
+
+        All ranks of a run call it together. Rank 0 reads, so the files need not lie elsewhere; how
+        many ranks saved them does not matter.
 
         Args:
             path: ``hooks.Checkpoint``'s folder, or the one inside with the files, or a file, which
@@ -458,6 +550,14 @@ class GANTrainer:
             >>> print(GANTrainer(*nets).resume("runs/new"))
             None
         """
+        file = self.ranks.first(lambda: self._resume_here(path), f"resuming from {path}")
+        if file is None:
+            return None
+        self._share_state()
+        self._loaded = True
+        return Path(file)
+
+    def _resume_here(self, path: str | os.PathLike[str]) -> str | None:
         found = checkpoint_folder.find(Path(path))
         if found is None:
             return None
@@ -466,4 +566,4 @@ class GANTrainer:
             self.load_state_dict(state)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        return file
+        return str(file)

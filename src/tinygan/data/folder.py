@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,16 @@ def look_through(
     channels: int,
     max_pixels: int,
     max_bad: float,
+    sign: Callable[[], object] = int,
 ) -> ImageFiles:
-    """Look at every file's header, and return the good ones with one warning about the others."""
+    """Look at every file's header, and return the good ones with one warning about the others.
+
+    ``sign`` is called at each, for those who wait.
+    """
     root = source.root
     rejected = dict(source.unlisted)
     for name in source.names:
+        sign()
         try:
             with decoding.one_error(), source.open(name) as file:
                 decoding.look_at(file, max_pixels)

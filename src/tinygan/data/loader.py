@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tinygan import batches, checks, seeds, signals
+from tinygan import batches, checks, distributed, seeds, signals
 from tinygan.data.gathering import Gatherer, in_memory
 from tinygan.data.workers import Workers
+from tinygan.distributed import Ranks
 
 
 class Loader:
@@ -24,10 +25,13 @@ class Loader:
     ``labels``, a tensor (N, ...), and no ``[index]`` of its own. Its batches are images scaled to
     [-1, 1], or [images, labels]. ``workers``, ``timeout`` and ``pin_memory`` have no effect then.
 
+    In a run of several ranks each loads its part of each batch, so that together they see what one
+    process would, see ``tinygan.distributed``.
+
     Args:
         dataset: anything with ``len`` and ``[index]`` that gives an image (C, H, W), or a tuple
             that begins with one; a tensor (N, C, H, W) too.
-        batch_size: images per batch.
+        batch_size: images per batch, of all ranks together.
         seed: names the order.
         shuffle: False for the data set's own order in every epoch.
         drop_last: leave out the last batch if it is short.
@@ -37,6 +41,10 @@ class Loader:
         pin_memory: give batches in page-locked memory, from which copies to a GPU are faster.
         device: where batches are wanted; None for the CPU. Images in memory are moved to a GPU
             once, if they take at most a quarter of what is free there, for the loader's lifetime.
+        ranks: the processes of the run; None for those that torchrun has started.
+
+    Attributes:
+        whole: how many images the whole of the last batch has.
 
     Raises:
         ValueError: for a batch size under 1 or over the number of images, a timeout of 0, or
@@ -62,7 +70,10 @@ class Loader:
         timeout: float = 300,
         pin_memory: bool = False,
         device: torch.device | str | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = distributed.join() if ranks is None else ranks
+        self.whole = 0
         self.dataset = dataset
         self.size = len(dataset)  # type: ignore[arg-type]
         self.batch_size = checks.count("batch_size", batch_size)
@@ -103,7 +114,8 @@ class Loader:
         return self._batches(self.epoch, done)
 
     def _batches(self, epoch: int, given: int) -> Iterator[Any]:
-        plan, flips = self._plan(epoch)[given:], self._flips(epoch)
+        wholes, flips = self._plan(epoch)[given:], self._flips(epoch)
+        plan = [indices[self.ranks.part(len(indices))] for indices in wholes]
         if self._in_memory is None:
             source = self._loaded(epoch, given, plan, flips)
         else:
@@ -112,9 +124,9 @@ class Loader:
                 self._gatherer = Gatherer(*self._in_memory, self.device or torch.device("cpu"))
             source = self._gatherer.batches(plan, flips)
         with batches.closing(source):
-            for batch in source:
+            for whole, batch in zip(wholes, source):
                 given += 1
-                self.epoch, self._given = epoch, given
+                self.epoch, self._given, self.whole = epoch, given, len(whole)
                 yield batch
         self.epoch, self._given = epoch + 1, 0
 
@@ -166,7 +178,7 @@ class Loader:
         return batch
 
     def _plan(self, epoch: int) -> list[torch.Tensor]:
-        """Return the indices of each batch of an epoch."""
+        """Return the indices of each whole batch of an epoch."""
         order = (
             torch.randperm(self.size, generator=seeds.generator(self.seed, "order", epoch))
             if self.shuffle

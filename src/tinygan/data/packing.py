@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,11 +18,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from typing_extensions import override
 
-from tinygan import batches, checks, disk
+from tinygan import batches, checks, disk, distributed
 from tinygan.data import decoding, files, folder, packed
 from tinygan.data.folder import ImageFiles
 from tinygan.data.loader import Loader
-from tinygan.data.packed import DamagedError, PackedImages
+from tinygan.data.packed import DamagedError, PackedImages, open_packed
+from tinygan.distributed import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def pack(
     max_bad: float = 0.1,
     workers: int = 2,
     progress: bool = True,
+    ranks: Ranks | None = None,
 ) -> PackedImages:
     """Decode the images of a folder or zip once, into the file ``path``, and map that.
 
@@ -53,6 +55,9 @@ def pack(
     The file takes N * C * H * W bytes. It appears when it is whole; until then what is there so far
     lies beside it, and the next call goes on with that, whatever ended the last one.
 
+    In a run of several ranks rank 0 packs, and the others wait and map the same file. So it must
+    lie on a disk that all see, or have been packed on each machine before.
+
     Args:
         root: the folder or the zip.
         path: the packed file. Folders above it are made.
@@ -62,11 +67,13 @@ def pack(
         max_bad: the fraction of files that may be bad, from 0 to 1.
         workers: processes that decode; 0 decodes in this one. They change nothing but the speed.
         progress: show a bar, where there is a terminal.
+        ranks: the processes of the run; None for those that torchrun has started.
 
     Raises:
         ValueError: for all that ``image_folder`` raises it for; for a ``path`` at which another
             kind of file is, which cannot be written, or which another process is packing.
         RuntimeError: for workers that died or are stuck.
+        RankError: if rank 0 could not pack, or gave no sign for the ranks' timeout.
         OSError: if the disk is full, say.
 
     Examples:
@@ -79,7 +86,31 @@ def pack(
     """
     size = folder.check_arguments(image_size, channels, max_pixels, max_bad)
     checks.count("workers", workers, at_least=0)
-    path, source = Path(path), folder.open_source(root, max_pixels)
+    ranks = distributed.join() if ranks is None else ranks
+
+    def work() -> PackedImages:
+        source = folder.open_source(root, max_pixels)
+        return _pack(
+            source, Path(path), size, channels, max_pixels, max_bad, workers, progress, ranks.sign
+        )
+
+    if ranks.count == 1:
+        return work()
+    ranks.first(lambda: len(work()), f"packing {path}")
+    return open_packed(path)
+
+
+def _pack(
+    source: files.Folder | files.Zip,
+    path: Path,
+    size: tuple[int, int],
+    channels: int,
+    max_pixels: int,
+    max_bad: float,
+    workers: int,
+    progress: bool,
+    sign: Callable[[], object],
+) -> PackedImages:
     wanted = {
         "layout": packed.LAYOUT,
         "image_size": list(size),
@@ -97,7 +128,7 @@ def pack(
             _tell_of_bad(images, source.root, max_bad)
             return images
         _log.warning("%s is packed anew: %s.", path, "; ".join(reasons))
-    decoded = folder.look_through(source, size, channels, max_pixels, max_bad)
+    decoded = folder.look_through(source, size, channels, max_pixels, max_bad, sign)
     manifest = wanted | {
         "count": len(decoded),
         "names": decoded.configuration["names"],
@@ -105,7 +136,7 @@ def pack(
     }
     partial = path.with_name(f"{path.name}.{_digest(manifest)}.partial")
     with _alone(path, partial) as file:
-        _write_pixels(file, decoded, path, workers, progress)
+        _write_pixels(file, decoded, path, workers, progress, sign)
         decoded.check()
         damaged = decoded.damaged()
         _refuse_passing_damage(file, damaged, len(decoded))
@@ -252,7 +283,12 @@ class _Bytes(Dataset[torch.Tensor]):
 
 
 def _write_pixels(
-    file: BinaryIO, images: ImageFiles, path: Path, workers: int, progress: bool
+    file: BinaryIO,
+    images: ImageFiles,
+    path: Path,
+    workers: int,
+    progress: bool,
+    sign: Callable[[], object],
 ) -> None:
     """Append to a file, which may have some, what it lacks of the images' pixels."""
     one = math.prod((images.channels, *images.image_size))
@@ -265,7 +301,11 @@ def _write_pixels(
         _log.warning("packing %s goes on at image %d of %d.", path, start, len(images))
     disk.truncate(file, start * one)
     loader = Loader(
-        _Bytes(images, start), min(batch, len(images) - start), shuffle=False, workers=workers
+        _Bytes(images, start),
+        min(batch, len(images) - start),
+        shuffle=False,
+        workers=workers,
+        ranks=ALONE,
     )
     bar = tqdm(
         total=len(images), initial=start, unit="image", desc="packing",
@@ -279,6 +319,7 @@ def _write_pixels(
                 if number % _CHUNK == 0:
                     disk.sync(file)
                 bar.update(len(pixels))
+                sign()
     except ValueError:
         images.check()  # says what there is to say, without a worker's traceback
         raise

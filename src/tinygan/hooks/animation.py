@@ -27,6 +27,8 @@ class Animation(Hook):
         >>> both = [SampleGrid("runs/faces"), Animation("runs/faces")]
     """
 
+    first_rank_only = True
+
     def __init__(
         self,
         folder: str | os.PathLike[str],

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from tinygan import checkpoint, checkpoint_folder, checks, disk, run_state
 from tinygan.checkpoint import CheckpointError
+from tinygan.distributed import LostRankError
 from tinygan.finite import NonFiniteError
 from tinygan.hook import Hook
 from tinygan.hooks.run_folder import prepared
@@ -42,6 +43,8 @@ class Checkpoint(Hook):
     Examples:
         >>> checkpoint = Checkpoint("runs/faces", every=500, keep=2)
     """
+
+    first_rank_only = True
 
     def __init__(
         self,
@@ -151,7 +154,7 @@ class Checkpoint(Hook):
             return
         for path in reversed(checkpoint_folder.files(self.folder)):
             if self._is_good(path):
-                trainer.resume(path)
+                trainer.load_state_dict(checkpoint.load(path))
                 return
             if _whole(path) is not None and not checkpoint_folder.is_pinned(path):
                 disk.remove(path)  # of the steps that are gone back from
@@ -160,8 +163,10 @@ class Checkpoint(Hook):
     @override
     def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
-        # that was refused is another run's.
-        if not isinstance(error, Exception) or trainer.step == 0 or not self._started:
+        # that was refused is another run's. What lost ranks have left half-done may be anything.
+        if not isinstance(error, Exception) or isinstance(error, LostRankError):
+            return
+        if trainer.step == 0 or not self._started:
             return
         if not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"

@@ -32,6 +32,8 @@ class JSONLog(Hook):
         >>> log = JSONLog("runs/faces")
     """
 
+    first_rank_only = True
+
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 50) -> None:
         self.every = checks.count("every", every)
         self._file = LogFile(Path(folder) / "log.jsonl")

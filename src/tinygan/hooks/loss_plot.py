@@ -37,6 +37,8 @@ class LossPlot(Hook):
         >>> plot = LossPlot("runs/faces")
     """
 
+    first_rank_only = True
+
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         require("matplotlib", extra="plots", wanted_by="LossPlot")
         self.folder = Path(folder)

@@ -23,6 +23,8 @@ class ProgressBar(Hook):
         >>> bar = ProgressBar()
     """
 
+    first_rank_only = True
+
     def __init__(self, *, every: int = 20) -> None:
         self.every = checks.count("every", every)
         self._bar: tqdm[Any] | None = None

@@ -27,6 +27,8 @@ class RealBesideFake(Hook):
         >>> picture = RealBesideFake("runs/faces")
     """
 
+    first_rank_only = True
+
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._first = FirstImages()

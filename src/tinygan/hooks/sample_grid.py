@@ -34,6 +34,8 @@ class SampleGrid(Hook):
         >>> grid = SampleGrid("runs/faces", every=500)
     """
 
+    first_rank_only = True
+
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 500) -> None:
         self.folder = Path(folder)
         self.every = checks.count("every", every)

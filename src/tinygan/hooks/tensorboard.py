@@ -38,6 +38,8 @@ class TensorBoard(Hook):
         >>> board = TensorBoard("runs/faces")
     """
 
+    first_rank_only = True
+
     def __init__(
         self, folder: str | os.PathLike[str], *, every: int = 50, images_every: int = 500
     ) -> None:

@@ -32,6 +32,8 @@ class TutorialLog(Hook):
         >>> log = TutorialLog(every=50)
     """
 
+    first_rank_only = True
+
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, every: int = 50) -> None:
         self.every = checks.count("every", every)
         self._file = None if folder is None else LogFile(Path(folder) / "log.txt")

@@ -1,0 +1,54 @@
+"""What batch norm keeps between batches, and whose batch it sees when a run has several ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def is_in(net: nn.Module) -> bool:
+    """Return whether a net has batch norm.
+
+    Examples:
+        >>> is_in(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+        True
+    """
+    return any(isinstance(part, _BatchNorm) for part in net.modules())
+
+
+def running_statistics(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the running means and variances of a net's batch norms, by name.
+
+    Examples:
+        >>> running_statistics(nn.Sequential(nn.BatchNorm1d(1)))
+        {'0.running_mean': tensor([0.]), '0.running_var': tensor([1.])}
+    """
+    return {
+        f"{name}.{kind}".lstrip("."): statistic
+        for name, part in net.named_modules()
+        if isinstance(part, _BatchNorm)
+        for kind in ("running_mean", "running_var")
+        if (statistic := getattr(part, kind)) is not None
+    }
+
+
+def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
+    """Return a net whose batch norms see the batches of all ranks (torch.nn.SyncBatchNorm).
+
+    Its parameters are the same objects, by the same names.
+
+    Raises:
+        ValueError: on a CPU, for which PyTorch has none.
+
+    Examples:
+        >>> type(synchronised(nn.BatchNorm2d(3), torch.device("cuda"))).__name__
+        'SyncBatchNorm'
+    """
+    if device.type != "cuda":
+        raise ValueError(
+            f"sync_batch_norm needs a CUDA device, got {device}; leave it out, and each rank's "
+            "batch norm sees its own part of the batch."
+        )
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    return converted

@@ -1,0 +1,368 @@
+"""One run in several processes, its ranks, which ``torchrun`` starts: thin over torch.distributed.
+
+    torchrun --nproc-per-node 2 train.py
+
+Each rank trains on its part of each batch. A script needs no change: ``GANTrainer``,
+``data.Loader`` and ``data.pack`` join by themselves. What a script prints, one rank should::
+
+    if tinygan.distributed.join().is_first:
+        print("done")
+"""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import io
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from tinygan import checks
+
+TIMEOUT = 300.0
+"""Seconds without a sign of another rank after which it is taken for dead or stuck."""
+
+GRACE = 5.0
+"""Seconds that ranks have to say that they are alive, when one has noticed that some are not."""
+
+POLL = 0.05  # seconds between looks at what rank 0 has to say
+
+_MEANWHILE = "its own output, or torchrun's summary, may say why; run the same command to go on"
+
+
+class RankError(RuntimeError):
+    """Another rank has failed, or ranks are not what they should be to each other."""
+
+
+class LostRankError(RankError):
+    """Another rank has ended without a word, or is stuck."""
+
+
+class Ranks:
+    """The processes of one run, and which of them this is. ``join`` makes it.
+
+    Args:
+        rank: this process's number, from 0.
+        count: how many there are.
+        local_rank: its number on this machine.
+        timeout: seconds without a sign of another rank after which it is lost.
+        store: where ranks leave each other words.
+        control: a group of gloo's, in which they exchange numbers.
+
+    Examples:
+        >>> ALONE.rank, ALONE.count, ALONE.gather([1, 2])
+        (0, 1, [[1, 2]])
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        count: int = 1,
+        *,
+        local_rank: int = 0,
+        timeout: float = TIMEOUT,
+        store: PrefixStore | None = None,
+        control: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.rank = rank
+        self.count = count
+        self.local_rank = local_rank
+        self.timeout = timeout
+        self.lost = False
+        self._store: Any = store
+        self._control = control
+        self._works = 0
+        self._last_sign = 0.0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which logs, draws and saves."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's GPU, or the CPU where there are none.
+
+        Raises:
+            ValueError: if the machine has GPUs, and fewer of them than ranks.
+        """
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if self.local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"ranks must have a GPU each, got {torch.cuda.device_count()} GPUs for rank "
+                f"{self.local_rank} of this machine; start fewer ranks, or train on the CPU."
+            )
+        return torch.device("cuda", self.local_rank)
+
+    def part(self, size: int) -> slice:
+        """Return which images of a batch of ``size`` are this rank's.
+
+        Parts differ by an image at most. A batch of fewer than two images per rank, as batch norm
+        needs, is not shared out: each rank takes all of it.
+
+        Examples:
+            >>> [Ranks(rank, 3).part(8) for rank in range(3)]
+            [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
+        """
+        if size < 2 * self.count:
+            return slice(0, size)
+        each, more = divmod(size, self.count)
+        start = self.rank * each + min(self.rank, more)
+        return slice(start, start + each + (self.rank < more))
+
+    def share(self, size: int) -> float:
+        """Return the weight of this rank's mean in the mean over a batch of ``size``."""
+        part = self.part(size)
+        return (part.stop - part.start) / size if size >= 2 * self.count else 1 / self.count
+
+    def gather(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Return the numbers, as many on each rank, of all ranks.
+
+        Raises:
+            LostRankError: as all that waits for the others.
+        """
+        if self.count == 1:
+            return [list(numbers)]
+        own = torch.tensor(numbers, dtype=torch.int64)
+        found = [torch.empty_like(own) for _ in range(self.count)]
+        with self._noticing():
+            dist.all_gather(found, own, group=self._control)
+        return [row.tolist() for row in found]
+
+    def gather_texts(self, text: str) -> list[str]:
+        """Return what each rank says."""
+        if self.count == 1:
+            return [text]
+        data = text.encode()
+        longest = max(row[0] for row in self.gather([len(data)]))
+        rows = self.gather([len(data), *data.ljust(longest)])
+        return [bytes(row[1 : 1 + row[0]]).decode() for row in rows]
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Make a tensor, in place, the sum over all ranks; it is bit for bit the same on each."""
+        if self.count > 1:
+            with self._noticing():
+                dist.all_reduce(tensor)
+
+    def send(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return rank 0's plain values and tensors on all ranks, there on the CPU."""
+        if self.count == 1:
+            return content
+        data = torch.empty(0, dtype=torch.uint8)
+        if self.is_first:
+            memory = io.BytesIO()
+            torch.save(content, memory)
+            data = torch.frombuffer(bytearray(memory.getbuffer()), dtype=torch.uint8)
+        size = self.gather([len(data)])[0][0]
+        if not self.is_first:
+            data = torch.empty(size, dtype=torch.uint8)
+        with self._noticing():
+            dist.broadcast(data, 0, group=self._control)
+        if self.is_first:
+            return content
+        received: dict[str, Any] = torch.load(
+            io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True
+        )
+        return received
+
+    def first(self, work: Callable[[], Any], doing: str) -> Any:
+        """Do some work on rank 0, while the others wait; return its result, plain values, on all.
+
+        Args:
+            work: what is to be done; it may take any time, if it calls ``sign`` now and then.
+            doing: what it does, for the error of those who wait in vain.
+
+        Raises:
+            RankError: on the others, if it fails on rank 0.
+            LostRankError: on the others, if there is no sign of rank 0 for the timeout.
+        """
+        if self.count == 1:
+            return work()
+        self._works += 1
+        key = f"work/{self._works}"
+        if not self.is_first:
+            with self._noticing():
+                return self._wait_for(key, doing)
+        try:
+            result = work()
+        except BaseException as error:
+            self._store.set(key, json.dumps({"error": describe(error)}))
+            raise
+        self._store.set(key, json.dumps({"result": result}))
+        return result
+
+    def _wait_for(self, key: str, doing: str) -> Any:
+        signs, since = 0, time.monotonic()
+        while not self._store.check([key]):
+            time.sleep(POLL)
+            now = self._store.add("signs", 0)
+            if now != signs:
+                signs, since = now, time.monotonic()
+            if time.monotonic() - since > self.timeout:
+                raise LostRankError(
+                    f"rank {self.rank} has waited for rank 0, {self._name(0)}, {doing}, without a "
+                    f"sign of it for {self.timeout:g} s; {_MEANWHILE}."
+                )
+        found = json.loads(self._store.get(key))
+        if "error" in found:
+            raise RankError(f"rank 0 failed, {doing}: {found['error']}")
+        return found["result"]
+
+    def sign(self) -> None:
+        """Let those who wait for this rank know that its work goes on. Cheap to call often."""
+        if self.count > 1 and time.monotonic() - self._last_sign > min(1.0, self.timeout / 4):
+            self._last_sign = time.monotonic()
+            self._store.add("signs", 1)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Make of a connection that is broken or silent an error that names the lost ranks."""
+        try:
+            yield
+        except RankError:
+            raise
+        except RuntimeError as error:
+            self.lost = True
+            raise LostRankError(self._whom_it_lost(error)) from error
+
+    def _whom_it_lost(self, error: RuntimeError) -> str:
+        try:
+            missing = self._missing()
+            names = [f"rank {rank} ({self._name(rank)})" for rank in missing]
+        except RuntimeError:
+            return (
+                f"rank {self.rank} has lost the others, and the store that torchrun, or rank 0, "
+                f"keeps for them: {error}"
+            )
+        if not missing:
+            return f"rank {self.rank} could not reach the others, who are there: {error}"
+        has = "has" if len(missing) == 1 else "have"
+        return (
+            f"{' and '.join(names)} {has} ended, or gave no sign for {self.timeout:g} s, as rank "
+            f"{self.rank} found; {_MEANWHILE}. ({str(error).splitlines()[0]})"
+        )
+
+    def _missing(self) -> list[int]:
+        """Return which ranks do not say, within a moment, that they are alive."""
+        self._store.set(f"alive/{self.rank}", "")
+        missing = list(range(self.count))
+        end = time.monotonic() + min(GRACE, self.timeout)
+        while missing and time.monotonic() < end:
+            missing = [rank for rank in missing if not self._store.check([f"alive/{rank}"])]
+            time.sleep(POLL)
+        return missing
+
+    def _name(self, rank: int) -> str:
+        name: str = self._store.get(f"name/{rank}").decode()
+        return name
+
+
+ALONE = Ranks()
+"""A run in one process."""
+
+_joined: list[Ranks] = []
+
+
+def join(*, timeout: float = TIMEOUT) -> Ranks:
+    """Return the ranks that ``torchrun`` has started, of which this process becomes one.
+
+    Without torchrun the process is alone. A process joins once: later calls return the same.
+
+    Args:
+        timeout: seconds without a sign of another rank after which it is taken for dead or stuck.
+
+    Examples:
+        >>> join().count
+        1
+    """
+    if not timeout > 0:
+        raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300, say.")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    if not _joined:
+        _joined.append(_join(timeout))
+    return _joined[0]
+
+
+def _join(timeout: float) -> Ranks:
+    limit = datetime.timedelta(seconds=timeout)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)  # what "cuda" means from here on
+    shared, rank, count = next(rendezvous("env://", timeout=limit))
+    store = PrefixStore("tinygan", shared)
+    store.set(f"name/{rank}", f"process {os.getpid()} on {socket.gethostname()}")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=PrefixStore("torch", shared), rank=rank, world_size=count, timeout=limit,
+    )  # fmt: skip
+    # What ranks tell each other is on the host, where no GPU is waited for.
+    control = dist.new_group(backend="gloo", timeout=limit)
+    assert isinstance(control, dist.ProcessGroup)
+    ranks = Ranks(
+        rank, count, local_rank=local_rank, timeout=timeout, store=store, control=control
+    )  # fmt: skip
+    atexit.register(_leave, ranks)
+    return ranks
+
+
+def _leave(ranks: Ranks) -> None:
+    if not ranks.lost:  # or it might wait for them
+        dist.destroy_process_group()
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line, with its notes.
+
+    Examples:
+        >>> describe(ValueError("no"))
+        'ValueError: no'
+    """
+    notes: list[str] = getattr(error, "__notes__", [])
+    return "; ".join([f"{type(error).__name__}: {error}", *notes])
+
+
+def is_launched() -> bool:
+    """Return whether torchrun has started this process.
+
+    Examples:
+        >>> is_launched()
+        False
+    """
+    return dist.is_torchelastic_launched()
+
+
+def launch(count: int) -> NoReturn:
+    """Run this program again as ``count`` ranks on this machine, by torchrun; end as they end.
+
+    Examples:
+        >>> if join().count == 4:  # they come by here too, and go on
+        ...     launch(4)
+    """
+    checks.count("count", count)
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    # As torchrun does, but for all cores rather than for one per rank.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    try:
+        main(["--standalone", "--nproc-per-node", str(count), *sys.argv])
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        raise SystemExit(failure.exitcode if failure.exitcode > 0 else 1) from None
+    except SignalException as error:  # which the ranks have had as well
+        raise SystemExit(128 + error.sigval) from None
+    raise SystemExit(0)

@@ -1,0 +1,179 @@
+"""What one rank of a run exchanges with the others, and when.
+
+Each rank has the whole state of the run, and trains on its part of each batch. Gradients are
+averaged once per phase, between its backward and its update piece, in one all-reduce; with them go
+the phase's statistics, and batch norm's.
+
+Ranks meet in agreements: before each step, at the end of its pieces, and around a run. What one is
+asked there, all are asked; what one has failed in, all fail in. A rank that fails between two
+agreements still gives what the others wait for, as NaN, so that the step leaves no trace on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from tinygan import batch_norm
+from tinygan.capture import CapturedStep
+from tinygan.configuration import parameter_names
+from tinygan.distributed import RankError, Ranks, describe
+from tinygan.step import Player, Step
+
+NO_BATCH = -1
+"""The size where ranks meet without a batch, or the end of an epoch, at hand."""
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Types as which tensors are summed up bit by bit, by the bytes of an element."""
+
+
+class Request(NamedTuple):
+    """A request to stop: why, and by which signal, or 0."""
+
+    reason: str
+    signal: int = 0
+
+
+class Replica:
+    """One rank's part in a run; with one rank alone, all of it, and nothing is exchanged.
+
+    Args:
+        ranks: all of them.
+        pieces: the step whose gradients and statistics are averaged.
+    """
+
+    def __init__(self, ranks: Ranks, pieces: Step | CapturedStep) -> None:
+        self.ranks = ranks
+        self._pieces = pieces
+        self._due: list[Player] = []
+        """Whose gradients the other ranks wait for, before the next agreement."""
+
+    def begin_step(self, players: Sequence[Player]) -> None:
+        """From here to the next agreement, all ranks average each player's gradients."""
+        self._due = list(players)
+
+    def average(self, player: Player, size: int) -> None:
+        """Make gradients and statistics of a part of a batch those of all of it, of ``size``."""
+        self._due.remove(player)
+        if self.ranks.count > 1:
+            self._reduce(player, self.ranks.share(size))
+
+    @torch.no_grad()
+    def _reduce(self, player: Player, share: float) -> None:
+        measured = self._pieces.measured(player)
+        # Parameters without a gradient count too: if lengths differed, ranks would hang.
+        places = [*player.parameters, *measured]
+        given = [*(p.grad for p in player.parameters), *measured]
+        for dtype in {place.dtype for place in places}:
+            pairs = [pair for pair in zip(places, given) if pair[0].dtype == dtype]
+            sizes = [place.numel() for place, _ in pairs]
+            flat = torch.zeros(sum(sizes), dtype=dtype, device=places[0].device)
+            parts = [part.view(p.shape) for part, (p, _) in zip(flat.split(sizes), pairs)]
+            views = [part for part, (_, tensor) in zip(parts, pairs) if tensor is not None]
+            tensors = [tensor for _, tensor in pairs if tensor is not None]
+            torch._foreach_copy_(views, tensors)
+            self.ranks.sum(flat.mul_(share))
+            torch._foreach_copy_(tensors, views)
+
+    def agree(
+        self, size: int = NO_BATCH, *, digest: int = 0, request: Request | None = None
+    ) -> Request | None:
+        """Meet the other ranks; return the request to stop that any of them has, if there is one.
+
+        Args:
+            size: images of the whole batch that is next, 0 for none in this epoch.
+            digest: stands for what must be the same on each rank.
+            request: what this rank was asked.
+
+        Raises:
+            RankError: on all ranks, if one of them has failed, or is elsewhere in the data.
+        """
+        if self.ranks.count == 1:
+            return request
+        signal = 0 if request is None else request.signal
+        rows = self._meet(None, size, digest, request is not None, signal)
+        for name, place in {"batches of as many images": 1, "the same first batch": 2}.items():
+            values = [row[place] for row in rows]
+            if len(set(values)) > 1:
+                raise RankError(
+                    f"ranks must have {name}, got {values}; use data.Loader, or batches that "
+                    "are the same, in the same order, in each process."
+                )
+        asked = [rank for rank, row in enumerate(rows) if row[3]]
+        if not asked:
+            return None
+        # Each has a reason of its own, or is told by the first that has one.
+        reasons = self.ranks.gather_texts("" if request is None else request.reason)
+        first = asked[0]
+        return request or Request(f"{reasons[first]} (rank {first})", rows[first][4])
+
+    def fail(self, error: Exception) -> None:
+        """Tell the other ranks of an error, unless it came from them: they end by it too."""
+        if self.ranks.count == 1 or isinstance(error, RankError):
+            return
+        for player in self._due:
+            self._reduce(player, float("nan"))
+        self._meet(error)
+
+    def _meet(self, error: Exception | None, *facts: int) -> list[list[int]]:
+        self._due = []
+        rows = self.ranks.gather([error is not None, *(facts or (0, 0, 0, 0))])
+        failed = [rank for rank, row in enumerate(rows) if row[0]]
+        if failed:
+            texts = self.ranks.gather_texts("" if error is None else describe(error))
+            if error is None:
+                raise RankError("; ".join(f"rank {rank} failed: {texts[rank]}" for rank in failed))
+        return rows
+
+    def check_identical(self, step: int, players: Sequence[Player]) -> None:
+        """Raise RankError, on all ranks, if their weights, moments or statistics are not the same.
+
+        To be called straight after an agreement.
+        """
+        if self.ranks.count == 1:
+            return
+        tensors = {k: v for player in players for k, v in shared_tensors(player).items()}
+        sums = sums_of_bits(tensors.values())
+        counts = self.ranks.gather([len(sums)])
+        rows = self.ranks.gather(sums) if len({count for (count,) in counts}) == 1 else counts
+        for number, values in enumerate(zip(*rows)):
+            if len(set(values)) > 1:
+                differs = [str(rank) for rank, value in enumerate(values) if value != values[0]]
+                raise RankError(
+                    f"ranks must hold the same bits, got {list(tensors)[number]} that differs on "
+                    f"rank {', '.join(differs)} from rank 0's at step {step}; let hooks change "
+                    "weights and gradients on every rank alike, and go on from a checkpoint."
+                )
+
+
+def shared_tensors(player: Player) -> dict[str, torch.Tensor]:
+    """Return by name what is the same on all ranks: weights, batch norm's statistics, moments."""
+    names = parameter_names(player.module)
+    found: dict[str, torch.Tensor] = {}
+    for name, weight in player.module.named_parameters():
+        found[f"{player.name}.{name}"] = weight
+    for name, statistic in batch_norm.running_statistics(player.module).items():
+        found[f"{player.name}.{name}"] = statistic
+    for parameter, moments in player.optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, torch.Tensor):
+                found[f"{player.name} optimizer.{names[id(parameter)]}.{name}"] = value
+    return found
+
+
+def sums_of_bits(tensors: Iterable[torch.Tensor]) -> list[int]:
+    """Return for each tensor the sum of its elements, each taken for an integer by its bits.
+
+    Examples:
+        >>> sums_of_bits([torch.tensor([1.0, 1.0]), torch.tensor([0.0])])
+        [2130706432, 0]
+    """
+    sums = [
+        tensor.detach().view(BITS[tensor.element_size()]).sum(dtype=torch.int64)
+        for tensor in tensors
+    ]
+    # Some optimizers count their steps on the CPU.
+    found: list[int] = torch.stack([total.to(sums[0].device) for total in sums]).tolist()  # sync
+    return found

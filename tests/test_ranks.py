@@ -1,0 +1,225 @@
+"""A run of several ranks is one run: the same data, the same noise, the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import ranks
+import replicas
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygan
+from tinygan import capture, checkpoint, data, distributed, hooks, penalties
+
+from helpers import assert_identical, fingerprint
+from recorder import CPURecorder
+
+IMAGES, BATCH, STEPS = 19, 8, 20  # batches of 8, 8 and 3: parts of unequal size, and a whole
+
+
+def nets(norm=True):
+    """Return G and D of float64 for 8 pixels, the same each time, with batch norm or without."""
+    torch.manual_seed(0)
+    kind = torch.nn.BatchNorm2d if norm else None
+    generator = tinygan.DCGANGenerator(8, latent_dim=5, base_channels=4, norm=kind)
+    discriminator = tinygan.DCGANDiscriminator(8, base_channels=4, norm=kind)
+    if norm:  # at 8 pixels D has none of its own
+        discriminator.main.insert(1, torch.nn.BatchNorm2d(4))
+    return [net.apply(tinygan.weights_init).double() for net in (generator, discriminator)]
+
+
+def images():
+    """Return images whose first pixel tells their number, and the side on which it is a flip."""
+    found = torch.rand(IMAGES, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
+    found[:, 0, 0, 0] = torch.arange(IMAGES) / IMAGES
+    return found.double()
+
+
+def loader(**arguments):
+    """Return the batches of the tests' runs."""
+    return data.Loader(images(), BATCH, flip=True, **arguments)
+
+
+class Stream(tinygan.Hook):
+    """Notes, for each step, which images a rank sees, which of them mirrored, and what noise."""
+
+    def __init__(self, trainer):
+        self.seen = []
+        trainer.generator.register_forward_pre_hook(self._note)
+
+    def on_step_start(self, trainer):
+        """Find the images by the pixel that is not negative."""
+        sides = trainer.real[:, 0, 0, [0, -1]]
+        self.seen.append(
+            {
+                "indices": (sides.max(1).values * IMAGES).round().int().tolist(),
+                "flips": (sides[:, 1] >= 0).tolist(),
+            }
+        )
+
+    def _note(self, generator, inputs):
+        if generator.training:
+            self.seen[-1]["noise"] = inputs[0].tolist()
+
+
+def trained(norm=True, steps=STEPS, batches=None, make=nets, **arguments):
+    """Return a trainer and what it saw, on this rank."""
+    trainer = tinygan.GANTrainer(*make(norm), **arguments)
+    stream = Stream(trainer)
+    trainer.hooks = (stream, *trainer.hooks)
+    trainer.fit(batches or loader(), steps=steps)
+    return trainer, stream.seen
+
+
+def lazy():
+    """Return a penalty for every second step."""
+    return penalties.r1(1.0, every=2)
+
+
+def run_and_keep():
+    """Train in several ways, and keep what came of it; on each of several ranks."""
+    trainer, seen = trained()
+    found = {"seen": seen, "images": trainer.images, "norm": fingerprint(trainer)}
+    found["no norm"] = fingerprint(trained(norm=False, penalty=lazy())[0])
+    found["eager"] = fingerprint(trained(penalty=lazy())[0])
+    capture.recorder_for = lambda device: CPURecorder()
+    found["captured"] = fingerprint(trained(penalty=lazy(), capture=True)[0])
+    # From weights that differ, as of a script that draws them without a seed.
+    torch.manual_seed(distributed.join().rank)
+
+    def other(norm):
+        return [net.apply(tinygan.weights_init) for net in nets(norm)]
+
+    found["other"] = fingerprint(trained(make=other, steps=2)[0])
+    checkpoint.save(found, "kept.pt")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def kept(request, tmp_path_factory):
+    """Return what each of 2 or 3 ranks has kept."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ranks.run(folder, request.param, run_and_keep)
+    return [checkpoint.load(folder / str(rank) / "kept.pt") for rank in range(request.param)]
+
+
+def merged(seen, start=0):
+    """Return the stream of a run, from a step on, of what each rank saw of it."""
+    sizes = [BATCH, BATCH, IMAGES - 2 * BATCH]
+    whole = []
+    for step, parts in enumerate(zip(*seen), start):
+        shared = sizes[step % 3] >= 2 * len(parts)
+        assert shared or all(part == parts[0] for part in parts)
+        whole.append(
+            {
+                name: [value for part in (parts if shared else parts[:1]) for value in part[name]]
+                for name in parts[0]
+            }
+        )
+        assert len(whole[-1]["indices"]) == sizes[step % 3]
+    return whole
+
+
+def digest(stream):
+    """Return a stream's hash."""
+    return hashlib.sha256(json.dumps(stream).encode()).hexdigest()
+
+
+def test_ranks_see_together_what_one_process_sees(kept):
+    """Indices, flips and noise are those of one process, in the same order."""
+    _, alone = trained()
+    assert digest(merged([rank["seen"] for rank in kept])) == digest(merged([alone]))
+    assert any(any(step["flips"]) for step in alone)
+    assert kept[0]["images"] == sum(len(step["indices"]) for step in alone)
+
+
+def test_ranks_are_the_replicas_of_one_process(kept):
+    """With batch norm: weights and running statistics after 20 steps, to 1e-10 in float64."""
+    trainer = tinygan.GANTrainer(*nets())
+    made = replicas.train(nets(), loader(), trainer.noise, len(kept), STEPS)
+    for name, net in zip(("generator", "discriminator"), made):
+        for key, value in net.state_dict().items():
+            theirs = kept[0]["norm"][f"{name}.{key}"]
+            assert torch.allclose(theirs, value, rtol=0, atol=1e-10), (name, key)
+
+
+def test_without_batch_norm_they_are_one_process_on_the_whole_batch(kept):
+    """With a lazy penalty too: each rank's mean counts by its images."""
+    alone = fingerprint(trained(norm=False, penalty=lazy())[0])
+    for name, value in alone.items():
+        assert torch.allclose(kept[0]["no norm"][name], value, rtol=0, atol=1e-10), name
+
+
+@pytest.mark.parametrize("run", ["norm", "no norm", "captured", "other"])
+def test_all_ranks_hold_the_same_bits(kept, run):
+    """Weights, statistics and moments; whatever weights the ranks began with."""
+    for rank in kept[1:]:
+        assert_identical(rank[run], kept[0][run])
+
+
+def test_captured_steps_are_averaged_too(kept):
+    """Replayed pieces give the eager ones' bits: the all-reduce is between them."""
+    assert_identical(kept[0]["captured"], kept[0]["eager"])
+
+
+def go_on(folder, steps, norm):
+    """Take up the run in a folder, and keep what this part of it saw."""
+    trainer = tinygan.GANTrainer(
+        *nets(norm), hooks=[hooks.JSONLog(folder), hooks.Checkpoint(folder, every=4)]
+    )
+    trainer.resume(folder)
+    stream = Stream(trainer)
+    trainer.hooks = (stream, *trainer.hooks)
+    trainer.fit(loader(), steps=steps)
+    checkpoint.save({"seen": stream.seen, "state": fingerprint(trainer)}, "kept.pt")
+
+
+def parts_of_a_run(folder, norm, parts):
+    """Run in parts of so many ranks to such a step; return the stream, and the last state."""
+    stream, start = [], 0
+    for count, steps in parts:
+        ranks.run(folder, count, go_on, folder / "run", steps, norm)
+        kept = [checkpoint.load(folder / str(rank) / "kept.pt") for rank in range(count)]
+        stream += merged([rank["seen"] for rank in kept], start)
+        start = steps
+    return stream, kept[0]["state"]
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+    """From 2 to 1 to 3: the same stream, nothing twice or left out, and the same weights."""
+    stream, state = parts_of_a_run(tmp_path, False, [(2, 5), (1, 9), (3, 14)])
+    alone, seen = trained(norm=False, steps=14)
+    assert digest(stream) == digest(merged([seen]))
+    for name, value in fingerprint(alone).items():
+        assert torch.allclose(state[name], value, rtol=0, atol=1e-10), name
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 15))
+    assert not list(tmp_path.glob("[0-9]/*.jsonl"))  # logs are rank 0's alone
+
+
+def test_a_resumed_run_of_ranks_is_the_uninterrupted_one(tmp_path):
+    """With batch norm, bit for bit: statistics and moments of all ranks are rank 0's."""
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    _, whole = parts_of_a_run(tmp_path / "whole", True, [(2, 7)])
+    _, parts = parts_of_a_run(tmp_path / "parts", True, [(2, 4), (2, 7)])
+    assert_identical(parts, whole)
+
+
+@given(size=st.integers(1, 200), count=st.integers(1, 16))
+def test_parts_are_the_batch(size, count):
+    """Parts follow each other, differ by one at most, and weigh what they hold."""
+    all_ranks = [distributed.Ranks(rank, count) for rank in range(count)]
+    parts = [list(range(size))[rank.part(size)] for rank in all_ranks]
+    if size >= 2 * count:
+        assert [index for part in parts for index in part] == list(range(size))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    else:
+        assert parts == [list(range(size))] * count
+    weights = [rank.share(size) for rank in all_ranks]
+    assert sum(weights) == pytest.approx(1)
+    for part, weight in zip(parts, weights):
+        assert weight == pytest.approx(len(part) / sum(map(len, parts)))

@@ -20,7 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import torch
@@ -194,16 +194,23 @@ class Ranks:
         key = f"work/{self._works}"
         if not self.is_first:
             with self._noticing():
-                return self._wait_for(key, doing)
+                found = self._wait_for(key, doing)
+            self.gather([0])  # rank 0 may keep the store, and is not to end before all have read it
+            if "error" in found:
+                raise RankError(f"rank 0 failed, {doing}: {found['error']}")
+            return found["result"]
         try:
             result = work()
         except BaseException as error:
             self._store.set(key, json.dumps({"error": describe(error)}))
+            with suppress(RankError):  # the first error is the one to tell
+                self.gather([0])
             raise
         self._store.set(key, json.dumps({"result": result}))
+        self.gather([0])
         return result
 
-    def _wait_for(self, key: str, doing: str) -> Any:
+    def _wait_for(self, key: str, doing: str) -> dict[str, Any]:
         signs, since = 0, time.monotonic()
         while not self._store.check([key]):
             time.sleep(POLL)
@@ -215,10 +222,8 @@ class Ranks:
                     f"rank {self.rank} has waited for rank 0, {self._name(0)}, {doing}, without a "
                     f"sign of it for {self.timeout:g} s; {_MEANWHILE}."
                 )
-        found = json.loads(self._store.get(key))
-        if "error" in found:
-            raise RankError(f"rank 0 failed, {doing}: {found['error']}")
-        return found["result"]
+        found: dict[str, Any] = json.loads(self._store.get(key))
+        return found
 
     def sign(self) -> None:
         """Let those who wait for this rank know that its work goes on. Cheap to call often."""

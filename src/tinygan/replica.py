@@ -61,7 +61,8 @@ class Replica:
             self._reduce(player, self.ranks.share(size))
 
     @torch.no_grad()
-    def _reduce(self, player: Player, share: float) -> None:
+    def _reduce(self, player: Player, share: float | None) -> None:
+        """Take part with the weight ``share``; for None, spoil it for all and change nothing."""
         measured = self._pieces.measured(player)
         # Parameters without a gradient count too: if lengths differed, ranks would hang.
         places = [*player.parameters, *measured]
@@ -73,9 +74,12 @@ class Replica:
             parts = [part.view(p.shape) for part, (p, _) in zip(flat.split(sizes), pairs)]
             views = [part for part, (_, tensor) in zip(parts, pairs) if tensor is not None]
             tensors = [tensor for _, tensor in pairs if tensor is not None]
-            torch._foreach_copy_(views, tensors)
-            self.ranks.sum(flat.mul_(share))
-            torch._foreach_copy_(tensors, views)
+            if share is None:
+                self.ranks.sum(flat.fill_(float("nan")))
+            else:
+                torch._foreach_copy_(views, tensors)
+                self.ranks.sum(flat.mul_(share))
+                torch._foreach_copy_(tensors, views)
 
     def agree(
         self, size: int = NO_BATCH, *, digest: int = 0, request: Request | None = None
@@ -114,7 +118,7 @@ class Replica:
         if self.ranks.count == 1 or isinstance(error, RankError):
             return
         for player in self._due:
-            self._reduce(player, float("nan"))
+            self._reduce(player, None)
         self._meet(error)
 
     def _meet(self, error: Exception | None, *facts: int) -> list[list[int]]:

@@ -1,0 +1,371 @@
+"""What goes wrong on one rank ends, or stops, all of them: at the same step, with its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import torch
+from PIL import Image
+
+import tinygan
+from tinygan import checkpoint, data, distributed, hooks
+from tinygan.distributed import RankError
+
+from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer
+from processes import say
+
+SOON = 3
+"""Seconds without a sign after which ranks are lost, in these tests."""
+
+
+class On(tinygan.Hook):
+    """Does something at an event of one rank, at a step."""
+
+    def __init__(self, rank, event, step, act):
+        def listen(trainer, *arguments):
+            if distributed.join().rank == rank and trainer.step == step:
+                act(trainer)
+
+        setattr(self, event, listen)
+
+
+def fail(trainer):
+    """Be a hook with a fault."""
+    raise ValueError("boom")
+
+
+def run(folder, *watching, steps=12, batches=None, save_every=4, **arguments):
+    """Train in a folder that all ranks know; return the trainer."""
+    trainer = tiny_trainer(
+        hooks=[*watching, hooks.Checkpoint(folder, every=save_every)], **arguments
+    )
+    trainer.resume(folder)
+    try:
+        trainer.fit(batches or data.Loader(tiny_images(), 8), steps=steps)
+    finally:
+        checkpoint.save(
+            {
+                "step": trainer.step, "reason": trainer.stop_reason,
+                "between": trainer.between_steps, "state": fingerprint(trainer),
+            },
+            "kept.pt",
+        )  # fmt: skip
+    return trainer
+
+
+def kept(folder, count=2):
+    """Return what each rank has kept."""
+    return [checkpoint.load(folder / str(rank) / "kept.pt") for rank in range(count)]
+
+
+def saved_in(folder):
+    """Return the names of a run's checkpoints."""
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+EVENTS = {
+    "on_fit_start": 0, "on_epoch_start": 3, "on_step_start": 4, "on_gradients": 4,
+    "on_update": 4, "on_step_end": 5, "on_epoch_end": 6, "on_fit_end": 12,
+}  # fmt: skip
+
+
+def run_with_faults(folder, rank):
+    """For each event, train with a hook that fails at it on one rank; keep how that ended."""
+    found = {}
+    for event, step in EVENTS.items():
+        try:
+            run(folder / event, On(rank, event, step, fail))
+        except (ValueError, RankError) as error:
+            state = checkpoint.load("kept.pt")
+            found[event] = [
+                type(error).__name__, distributed.describe(error), state["step"], state["between"]
+            ]  # fmt: skip
+    Path("found.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_a_hook_on_one_rank_ends_all_at_the_same_step(tmp_path, rank):
+    """At each event: its own error there, one that names it on the other, the same state."""
+    ranks.run(tmp_path, 2, run_with_faults, tmp_path, rank)
+    found = [json.loads((tmp_path / str(r) / "found.json").read_text()) for r in range(2)]
+    for event, step in EVENTS.items():
+        (kind, text, at, between), other = found[rank][event], found[1 - rank][event]
+        assert (kind, at) == ("ValueError", step)
+        assert text == f"ValueError: boom; raised by the hook On, in {event}"
+        assert other[:3] == ["RankError", f"RankError: rank {rank} failed: {text}", at], event
+        if event not in ("on_step_end", "on_epoch_end"):  # after which the other is done with it
+            assert other[3] == between, event
+        if step:
+            *_, complete = found[0][event]
+            name = f"{'step' if complete else 'emergency'}_{step:06d}.pt"
+            assert name in saved_in(tmp_path / event), event
+
+
+def unreadable(rank):
+    """Return images of which one cannot be read, on one rank."""
+
+    def refuse():
+        if distributed.join().rank == rank:
+            raise OSError("no such disk")
+
+    return Images(13, refuse)
+
+
+def run_unreadable(folder):
+    """Train on such images."""
+    run(folder, batches=data.Loader(unreadable(1), 8, shuffle=False))
+
+
+def test_an_error_while_loading_on_one_rank_ends_all_before_the_step(tmp_path):
+    """The step that wants the image is not begun, on no rank, and the run is saved there."""
+    ended = [child.wait() for child in ranks.start(tmp_path, 2, run_unreadable, tmp_path / "run")]
+    assert "RankError: rank 1 failed: OSError: no such disk" in ended[0].stderr
+    assert "OSError: no such disk" in ended[1].stderr
+    assert [(k["step"], k["between"]) for k in kept(tmp_path)] == [(1, True)] * 2
+    assert saved_in(tmp_path / "run") == ["step_000001.pt"]
+
+
+def run_slowly(folder):
+    """Train for long, saying each step."""
+    slow = hooks.every(1, lambda trainer, _: (say("step", trainer.step), time.sleep(0.01)))
+    run(folder, slow, steps=5000, save_every=1000)
+    say("not reached")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, number):
+    """Both end with the signal's status, one checkpoint is saved, of that step."""
+    children = ranks.start(tmp_path, 2, run_slowly, tmp_path / "run")
+    children[0].until("step 5\n")
+    children[1].signal(number)
+    ended = [child.wait() for child in children]
+    assert [end.returncode for end in ended] == [128 + number] * 2, ended
+    one, other = kept(tmp_path)
+    assert one["step"] == other["step"] >= 5
+    assert saved_in(tmp_path / "run") == [f"step_{one['step']:06d}.pt"]
+    assert (one["reason"], other["reason"]) == (f"{number.name} (rank 1)", number.name)
+    assert_identical(one["state"], other["state"])
+
+
+def run_and_stop(folder):
+    """Train with hooks of which one rank's asks to stop."""
+    run(folder / "1", On(1, "on_step_end", 3, lambda trainer: trainer.stop("enough")))
+    say("first")
+    run(folder / "0", On(0, "on_gradients", 4, lambda trainer: trainer.stop("enough")))
+
+
+def test_a_request_to_stop_on_one_rank_stops_all_after_the_same_step(tmp_path):
+    """As in one process: at the end of a step after that step, in the midst of one after it."""
+    (tmp_path / "run").mkdir()
+    ranks.run(tmp_path, 2, run_and_stop, tmp_path / "run")
+    assert [(k["step"], k["reason"]) for k in kept(tmp_path)] == [
+        (5, "enough"), (5, "enough (rank 0)")
+    ]  # fmt: skip
+    assert saved_in(tmp_path / "run" / "1") == ["step_000003.pt"]
+
+
+def die(trainer):
+    """End at once, as by kill -9."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def freeze(trainer):
+    """Give no more signs."""
+    time.sleep(1000)
+
+
+def run_until_it_is_lost(folder, rank, act):
+    """Train with one rank that is lost in the midst of a step."""
+    run(folder, On(rank, "on_gradients", 5, act))
+
+
+@pytest.mark.parametrize(("act", "count"), [(die, 2), (die, 3), (freeze, 2)])
+def test_a_rank_that_is_killed_or_stuck_ends_all_with_its_name(tmp_path, act, count):
+    """Soon: the others end with an error that names it, and what was saved before is whole."""
+    start = time.monotonic()
+    children = ranks.start(
+        tmp_path, count, run_until_it_is_lost, tmp_path / "run", 1, act, timeout=SOON
+    )
+    others = [child.wait() for rank, child in enumerate(children) if rank != 1]
+    if act is freeze:
+        children[1].signal(signal.SIGKILL)
+    assert children[1].wait().returncode == -signal.SIGKILL
+    assert time.monotonic() - start < 20
+    pid = children[1].process.pid
+    for end in others:
+        assert end.returncode == 1
+        last = end.stderr.rstrip().splitlines()[-1]
+        assert last.startswith(f"tinygan.distributed.LostRankError: rank 1 (process {pid} on ")
+        assert "run the same command to go on" in last
+    assert saved_in(tmp_path / "run") == ["step_000004.pt"]
+    checkpoint.load(tmp_path / "run" / "checkpoints" / "step_000004.pt")
+
+
+def poison(steps):
+    """Return a hook that makes the real images of rank 1 NaN, in some steps of the first try."""
+
+    class Poison(tinygan.Hook):
+        def on_step_start(self, trainer):
+            if trainer.ranks.rank == 1 and trainer.step in steps and trainer.rollbacks == 0:
+                trainer.real.fill_(float("nan"))
+
+    return Poison()
+
+
+def run_poisoned(folder):
+    """Train through one step that is not finite, and through too many of them."""
+    trainer = tiny_trainer(hooks=[poison([2])])
+    before = []
+    trainer.hooks = (
+        *trainer.hooks,
+        hooks.every(1, lambda trainer, _: before.append(fingerprint(trainer))),
+    )
+    trainer.fit(data.Loader(tiny_images(), 8), steps=5)
+    assert_identical(before[1], before[2])
+    assert not torch.equal(*(state["generator.main.0.weight"] for state in before[2:4]))
+    assert trainer.skipped.counts.tolist() == [0, 0, 1]
+
+    trainer = run(folder, poison(range(10, 40)), steps=60, save_every=5)
+    assert (trainer.step, trainer.rollbacks) == (60, 1)
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
+    """Once: it leaves no trace. For long: all go back to rank 0's checkpoint, and on alike."""
+    ended = ranks.run(tmp_path, 2, run_poisoned, tmp_path / "run")
+    assert_identical(*(k["state"] for k in kept(tmp_path)))
+    assert "went back to step 10 (rollback 1)" in ended[0].stderr
+    assert ended[1].stderr == ""  # it is told once
+
+
+def corrupt(trainer):
+    """Change one weight by its last bit."""
+    weight = trainer.generator.main[3].weight.data
+    weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(1.0))
+
+
+def run_corrupted(folder):
+    """Train with one weight of one rank that is not the others'."""
+    run(folder / "periodic", On(1, "on_step_end", 30, corrupt), steps=200, save_every=1000)
+
+
+def run_corrupted_at_the_end(folder):
+    """Train likewise, for less than it takes to look."""
+    run(folder / "end", On(1, "on_step_end", 7, corrupt))
+
+
+@pytest.mark.parametrize(
+    ("function", "step"), [(run_corrupted, 50), (run_corrupted_at_the_end, 12)]
+)
+def test_a_weight_that_differs_is_named(tmp_path, function, step):
+    """By its tensor and rank, every 50 steps and at the end, on all ranks, and is not saved."""
+    (tmp_path / "run").mkdir()
+    for child in ranks.start(tmp_path, 2, function, tmp_path / "run"):
+        end = child.wait()
+        assert end.returncode == 1
+        assert (
+            "RankError: ranks must hold the same bits, got generator.main.3.weight that differs on "
+            f"rank 1 from rank 0's at step {step};"
+        ) in end.stderr
+        assert "rank 0 failed" not in end.stderr
+
+
+def run_unlike(folder):
+    """Train with what is not the same on each rank: batches, their number, nets, seeds."""
+    rank = distributed.join().rank
+    first = [tiny_images(8) * (1 - rank / 2), tiny_images(8)]
+    fewer = [tiny_images(8)] * (3 - rank)
+    for name, batches in {"first": first, "fewer": fewer}.items():
+        with pytest.raises(RankError) as caught:
+            tiny_trainer().fit(batches, steps=10)
+        say(name, caught.value)
+    with pytest.raises((RankError, ValueError)) as caught:
+        tiny_trainer(seed=rank).fit(first[1:], steps=10)
+    say("seed", caught.value)
+
+
+def test_ranks_that_are_not_alike_are_refused(tmp_path):
+    """Other images or fewer batches than rank 0's, another seed: named, and no rank waits."""
+    one, other = ranks.run(tmp_path, 2, run_unlike, tmp_path)
+    for output in (one.stdout, other.stdout):
+        assert "first ranks must have the same first batch, got [" in output
+        assert "fewer ranks must have batches of as many images, got [8, 0]" in output
+    assert "seed rank 1 failed: ValueError: a run must be as" in one.stdout
+    assert "seed: 0 when saved, 1 now" in other.stdout
+
+
+def pack(root, fault=None):
+    """Pack a folder of images, of which rank 0 alone decodes."""
+    decode = data.ImageFiles.in_bytes
+
+    def watched(self, index):
+        say("decodes")
+        if fault is not None:
+            fault(None)
+        return decode(self, index)
+
+    data.ImageFiles.in_bytes = watched
+    images = data.pack(root, root.parent / "images.packed", image_size=8, workers=0)
+    say(len(images), int(images.pixels.sum()))
+    batch = next(iter(data.Loader(images, 6)))
+    say("part", len(batch))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Return a folder of images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 9, 3), np.uint8)
+    (tmp_path / "images").mkdir()
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "images" / f"{index}.png")
+    return tmp_path / "images"
+
+
+def test_images_are_packed_by_one_rank(root, tmp_path):
+    """The other waits, decodes none, and has the same images."""
+    one, other = ranks.run(tmp_path, 2, pack, root)
+    assert one.stdout.count("decodes") == 7
+    assert other.stdout.count("decodes") == 0
+    assert one.stdout.splitlines()[-2:] == other.stdout.splitlines()
+    assert other.stdout.startswith("7 ")
+    assert other.stdout.endswith("part 3\n")
+
+
+@pytest.mark.parametrize("fault", [fail, freeze])
+def test_who_waits_for_packing_in_vain_is_told(root, tmp_path, fault):
+    """If rank 0 fails, or gives no sign for the timeout."""
+    first, other = ranks.start(tmp_path, 2, pack, root, fault, timeout=1)
+    stderr = other.wait().stderr
+    if fault is fail:
+        assert "RankError: rank 0 failed, packing " in stderr
+        assert "ValueError: boom" in stderr
+    else:
+        first.signal(signal.SIGKILL)
+        assert "LostRankError: rank 1 has waited for rank 0, process " in stderr
+        assert "images.packed, without a sign of it for 1 s" in stderr
+    assert first.wait().returncode != 0
+
+
+def wait_for_long_work():
+    """Let rank 1 wait for work of rank 0 that takes longer than the timeout."""
+    own = distributed.join()
+
+    def work():
+        for _ in range(12):
+            time.sleep(0.25)
+            own.sign()
+        return {"done": True}
+
+    say(own.first(work, "working"))
+
+
+def test_work_that_shows_signs_may_take_longer_than_the_timeout(tmp_path):
+    """Three seconds of it, with a timeout of one; its result reaches all."""
+    children = ranks.start(tmp_path, 2, wait_for_long_work, timeout=1)
+    assert [child.wait().stdout for child in children] == ["{'done': True}\n"] * 2

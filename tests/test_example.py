@@ -7,6 +7,7 @@ import re
 import runpy
 import signal
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 import tinygan
 
 import processes
+from helpers import assert_identical
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "celeba_faces.py"
 SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--num-epochs", "2"]
@@ -26,9 +28,15 @@ WRITTEN = {
 }  # fmt: skip
 
 
+def start(*arguments, folder):
+    """Start the example in ``folder`` with Python's warnings as errors."""
+    folder.mkdir(exist_ok=True)
+    return processes.Child(folder, processes.script, SCRIPT, [str(word) for word in arguments])
+
+
 def run(*arguments, folder):
-    """Run the example in ``folder`` with Python's warnings as errors."""
-    return processes.run(folder, processes.script, SCRIPT, [str(word) for word in arguments])
+    """Run the example in ``folder`` to its end."""
+    return start(*arguments, folder=folder).wait()
 
 
 def test_without_data_it_trains_on_drawn_faces(tmp_path):
@@ -63,12 +71,13 @@ def test_with_data_it_trains_on_it(tmp_path):
     )
     assert "Training on 20 images of " in done.stdout
     (tmp_path / packed).rename(tmp_path / "elsewhere")
-    same = run(*flags, "--no-pack", "--out", tmp_path / "same", folder=tmp_path)
+    same = start(*flags, "--no-pack", "--out", tmp_path / "same", folder=tmp_path)
+    flags = [*SMALL, "--packed", tmp_path / "elsewhere", "--flip"]
+    alone = run(*flags, "--out", tmp_path / "alone", folder=tmp_path / "beside")
+    same = same.wait()
     assert "Decoding" not in same.stdout
     assert "Training on 20 images of " in same.stdout
     assert not (tmp_path / packed).exists()
-    flags = [*SMALL, "--packed", tmp_path / "elsewhere", "--flip"]
-    alone = run(*flags, "--out", tmp_path / "alone", folder=tmp_path)
     assert "Training on 20 images that are decoded in " in alone.stdout
     logs = [(tmp_path / out / "log.jsonl").read_bytes() for out in ("out", "same", "alone")]
     assert logs[0] == logs[1] == logs[2]
@@ -136,45 +145,69 @@ def test_sizes_suit_the_data_and_the_machine(tmp_path):
 
 def test_the_same_command_twice_writes_the_same(tmp_path):
     """Two runs of one seed write the same bytes; another seed writes others."""
+    flags = (*SMALL, "--num-faces", 16, "--out", "out", "--seed")
+    # Side by side, because each has a folder of its own.
+    runs = {
+        tmp_path / name: start(*flags, seed, folder=tmp_path / name)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    }
     logs = []
-    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        done = run(*SMALL, "--num-faces", 16, "--seed", seed, "--out", out, folder=tmp_path)
+    for folder, started in runs.items():
+        done = started.wait()
         assert done.returncode == 0, done.stderr
-        logs.append((tmp_path / out / "log.jsonl").read_bytes())
+        logs.append((folder / "out" / "log.jsonl").read_bytes())
     assert logs[0] == logs[1] != logs[2]
 
 
+# 4 epochs of 4 steps. Each step makes a picture and a checkpoint, each epoch a plot: after the
+# first epoch there is time enough for a signal to come before the end.
+LONGER = (*SMALL, "--num-faces", 32, "--num-epochs", 4, "--flip")
+
+
+def written(folder):
+    """Return what a run has written, as bytes by name, and the weights it ended with."""
+    files = {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.suffix in (".txt", ".jsonl", ".png", ".html")
+    }
+    return files, torch.load(folder / "generator.pt")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Start a run that is never interrupted; return a function that returns what it has written."""
+    folder = tmp_path_factory.mktemp("whole")
+    child = start(*LONGER, "--out", "whole", folder=folder)
+
+    @cache
+    def wait():
+        assert child.wait().returncode == 0
+        return written(folder / "whole")
+
+    return wait
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_same_command_finishes_an_interrupted_run(tmp_path, number):
+def test_the_same_command_finishes_an_interrupted_run(tmp_path, number, whole):
     """Interrupted at some step, however, and started again, it ends with the very same files."""
-    flags = (*SMALL, "--num-faces", 400, "--flip")
     log = tmp_path / "parts" / "log.txt"
-    command = [*map(str, flags), "--out", "parts"]
-    child = processes.Child(tmp_path, processes.script, SCRIPT, command)
-    processes.eventually(lambda: log.exists() and "[1/2][0/50]" in log.read_text())
+    child = start(*LONGER, "--out", "parts", folder=tmp_path)
+    processes.eventually(lambda: log.exists() and "[1/4][0/4]" in log.read_text())
     child.signal(number)
     broken = child.wait()
     assert broken.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     assert not (tmp_path / "parts" / "generator.pt").exists()
     if number != signal.SIGKILL:
         assert "the same command goes on" in broken.stdout
-    again = run(*flags, "--out", "parts", folder=tmp_path)
+    again = run(*LONGER, "--out", "parts", folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "Going on from parts/checkpoints/step_0000" in again.stdout
-    assert run(*flags, "--out", "whole", folder=tmp_path).returncode == 0
 
-    whole, parts = (
-        {
-            path.relative_to(tmp_path / out): path.read_bytes()
-            for path in (tmp_path / out).rglob("*")
-            if path.suffix in (".txt", ".jsonl", ".png", ".html")
-        }
-        for out in ("whole", "parts")
-    )
-    assert whole.keys() == parts.keys()
-    assert [name for name in whole if whole[name] != parts[name]] == []
-    weights = [torch.load(tmp_path / out / "generator.pt") for out in ("whole", "parts")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    (files, weights), (our_files, our_weights) = whole(), written(tmp_path / "parts")
+    assert files.keys() == our_files.keys()
+    assert [name for name in files if files[name] != our_files[name]] == []
+    assert_identical(weights, our_weights)
 
 
 def test_what_cannot_go_on_is_named(tmp_path):

@@ -58,19 +58,34 @@ def call(function, *arguments):
     function(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("act", "calls"),
-    [
-        (die, [processes.interpreter, list]),
-        (die, [call, fit]),
-        (halt, [call, list]),
-        (sleep, [processes.interpreter, fit]),
-        (sleep, [call, in_thread, list]),
-    ],
+def side_by_side(calls):
+    """Return a fixture that starts a child for each call, all at once: what they do is to wait."""
+
+    @pytest.fixture(scope="module")
+    def children(tmp_path_factory):
+        folder = tmp_path_factory.mktemp
+        return {name: processes.Child(folder("child"), *call) for name, call in calls.items()}
+
+    return children
+
+
+STUCK = {
+    "died, interpreter": (die, processes.interpreter, list),
+    "died in fit": (die, call, fit),
+    "halted": (halt, call, list),
+    "asleep in fit, interpreter": (sleep, processes.interpreter, fit),
+    "asleep in a thread": (sleep, call, in_thread, list),
+}
+stuck = side_by_side(
+    {name: (*calls, loader_of(act, timeout=2)) for name, (act, *calls) in STUCK.items()}
 )
-def test_a_worker_that_is_dead_or_stuck_ends_the_run(act, calls, tmp_path):
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_a_worker_that_is_dead_or_stuck_ends_the_run(name, stuck):
     """After ``timeout`` at the latest an error tells what happened, and all processes end."""
-    child = processes.Child(tmp_path, *calls, loader_of(act, timeout=2))
+    act, *calls = STUCK[name]
+    child = stuck[name]
     ended = child.wait()
     assert ended.returncode == (0 if in_thread in calls else 1), ended
     reason = r"worker \(pid.*\) (exited|is killed)" if act is die else "timed out after 2 seconds"
@@ -91,11 +106,19 @@ def hold(loader):
     next(HELD[0])
 
 
-@pytest.mark.parametrize("end", [call, processes.interpreter])
-@pytest.mark.parametrize(("act", "calls"), [(int, [hold]), (sleep, [in_thread, hold])])
-def test_an_unfinished_iteration_does_not_keep_the_process(act, calls, end, tmp_path):
+UNFINISHED = {
+    "call": (call, hold, loader_of()),
+    "interpreter": (processes.interpreter, hold, loader_of()),
+    "asleep, call": (call, in_thread, hold, loader_of(sleep)),
+    "asleep, interpreter": (processes.interpreter, in_thread, hold, loader_of(sleep)),
+}
+unfinished = side_by_side(UNFINISHED)
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+def test_an_unfinished_iteration_does_not_keep_the_process(name, unfinished):
     """A process ends, and its workers with it, though somebody still holds an iterator."""
-    child = processes.Child(tmp_path, end, *calls, loader_of(act))
+    child = unfinished[name]
     ended = child.wait()
     assert (ended.returncode, ended.stderr) == (0, "")
     assert child.is_gone()
@@ -153,19 +176,20 @@ def catch(use, loader):
     HELD.append(caught)
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        [break_off, loader_of()],
-        [stop, loader_of()],
-        [break_off, loader_of(sleep)],
-        [stop, loader_of(sleep)],
-        [catch, list, loader_of(fail)],
-        [catch, fit, loader_of(fail)],
-        [catch, fit_until_a_hook_fails, loader_of()],
-    ],
-)
-def test_an_end_before_the_epochs_leaves_nothing(use, tmp_path):
+ENDS = {
+    "broken off": [break_off, loader_of()],
+    "stopped": [stop, loader_of()],
+    "broken off, asleep": [break_off, loader_of(sleep)],
+    "stopped, asleep": [stop, loader_of(sleep)],
+    "error in a worker": [catch, list, loader_of(fail)],
+    "error in a worker of fit": [catch, fit, loader_of(fail)],
+    "error in a hook": [catch, fit_until_a_hook_fails, loader_of()],
+}
+ends = side_by_side({name: (assert_leaves_nothing, *use) for name, use in ENDS.items()})
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_an_end_before_the_epochs_leaves_nothing(name, ends):
     """Broken off, stopped, or ended by an error, an iteration takes its workers with it at once."""
-    ended = processes.run(tmp_path, assert_leaves_nothing, *use)
+    ended = ends[name].wait()
     assert ended.returncode == 0, ended.stderr

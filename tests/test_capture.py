@@ -195,10 +195,19 @@ def _replace_buffer(player):
         _replace_buffer,
     ],
 )
-@pytest.mark.parametrize("steps", [(12,), range(1, 24)], ids=["once", "all"])
-def test_what_hooks_change_is_not_lost(recorder, event, act, steps):
+@pytest.mark.parametrize("once", [True, False], ids=["once", "all"])
+def test_what_hooks_change_is_not_lost(recorder, event, act, once):
     """Gradients, weights, buffers, options, moments and modes that it changed are those used."""
-    assert_same_run(recorder, make_hooks=lambda: [Meddle(act, event, steps)])
+
+    def of_sizes(*sizes):
+        return lambda device: [tiny_images(size).to(device) for size in sizes]
+
+    if once:  # whole and short batches are replayed, before it and after
+        steps, meddle, make_batches = 18, Meddle(act, event, (9,)), of_sizes(8, 4)
+    else:  # all are of one kind, so that there are replays between one recording and the next
+        steps, meddle, make_batches = 12, Meddle(act, event, range(1, 12)), of_sizes(8)
+    assert_same_run(recorder, steps, lambda: [meddle], make_batches)
+    assert recorder.counts.replayed > 0 or (act, once) == (_clear_moments, False)
 
 
 def test_gradients_that_a_hook_makes_nan_skip_the_update(recorder):
@@ -409,13 +418,17 @@ def test_gradients_of_the_step_before_are_there_while_recording(recorder):
 
 def test_options_that_never_rest_are_not_recorded_for_ever(recorder, caplog):
     """After so many recordings in vain steps run eagerly, with one warning."""
+    batches = [tiny_images(4).to(recorder.device)]  # of one kind, which is recorded every 4 steps
 
     def turn(player):
         group = player.optimizer.param_groups[0]
         group["betas"] = (0.5, group["betas"][1] - 1e-6)
 
     assert_same_run(
-        recorder, steps=120, make_hooks=lambda: [Meddle(turn, "on_step_end", range(120))]
+        recorder,
+        steps=72,
+        make_hooks=lambda: [Meddle(turn, "on_step_end", range(72))],
+        make_batches=lambda device: batches,
     )
     (record,) = caplog.records
     assert record.getMessage().startswith("steps were recorded 17 times and something had changed")

@@ -15,6 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tinygan", "torchvision", "matplotlib.figure", "pytest"])
+
 
 PATIENCE = 60
 """Seconds after which a child that should have ended is taken for stuck."""
@@ -34,6 +36,11 @@ class Ended:
     returncode: int
     stdout: str
     stderr: str
+
+
+def prepare() -> None:
+    """Begin to import what every child has, in the background; else the first one waits for it."""
+    forkserver.ensure_running()
 
 
 class Child:

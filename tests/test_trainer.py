@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -41,12 +42,19 @@ def test_targets_are_absolute():
     assert (trainer.step, trainer.epoch, trainer.batch) == (12, 3, 0)
 
 
+@cache
+def whole_run(size):
+    """Return a trainer that has made 12 steps of batches of ``size`` in one call of fit."""
+    trainer = tiny_trainer()
+    trainer.fit(data.Loader(tiny_images(), size), steps=12)
+    return trainer
+
+
 @given(stops=st.lists(st.integers(1, 12), max_size=4), size=st.integers(4, 12))
 def test_any_split_of_a_run_is_the_same_run(stops, size):
     """However many calls of fit a run takes, it ends in bit-identical weights and counters."""
     images = tiny_images()
-    whole, parts = tiny_trainer(), tiny_trainer()
-    whole.fit(data.Loader(images, size), steps=12)
+    whole, parts = whole_run(size), tiny_trainer()
     for steps in [*sorted(stops), 12]:
         parts.fit(data.Loader(images, size), steps=steps)
 

@@ -72,20 +72,25 @@ def side_by_side(calls):
 STUCK = {
     "died, interpreter": (die, processes.interpreter, list),
     "died in fit": (die, call, fit),
-    "halted": (halt, call, list),
     "asleep in fit, interpreter": (sleep, processes.interpreter, fit),
     "asleep in a thread": (sleep, call, in_thread, list),
+    "halted": (halt, call, list),
 }
 stuck = side_by_side(
-    {name: (*calls, loader_of(act, timeout=2)) for name, (act, *calls) in STUCK.items()}
+    {
+        name: (*calls, loader_of(act, timeout=2))
+        for name, (act, *calls) in STUCK.items()
+        # That one alone: a batch that still waits to be taken is lost with who halts.
+        if act is not halt
+    }
 )
 
 
 @pytest.mark.parametrize("name", STUCK)
-def test_a_worker_that_is_dead_or_stuck_ends_the_run(name, stuck):
+def test_a_worker_that_is_dead_or_stuck_ends_the_run(name, stuck, tmp_path):
     """After ``timeout`` at the latest an error tells what happened, and all processes end."""
     act, *calls = STUCK[name]
-    child = stuck[name]
+    child = stuck.get(name) or processes.Child(tmp_path, *calls, loader_of(act, timeout=2))
     ended = child.wait()
     assert ended.returncode == (0 if in_thread in calls else 1), ended
     reason = r"worker \(pid.*\) (exited|is killed)" if act is die else "timed out after 2 seconds"

@@ -307,6 +307,9 @@ def _join(timeout: float) -> Ranks:
     if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)  # what "cuda" means from here on
     shared, rank, count = next(rendezvous("env://", timeout=limit))
+    # torchrun keeps its store when it restarts ranks, with all that the dead ones have left in it.
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = PrefixStore(f"restart {restart} of {count} ranks", shared)
     store = PrefixStore("tinygan", shared)
     store.set(f"name/{rank}", f"process {os.getpid()} on {socket.gethostname()}")
     dist.init_process_group(

@@ -64,7 +64,8 @@ def digest(batch: object, batches: Iterable[object], ranks: Ranks) -> int:
     """Return a number for the content of a batch that each rank has loaded whole, else 0."""
     if ranks.count == 1 or _shared_out(batches, ranks):
         return 0
-    return zlib.crc32(images(batch).cpu().contiguous().numpy().tobytes())
+    content = images(batch).detach().cpu().contiguous()
+    return zlib.crc32(content.view(torch.uint8).numpy().tobytes())
 
 
 def length(batches: Iterable[object]) -> int | None:

@@ -12,6 +12,7 @@ agreements still gives what the others wait for, as NaN, so that the step leaves
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -82,7 +83,7 @@ class Replica:
                 torch._foreach_copy_(tensors, views)
 
     def agree(
-        self, size: int = NO_BATCH, *, digest: int = 0, request: Request | None = None
+        self, size: int = NO_BATCH, digest: int = 0, request: Request | None = None
     ) -> Request | None:
         """Meet the other ranks; return the request to stop that any of them has, if there is one.
 
@@ -110,16 +111,17 @@ class Replica:
             return None
         # Each has a reason of its own, or is told by the first that has one.
         reasons = self.ranks.gather_texts("" if request is None else request.reason)
-        first = asked[0]
-        return request or Request(f"{reasons[first]} (rank {first})", rows[first][4])
+        reason = request.reason if request else f"{reasons[asked[0]]} (rank {asked[0]})"
+        return Request(reason, max(row[4] for row in rows))
 
     def fail(self, error: Exception) -> None:
         """Tell the other ranks of an error, unless it came from them: they end by it too."""
         if self.ranks.count == 1 or isinstance(error, RankError):
             return
-        for player in self._due:
-            self._reduce(player, None)
-        self._meet(error)
+        with suppress(RankError):  # the first error is the one to raise
+            for player in self._due:
+                self._reduce(player, None)
+            self._meet(error)
 
     def _meet(self, error: Exception | None, *facts: int) -> list[list[int]]:
         self._due = []

@@ -33,7 +33,7 @@ from tinygan.distributed import Ranks
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
-from tinygan.replica import Replica, Request
+from tinygan.replica import NO_BATCH, Replica, Request
 from tinygan.step import Player, Step
 
 logger = logging.getLogger(__name__)
@@ -267,10 +267,10 @@ class GANTrainer:
                         self._train_epoch(batches)
                     except NonFiniteError as error:
                         self._go_back(error)
-                self._replica.agree()
+                self._agree()
                 self._replica.check_identical(self.step, self.players)
                 call(self._watching, "on_fit_end", self)
-                self._replica.agree()
+                self._agree()
             except BaseException as error:  # an interrupt is an ending too; hooks must hear of it
                 if isinstance(error, Exception):
                     self._replica.fail(error)
@@ -326,16 +326,20 @@ class GANTrainer:
             if self.real.numel() == 0:
                 check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
                 digest = batches_of.digest(batch, batches, self.ranks)
+        self._agree(size, digest)
+        if self.step % CHECK_EVERY == 0:
+            self._replica.check_identical(self.step, self.players)
+        return images, size
+
+    def _agree(self, size: int = NO_BATCH, digest: int = 0) -> None:
+        """Meet the other ranks: a request to stop that one has is all ranks' from here on."""
         asked = self.stop_reason
         request = None if asked is None else Request(asked, self._received.number)
-        request = self._replica.agree(size, digest=digest, request=request)
+        request = self._replica.agree(size, digest, request)
         if request is not None:
             self.stop_reason = request.reason
             self._received.relay(request.signal)
             self._all_stop = True
-        elif self.step % CHECK_EVERY == 0:
-            self._replica.check_identical(self.step, self.players)
-        return images, size
 
     def _train_step(self, images: torch.Tensor, size: int, place: dict[str, Any] | None) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""

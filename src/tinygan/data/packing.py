@@ -156,40 +156,8 @@ def _reusable(path: Path, wanted: dict[str, Any]) -> tuple[PackedImages | None, 
         manifest = packed.read_manifest(path)
     except DamagedError as error:
         return None, [str(error)]
-    reasons = differences(manifest, wanted)
+    reasons = packed.differences(manifest, wanted)
     return (None if reasons else PackedImages(path, manifest)), reasons
-
-
-def differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Return in words what has changed since images were packed.
-
-    Examples:
-        >>> size = {"image_size": [64, 64]}
-        >>> saved = size | {"sources": [["a.jpg", 100, 7], ["b.jpg", 100, 7]]}
-        >>> differences(saved, size | {"sources": [["a.jpg", 100, 8], ["c.jpg", 100, 7]]})
-        ['1 file is new', '1 is gone', '1 has changed']
-    """
-    found: list[str] = []
-    if saved["sources"] != here["sources"] and saved.get("source") == here.get("source"):
-        old, new = ({name: stamp for name, *stamp in each["sources"]} for each in (saved, here))
-        counts = {
-            "new": len(new.keys() - old.keys()),
-            "gone": len(old.keys() - new.keys()),
-            "changed": sum(new[name] != old[name] for name in new.keys() & old.keys()),
-        }
-        for what, count in counts.items():
-            if count:
-                noun = "" if found else " file" if count == 1 else " files"
-                is_ = ("has" if count == 1 else "have") if what == "changed" else None
-                found.append(f"{count}{noun} {is_ or ('is' if count == 1 else 'are')} {what}")
-    for name, value in here.items():
-        if name not in ("sources", "transform") and saved[name] != value:
-            found.append(f"{name} was {_in_words(saved[name])}, is {_in_words(value)}")
-    return found
-
-
-def _in_words(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _tell_of_bad(images: PackedImages, root: Path, max_bad: float) -> None:

@@ -376,6 +376,7 @@ class TinyGAN(Contender):
         compile: whether the nets are compiled.
         capture: whether a step is replayed from CUDA graphs.
         hooks: what watches.
+        ranks: the processes that share each batch; None for those that torchrun has started.
     """
 
     def __init__(
@@ -385,6 +386,7 @@ class TinyGAN(Contender):
         compile: bool = False,
         capture: bool = False,
         hooks: Sequence[tinygan.Hook] = (),
+        ranks: tinygan.distributed.Ranks | None = None,
     ) -> None:
         self.generator, self.discriminator = setting.nets()
         self.warned: list[str] = []
@@ -396,6 +398,7 @@ class TinyGAN(Contender):
                 compile=compile,
                 capture=capture,
                 hooks=hooks,
+                ranks=ranks,
             )
 
     def check(self, batch: torch.Tensor, steps: int) -> None:

@@ -30,6 +30,10 @@ FORMATS = {
     "percent": ".1f",
     "bound": "g",
     "measured": ".3g",
+    "ms": ",.2f",
+    "MB": ".1f",
+    "compute ms": ",.2f",
+    "predicted ms": ",.2f",
 }
 """How the numbers of a column are written."""
 
@@ -122,6 +126,9 @@ SPELT = {
     "by_itself": "by itself",
     "lowest": "from",
     "highest": "to",
+    "mb": "MB",
+    "compute_ms": "compute ms",
+    "predicted_ms": "predicted ms",
 }
 
 

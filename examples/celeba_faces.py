@@ -122,7 +122,7 @@ def load(arguments: argparse.Namespace) -> data.Loader:
         images = data.image_folder(root, arguments.image_size, arguments.nc)
         say(f"Training on {len(images)} images of {root}.")
     elif root is not None:
-        if not packed.exists():
+        if root.exists() and not packed.exists():
             say(f"Decoding the images of {root} once, into {packed}; --no-pack does without.")
         images = data.pack(
             root, packed, arguments.image_size, arguments.nc, workers=arguments.workers
@@ -196,6 +196,8 @@ def main() -> None:
     """Train, and say where the pictures are."""
     parser = argument_parser()
     arguments = parser.parse_args()
+    if arguments.ngpu < 0:
+        parser.error(f"--ngpu must be 0 or more, got {arguments.ngpu}; use 1, say")
     if arguments.ngpu > 1 and not distributed.is_launched():
         distributed.launch(arguments.ngpu)
     try:
@@ -207,15 +209,16 @@ def main() -> None:
             raise ValueError(
                 f"--resume must be a checkpoint, got {arguments.resume}; give a .pt file."
             )
-    # A bad input, an extra that is not installed, or a disk that is full.
-    except (ValueError, ImportError, OSError) as error:
+    # A bad input, an extra that is not installed, a disk that is full; or one of these elsewhere.
+    except (ValueError, ImportError, OSError, distributed.RankError) as error:
         refuse(parser, error)
     except KeyboardInterrupt:
         say("\nStopped before the first step; the same command goes on.")
         raise SystemExit(130) from None
     ranks = "" if trainer.ranks.count == 1 else f"{trainer.ranks.count} ranks on "
     say(
-        f"{arguments.num_epochs} epochs of {len(loader)} steps on {ranks}{arguments.device.type}, "
+        f"{arguments.num_epochs} epoch{'' if arguments.num_epochs == 1 else 's'} of "
+        f"{len(loader)} steps on {ranks}{arguments.device.type}, "
         f"in batches of {arguments.batch_size} images of {arguments.image_size} pixels."
     )
     if resumed is not None:
@@ -227,9 +230,12 @@ def main() -> None:
         if trainer.step > start:
             raise
         refuse(parser, error)  # found before the first step: an input again
+    except distributed.RankError as error:
+        refuse(parser, error, status=1)
     except (KeyboardInterrupt, SystemExit) as end:
         say(
-            f"\nStopped at step {trainer.step}. What there is so far is in {arguments.out}; "
+            f"\nStopped by {trainer.stop_reason} at step {trainer.step}. What there is so far "
+            f"is in {arguments.out}; "
             f"the same command{' without --resume' if arguments.resume else ''} goes on."
         )
         # What a shell expects of Ctrl-C, or of another signal.
@@ -238,11 +244,11 @@ def main() -> None:
         finish(trainer, arguments.out)
 
 
-def refuse(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
-    """End with what is wrong with the inputs."""
+def refuse(parser: argparse.ArgumentParser, error: Exception, status: int = 2) -> NoReturn:
+    """End with one line for what is wrong."""
     rank = distributed.join().rank
     # Each rank finds it, as a rule; one that is alone with it must not be silent.
-    parser.exit(2, f"{parser.prog}{f', rank {rank}' if rank else ''}: error: {error}\n")
+    parser.exit(status, f"{parser.prog}{f', rank {rank}' if rank else ''}: error: {error}\n")
 
 
 def finish(trainer: tinygan.GANTrainer, out: Path) -> None:

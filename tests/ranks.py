@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 from tinygan import distributed
 
@@ -17,13 +18,14 @@ def start(
     folder: Path, count: int, function: Callable[..., object], *arguments: Any, timeout: float = 30
 ) -> list[Child]:
     """Start a function on each of several ranks, each within a folder of its own number."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    # As torchrun does, which outlives its ranks.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     children = []
     for rank in range(count):
         (folder / str(rank)).mkdir(exist_ok=True)
-        place = (rank, count, port, timeout)
+        place = (rank, count, store.port, timeout)
         children.append(Child(folder / str(rank), _enter, place, function, *arguments))
+        children[-1].store = store  # for as long as they may need it
     return children
 
 
@@ -41,6 +43,7 @@ def _enter(
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }  # fmt: skip
     if count > 1:
         distributed.join(timeout=timeout)

@@ -134,7 +134,7 @@ def test_public_docstrings(name, thing):
     assert text
     if name in (
         "ImageFiles", "PackedImages", "Player", "StepReport", "save_gif", "save_html",
-        "RankError", "LostRankError",
+        "RankError", "LostRankError", "DifferentRanksError",
     ):  # fmt: skip
         return  # not for users to make, or shown by the hook that calls them
     assert ">>> " in text, name

@@ -70,6 +70,17 @@ def saved_in(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
+class Keep(tinygan.Hook):
+    """Keeps what the last complete step has left."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def on_step_end(self, trainer, report):
+        """Keep it."""
+        self.kept.update(fingerprint(trainer))
+
+
 EVENTS = {
     "on_fit_start": 0, "on_epoch_start": 3, "on_step_start": 4, "on_gradients": 4,
     "on_update": 4, "on_step_end": 5, "on_epoch_end": 6, "on_fit_end": 12,
@@ -80,13 +91,17 @@ def run_with_faults(folder, rank):
     """For each event, train with a hook that fails at it on one rank; keep how that ended."""
     found = {}
     for event, step in EVENTS.items():
+        complete = {}  # what the last complete step has left
+        keep = Keep(complete)
         try:
-            run(folder / event, On(rank, event, step, fail))
+            run(folder / event, On(rank, event, step, fail), keep)
         except (ValueError, RankError) as error:
             state = checkpoint.load("kept.pt")
             found[event] = [
                 type(error).__name__, distributed.describe(error), state["step"], state["between"]
             ]  # fmt: skip
+            if distributed.join().rank != rank and event in ("on_epoch_start", "on_step_start"):
+                assert_identical(state["state"], complete)  # a step that was begun left no trace
     Path("found.json").write_text(json.dumps(found))
 
 
@@ -154,17 +169,36 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, number):
     assert_identical(one["state"], other["state"])
 
 
+def be_terminated(trainer):
+    """Receive SIGTERM."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def run_to_a_late_signal(folder):
+    """Train with a signal to one rank when all steps are done."""
+    run(folder, On(1, "on_fit_end", 12, be_terminated))
+
+
+def test_a_signal_at_the_very_end_reaches_all_too(tmp_path):
+    """The run is complete and saved, and both say that they were terminated."""
+    children = ranks.start(tmp_path, 2, run_to_a_late_signal, tmp_path / "run")
+    assert [child.wait().returncode for child in children] == [128 + signal.SIGTERM] * 2
+    assert "step_000012.pt" in saved_in(tmp_path / "run")
+
+
 def run_and_stop(folder):
     """Train with hooks of which one rank's asks to stop."""
     run(folder / "1", On(1, "on_step_end", 3, lambda trainer: trainer.stop("enough")))
-    say("first")
-    run(folder / "0", On(0, "on_gradients", 4, lambda trainer: trainer.stop("enough")))
+    trainer = run(folder / "0", On(0, "on_gradients", 4, lambda trainer: trainer.stop("enough")))
+    trainer.fit(data.Loader(tiny_images(), 8), steps=8)
+    say("then on to", trainer.step, trainer.stop_reason)
 
 
 def test_a_request_to_stop_on_one_rank_stops_all_after_the_same_step(tmp_path):
     """As in one process: at the end of a step after that step, in the midst of one after it."""
     (tmp_path / "run").mkdir()
-    ranks.run(tmp_path, 2, run_and_stop, tmp_path / "run")
+    for end in ranks.run(tmp_path, 2, run_and_stop, tmp_path / "run"):
+        assert end.stdout == "then on to 8 None\n"
     assert [(k["step"], k["reason"]) for k in kept(tmp_path)] == [
         (5, "enough"), (5, "enough (rank 0)")
     ]  # fmt: skip
@@ -186,12 +220,18 @@ def run_until_it_is_lost(folder, rank, act):
     run(folder, On(rank, "on_gradients", 5, act))
 
 
-@pytest.mark.parametrize(("act", "count"), [(die, 2), (die, 3), (freeze, 2)])
+@pytest.mark.parametrize(("act", "count"), [(die, 2), (die, 4), (freeze, 3)])
 def test_a_rank_that_is_killed_or_stuck_ends_all_with_its_name(tmp_path, act, count):
     """Soon: the others end with an error that names it, and what was saved before is whole."""
     start = time.monotonic()
     children = ranks.start(
-        tmp_path, count, run_until_it_is_lost, tmp_path / "run", 1, act, timeout=SOON
+        tmp_path,
+        count,
+        run_until_it_is_lost,
+        tmp_path / "run",
+        1,
+        act,
+        timeout=SOON if act is freeze else 30,
     )
     others = [child.wait() for rank, child in enumerate(children) if rank != 1]
     if act is freeze:
@@ -203,6 +243,7 @@ def test_a_rank_that_is_killed_or_stuck_ends_all_with_its_name(tmp_path, act, co
         assert end.returncode == 1
         last = end.stderr.rstrip().splitlines()[-1]
         assert last.startswith(f"tinygan.distributed.LostRankError: rank 1 (process {pid} on ")
+        assert ("gave no sign for 3 s" if act is freeze else "ended without a word") in last
         assert "run the same command to go on" in last
     assert saved_in(tmp_path / "run") == ["step_000004.pt"]
     checkpoint.load(tmp_path / "run" / "checkpoints" / "step_000004.pt")
@@ -244,60 +285,140 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
     assert ended[1].stderr == ""  # it is told once
 
 
-def corrupt(trainer):
+class Broken(tinygan.Hook):
+    """Fails in its state, in taking it back, or in a rescue, on one rank."""
+
+    def __init__(self, rank, how):
+        self.broken = how if distributed.join().rank == rank else None
+
+    def state_dict(self):
+        """Return what cannot be sent."""
+        return {"it": object() if self.broken == "state" else 1}
+
+    def load_state_dict(self, state):
+        """Refuse."""
+        if self.broken == "load":
+            raise ValueError("boom")
+
+    def on_non_finite(self, trainer, error):
+        """Fail to rescue."""
+        if self.broken == "rescue":
+            raise ValueError("boom")
+
+    def on_gradients(self, trainer, player):
+        """Fail by an error that looks like the trainer's."""
+        if self.broken == "not finite" and trainer.step == 3:
+            raise tinygan.finite.NonFiniteError("boom")
+
+
+BROKEN = {"state": 0, "load": 1, "rescue": 1, "not finite": 0}
+
+
+def run_broken():
+    """Train with hooks that fail where ranks exchange more than gradients."""
+    for how, rank in BROKEN.items():
+        watching = [Broken(rank, how)]
+        if how == "rescue":
+            watching.append(poison(range(100)))
+        with pytest.raises(Exception) as caught:
+            tiny_trainer(hooks=watching).fit(data.Loader(tiny_images(), 8), steps=60)
+        say(how, distributed.describe(caught.value).replace("\n", " "))
+
+
+def test_errors_in_exchanges_reach_all(tmp_path):
+    """In a hook's state, in taking it back, in a rescue, in an error like the trainer's own."""
+    outputs = [end.stdout.splitlines() for end in ranks.run(tmp_path, 2, run_broken)]
+    for (how, rank), *lines in zip(BROKEN.items(), *outputs):
+        own, others = lines[rank], lines[1 - rank]
+        text = own.removeprefix(f"{how} ")
+        assert "boom" in text or "must be a plain value or a tensor" in text
+        assert others == f"{how} RankError: rank {rank} failed: {text}"
+
+
+def corrupt_weight(trainer):
     """Change one weight by its last bit."""
     weight = trainer.generator.main[3].weight.data
     weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(1.0))
 
 
-def run_corrupted(folder):
-    """Train with one weight of one rank that is not the others'."""
-    run(folder / "periodic", On(1, "on_step_end", 30, corrupt), steps=200, save_every=1000)
-
-
-def run_corrupted_at_the_end(folder):
-    """Train likewise, for less than it takes to look."""
-    run(folder / "end", On(1, "on_step_end", 7, corrupt))
+def corrupt_moment(trainer):
+    """Change one moment, at a step so late that no weight has felt it yet."""
+    optimizer = trainer.players[0].optimizer
+    optimizer.state[trainer.discriminator.main[0].weight]["exp_avg"][0, 0, 0, 0] += 1
 
 
 @pytest.mark.parametrize(
-    ("function", "step"), [(run_corrupted, 50), (run_corrupted_at_the_end, 12)]
+    ("corrupt", "at", "last", "name", "found"),
+    [
+        (corrupt_weight, 60, 200, "generator.main.3.weight", 100),
+        (corrupt_weight, 7, 12, "generator.main.3.weight", 12),
+        (corrupt_moment, 12, 12, "discriminator optimizer.main.0.weight.exp_avg", 12),
+    ],
 )
-def test_a_weight_that_differs_is_named(tmp_path, function, step):
-    """By its tensor and rank, every 50 steps and at the end, on all ranks, and is not saved."""
-    (tmp_path / "run").mkdir()
-    for child in ranks.start(tmp_path, 2, function, tmp_path / "run"):
+def test_a_weight_that_differs_is_named(tmp_path, corrupt, at, last, name, found):
+    """By its tensor and rank, every 50 steps and at the end; what was saved since is set aside."""
+    children = ranks.start(tmp_path, 2, run_corrupted, tmp_path / "run", at, corrupt, last)
+    for child in children:
         end = child.wait()
         assert end.returncode == 1
         assert (
-            "RankError: ranks must hold the same bits, got generator.main.3.weight that differs on "
-            f"rank 1 from rank 0's at step {step};"
+            f"DifferentRanksError: ranks must hold the same bits, got {name} that differs on rank "
+            f"1 from rank 0's at step {found};"
         ) in end.stderr
         assert "rank 0 failed" not in end.stderr
+    there = saved_in(tmp_path / "run")
+    good = [name for name in there if name.startswith("step")]
+    assert good == (["step_000040.pt", "step_000050.pt"] if found == 100 else [])
+    assert len(there) > len(good)
+    ranks.run(tmp_path, 2, run_corrupted, tmp_path / "run", 0, corrupt, last)  # goes on before it
+
+
+def run_corrupted(folder, at, corrupt, steps):
+    """Train with something of one rank that is not the others'."""
+    run(folder, On(1, "on_step_end", at, corrupt), steps=steps, save_every=10 if steps > 20 else 4)
 
 
 def run_unlike(folder):
-    """Train with what is not the same on each rank: batches, their number, nets, seeds."""
+    """Train with what is the same on each rank, and with what is not: batches, seeds."""
     rank = distributed.join().rank
+    tiny_trainer().fit([tiny_images(8), tiny_images(8).bfloat16()], epochs=2)
+    tiny_trainer().fit([tiny_images(8).bfloat16()], epochs=1)
     first = [tiny_images(8) * (1 - rank / 2), tiny_images(8)]
     fewer = [tiny_images(8)] * (3 - rank)
-    for name, batches in {"first": first, "fewer": fewer}.items():
-        with pytest.raises(RankError) as caught:
-            tiny_trainer().fit(batches, steps=10)
-        say(name, caught.value)
-    with pytest.raises((RankError, ValueError)) as caught:
-        tiny_trainer(seed=rank).fit(first[1:], steps=10)
-    say("seed", caught.value)
+    shuffled = torch.utils.data.DataLoader(tiny_images(), 8, shuffle=True)
+    draw = On(1, "on_step_end", 2, lambda trainer: torch.rand(1))
+    alike = data.Loader(tiny_images(), 8)
+    for name, batches, steps, arguments in (
+        ("first", first, 10, {}),
+        ("fewer", fewer, 10, {}),
+        ("later", shuffled, 10, {"hooks": [draw]}),
+        ("seed", alike, 10, {"seed": rank}),
+        ("order", data.Loader(tiny_images(), 8, seed=rank), 10, {}),
+        ("target", alike, 10 + rank, {}),
+    ):
+        torch.manual_seed(0)
+        with pytest.raises((RankError, ValueError)) as caught:
+            tiny_trainer(**arguments).fit(batches, steps=steps)
+        say(name, distributed.describe(caught.value).replace("\n", " "))
 
 
 def test_ranks_that_are_not_alike_are_refused(tmp_path):
-    """Other images or fewer batches than rank 0's, another seed: named, and no rank waits."""
+    """Other images, fewer batches, another seed, order or target: named, and no rank waits."""
     one, other = ranks.run(tmp_path, 2, run_unlike, tmp_path)
+    same = "RankError: ranks must be given the same batches, of which each takes its part, got"
+    fewer = "RankError: ranks must have batches of as many images, got, in the order of ranks, 8, "
     for output in (one.stdout, other.stdout):
-        assert "first ranks must have the same first batch, got [" in output
-        assert "fewer ranks must have batches of as many images, got [8, 0]" in output
-    assert "seed rank 1 failed: ValueError: a run must be as" in one.stdout
-    assert "seed: 0 when saved, 1 now" in other.stdout
+        for name in ("first", "later"):
+            assert f"{name} {same} others than rank 0's on rank 1; use data.Loader" in output
+        assert f"fewer {fewer}the end of the epoch;" in output
+    unlike = "ValueError: ranks must be alike, got differences: "
+    for name, difference in {
+        "seed": "seed: 0 on rank 0, 1 on rank 1",
+        "order": "seed: 0 on rank 0, 1 on rank 1",
+        "target": "steps: 10 on rank 0, 11 on rank 1",
+    }.items():
+        assert f"{name} {unlike}  {difference}" in other.stdout
+        assert f"{name} RankError: rank 1 failed: {unlike}" in one.stdout
 
 
 def pack(root, fault=None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 
 def is_in(net: nn.Module) -> bool:
@@ -18,7 +18,7 @@ def is_in(net: nn.Module) -> bool:
 
 
 def running_statistics(net: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the running means and variances of a net's batch norms, by name.
+    """Return the running means and variances of a net's batch or instance norms, by name.
 
     Examples:
         >>> running_statistics(nn.Sequential(nn.BatchNorm1d(1)))
@@ -27,7 +27,7 @@ def running_statistics(net: nn.Module) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{kind}".lstrip("."): statistic
         for name, part in net.named_modules()
-        if isinstance(part, _BatchNorm)
+        if isinstance(part, _NormBase)
         for kind in ("running_mean", "running_var")
         if (statistic := getattr(part, kind)) is not None
     }

@@ -101,6 +101,12 @@ def state(batches: Iterable[object]) -> dict[str, Any] | None:
     return None
 
 
+def configuration(batches: Iterable[object]) -> dict[str, Any]:
+    """Return what the batches say that they depend on."""
+    found: dict[str, Any] = getattr(batches, "configuration", {})
+    return found
+
+
 def check_same(batches: Iterable[object], saved: dict[str, Any] | None) -> None:
     """Raise ValueError if the batches say that they are others than those of a saved place."""
     if saved is not None and "configuration" in saved and hasattr(batches, "configuration"):

@@ -35,8 +35,12 @@ MOST = 4
 MOST_ANEW = 16
 """How often all is recorded anew: more often, it would cost more than it brings."""
 
-Kind: TypeAlias = tuple[torch.Size, torch.Size, bool]
-"""The shapes of the real images and of z, and whether D pays the penalty."""
+Kind: TypeAlias = tuple[torch.Size, torch.Size, bool, int]
+"""The shapes of the real images and of z, whether D pays the penalty, and the whole batch's size.
+
+By the last, ranks with parts of unequal size record and replay in the same steps, as they must: a
+learning rate that changes has not the same bits in both.
+"""
 
 
 class CapturedStep:
@@ -65,11 +69,11 @@ class CapturedStep:
         self._waits: list[str] = []
 
     def discriminator_backward(
-        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False
+        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False, size: int = 0
     ) -> None:
         """Do as ``Step.discriminator_backward`` does."""
         self._z = z
-        self._current = self._recording(real, z, penalise)
+        self._current = self._recording(real, z, penalise, size)
         if self._current is None:
             self._eagerly(partial(self._step.discriminator_backward, real, z, penalise=penalise))
         else:
@@ -97,6 +101,13 @@ class CapturedStep:
         """Do as ``Step.measured`` does."""
         return self._step.measured(player)
 
+    def begin_anew(self) -> None:
+        """Record all steps anew: the state may be another, on this rank or on others."""
+        self._recordings.clear()
+        self._seen.clear()
+        if self._recorder is not None:
+            self._recorder = recorder_for(self._step.device)
+
     def report(self) -> StepReport:
         """Do as ``Step.report`` does."""
         return self._step.report()
@@ -110,9 +121,11 @@ class CapturedStep:
         if mover is None or optimizers.recordable(mover.optimizer):
             self._waits += waits
 
-    def _recording(self, real: torch.Tensor, z: torch.Tensor, penalise: bool) -> _Recording | None:
+    def _recording(
+        self, real: torch.Tensor, z: torch.Tensor, penalise: bool, size: int
+    ) -> _Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
-        kind = (real.shape, z.shape, penalise)
+        kind = (real.shape, z.shape, penalise, size)
         recording = self._recordings.get(kind)
         # If one is stale so are the others: they know the same tensors.
         known = recording or next(iter(self._recordings.values()), None)

@@ -50,10 +50,7 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         {'step': 3, 'weight': tensor([1., 1.])}
     """
     path = Path(path)
-    check_plain(content, "content")
-    memory = io.BytesIO()
-    torch.save(content, memory)  # in memory, so that an error of the disk stays an OSError
-    data = memory.getvalue()
+    data = to_bytes(content)  # in memory, so that an error of the disk stays an OSError
 
     temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
     try:
@@ -71,6 +68,23 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         with contextlib.suppress(OSError):
             disk.remove(temporary)
         raise
+
+
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """Return the bytes of a file with plain values and tensors.
+
+    Raises:
+        TypeError: for anything else, by its name in ``content``.
+    """
+    check_plain(content, "content")
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    return memory.getvalue()
+
+
+def from_bytes(data: bytes) -> Any:
+    """Return what ``to_bytes`` was given, with all tensors on the CPU. Executes nothing of it."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def check_plain(value: object, name: str) -> None:
@@ -106,7 +120,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     try:
         _check_records(data)
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = from_bytes(data)
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
     except Exception as error:  # damaged bytes make decoders raise almost anything

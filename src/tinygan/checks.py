@@ -46,7 +46,14 @@ def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple
     return height, width
 
 
-def differences(saved: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
+SAVED_AND_NOW = ("when saved", "now")
+
+
+def differences(
+    saved: Mapping[str, object],
+    here: Mapping[str, object],
+    words: tuple[str, str] = SAVED_AND_NOW,
+) -> list[str]:
     """Return one line for each name whose value is not the same on both sides.
 
     Examples:
@@ -54,8 +61,9 @@ def differences(saved: Mapping[str, object], here: Mapping[str, object]) -> list
         ['seed: 1 when saved, 2 now']
     """
     names = [*saved, *(name for name in here if name not in saved)]
+    then, now = words
     return [
-        f"{name}: {saved.get(name, 'nothing')} when saved, {here.get(name, 'nothing')} now"
+        f"{name}: {saved.get(name, 'nothing')} {then}, {here.get(name, 'nothing')} {now}"
         for name in names
         if saved.get(name) != here.get(name)
     ]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import datetime
-import io
 import json
 import os
 import socket
@@ -21,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -49,6 +49,10 @@ class LostRankError(RankError):
     """Another rank has ended without a word, or is stuck."""
 
 
+class DifferentRanksError(RankError):
+    """Ranks do not hold the same weights any more."""
+
+
 class Ranks:
     """The processes of one run, and which of them this is. ``join`` makes it.
 
@@ -57,6 +61,7 @@ class Ranks:
         count: how many there are.
         local_rank: its number on this machine.
         timeout: seconds without a sign of another rank after which it is lost.
+        names: who each rank is, for messages.
         store: where ranks leave each other words.
         control: a group of gloo's, in which they exchange numbers.
 
@@ -72,6 +77,7 @@ class Ranks:
         *,
         local_rank: int = 0,
         timeout: float = TIMEOUT,
+        names: Sequence[str] = (),
         store: PrefixStore | None = None,
         control: dist.ProcessGroup | None = None,
     ) -> None:
@@ -79,6 +85,7 @@ class Ranks:
         self.count = count
         self.local_rank = local_rank
         self.timeout = timeout
+        self.names = names
         self.lost = False
         self._store: Any = store
         self._control = control
@@ -145,7 +152,7 @@ class Ranks:
         """Return what each rank says."""
         if self.count == 1:
             return [text]
-        data = text.encode()
+        data = text.encode(errors="backslashreplace")  # names of files may be any bytes
         longest = max(row[0] for row in self.gather([len(data)]))
         rows = self.gather([len(data), *data.ljust(longest)])
         return [bytes(row[1 : 1 + row[0]]).decode() for row in rows]
@@ -156,26 +163,17 @@ class Ranks:
             with self._noticing():
                 dist.all_reduce(tensor)
 
-    def send(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return rank 0's plain values and tensors on all ranks, there on the CPU."""
+    def send(self, data: bytes) -> bytes:
+        """Return rank 0's bytes on all ranks."""
         if self.count == 1:
-            return content
-        data = torch.empty(0, dtype=torch.uint8)
+            return data
+        size, *_ = (row[0] for row in self.gather([len(data)]))
+        sent = torch.empty(size, dtype=torch.uint8)
         if self.is_first:
-            memory = io.BytesIO()
-            torch.save(content, memory)
-            data = torch.frombuffer(bytearray(memory.getbuffer()), dtype=torch.uint8)
-        size = self.gather([len(data)])[0][0]
-        if not self.is_first:
-            data = torch.empty(size, dtype=torch.uint8)
+            sent = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         with self._noticing():
-            dist.broadcast(data, 0, group=self._control)
-        if self.is_first:
-            return content
-        received: dict[str, Any] = torch.load(
-            io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True
-        )
-        return received
+            dist.broadcast(sent, 0, group=self._control)
+        return sent.numpy().tobytes()
 
     def first(self, work: Callable[[], Any], doing: str) -> Any:
         """Do some work on rank 0, while the others wait; return its result, plain values, on all.
@@ -195,15 +193,18 @@ class Ranks:
         if not self.is_first:
             with self._noticing():
                 found = self._wait_for(key, doing)
-            self.gather([0])  # rank 0 may keep the store, and is not to end before all have read it
+            # Rank 0 may keep the store, and is not to end before all have read it.
             if "error" in found:
+                with suppress(RankError):  # the first error is the one to tell
+                    self.gather([0])
                 raise RankError(f"rank 0 failed, {doing}: {found['error']}")
+            self.gather([0])
             return found["result"]
         try:
             result = work()
         except BaseException as error:
             self._store.set(key, json.dumps({"error": describe(error)}))
-            with suppress(RankError):  # the first error is the one to tell
+            with suppress(RankError):
                 self.gather([0])
             raise
         self._store.set(key, json.dumps({"result": result}))
@@ -219,7 +220,7 @@ class Ranks:
                 signs, since = now, time.monotonic()
             if time.monotonic() - since > self.timeout:
                 raise LostRankError(
-                    f"rank {self.rank} has waited for rank 0, {self._name(0)}, {doing}, without a "
+                    f"rank {self.rank} has waited for rank 0, {self.names[0]}, {doing}, without a "
                     f"sign of it for {self.timeout:g} s; {_MEANWHILE}."
                 )
         found: dict[str, Any] = json.loads(self._store.get(key))
@@ -234,44 +235,61 @@ class Ranks:
     @contextmanager
     def _noticing(self) -> Iterator[None]:
         """Make of a connection that is broken or silent an error that names the lost ranks."""
+        begin = time.monotonic()
         try:
             yield
         except RankError:
             raise
         except RuntimeError as error:
             self.lost = True
-            raise LostRankError(self._whom_it_lost(error)) from error
+            # A connection that was closed is noticed at once.
+            waited = time.monotonic() - begin > 0.9 * self.timeout
+            raise LostRankError(self._whom_it_lost(waited)) from error
 
-    def _whom_it_lost(self, error: RuntimeError) -> str:
+    def _whom_it_lost(self, waited: bool) -> str:
+        """Return who is lost, in words that the first to notice leaves for all others.
+
+        Those lose more ranks than that one, as each that notices ends.
+        """
         try:
-            missing = self._missing()
-            names = [f"rank {rank} ({self._name(rank)})" for rank in missing]
-        except RuntimeError:
-            return (
-                f"rank {self.rank} has lost the others, and the store that torchrun, or rank 0, "
-                f"keeps for them: {error}"
-            )
-        if not missing:
-            return f"rank {self.rank} could not reach the others, who are there: {error}"
-        has = "has" if len(missing) == 1 else "have"
-        return (
-            f"{' and '.join(names)} {has} ended, or gave no sign for {self.timeout:g} s, as rank "
-            f"{self.rank} found; {_MEANWHILE}. ({str(error).splitlines()[0]})"
-        )
+            if not self._store.check(["lost"]):
+                self._store.set("lost", self._loss(self._missing(waited), waited))
+            told: str = self._store.get("lost").decode()
+        except RuntimeError:  # the store has ended with rank 0, or with torchrun
+            others = (rank for rank in range(self.count) if rank != self.rank)
+            return self._loss([rank for rank in others if self._has_ended(rank)], waited)
+        return told
 
-    def _missing(self) -> list[int]:
-        """Return which ranks do not say, within a moment, that they are alive."""
+    def _missing(self, waited: bool) -> list[int]:
+        """Return which ranks have ended, or do not say within a moment that they are alive."""
         self._store.set(f"alive/{self.rank}", "")
         missing = list(range(self.count))
         end = time.monotonic() + min(GRACE, self.timeout)
         while missing and time.monotonic() < end:
             missing = [rank for rank in missing if not self._store.check([f"alive/{rank}"])]
+            ended = [rank for rank in missing if self._has_ended(rank)]
+            if ended and not waited:
+                return ended  # others may just not have noticed yet
             time.sleep(POLL)
         return missing
 
-    def _name(self, rank: int) -> str:
-        name: str = self._store.get(f"name/{rank}").decode()
-        return name
+    def _loss(self, missing: list[int], waited: bool) -> str:
+        names = [f"rank {rank} ({self.names[rank]})" for rank in missing]
+        which = (" and " if waited else " or ").join(names) or "another rank"
+        what = f"gave no sign for {self.timeout:g} s" if waited else "ended without a word"
+        return f"{which} {what}, as rank {self.rank} found; {_MEANWHILE}."
+
+    def _has_ended(self, rank: int) -> bool:
+        """Return whether a rank of this machine has surely ended."""
+        _, number, _, host = self.names[rank].split()
+        if host != socket.gethostname():
+            return False
+        try:
+            # One that has ended keeps its number until its parent has looked: a zombie, Z.
+            state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return Path("/proc/self").exists()
+        return state == "Z"
 
 
 ALONE = Ranks()
@@ -319,8 +337,10 @@ def _join(timeout: float) -> Ranks:
     # What ranks tell each other is on the host, where no GPU is waited for.
     control = dist.new_group(backend="gloo", timeout=limit)
     assert isinstance(control, dist.ProcessGroup)
+    names = [store.get(f"name/{each}").decode() for each in range(count)]
     ranks = Ranks(
-        rank, count, local_rank=local_rank, timeout=timeout, store=store, control=control
+        rank, count, local_rank=local_rank, timeout=timeout, names=names, store=store,
+        control=control,
     )  # fmt: skip
     atexit.register(_leave, ranks)
     return ranks
@@ -356,7 +376,7 @@ def launch(count: int) -> NoReturn:
     """Run this program again as ``count`` ranks on this machine, by torchrun; end as they end.
 
     Examples:
-        >>> if join().count == 4:  # they come by here too, and go on
+        >>> if "--ngpu=4" in sys.argv and not is_launched():  # the ranks come by here too
         ...     launch(4)
     """
     checks.count("count", count)

@@ -6,7 +6,7 @@ the phase's statistics, and batch norm's.
 
 Ranks meet in agreements: before each step, at the end of its pieces, and around a run. What one is
 asked there, all are asked; what one has failed in, all fail in. A rank that fails between two
-agreements still gives what the others wait for, as NaN, so that the step leaves no trace on them.
+agreements still gives what the others wait for, as NaN, so that they skip the step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from tinygan import batch_norm
 from tinygan.capture import CapturedStep
 from tinygan.configuration import parameter_names
-from tinygan.distributed import RankError, Ranks, describe
+from tinygan.distributed import DifferentRanksError, RankError, Ranks, describe
 from tinygan.step import Player, Step
 
 NO_BATCH = -1
@@ -48,6 +48,8 @@ class Replica:
     def __init__(self, ranks: Ranks, pieces: Step | CapturedStep) -> None:
         self.ranks = ranks
         self._pieces = pieces
+        self.identical_until = 0
+        """The step at which all ranks were last found to hold the same bits."""
         self._due: list[Player] = []
         """Whose gradients the other ranks wait for, before the next agreement."""
 
@@ -57,9 +59,9 @@ class Replica:
 
     def average(self, player: Player, size: int) -> None:
         """Make gradients and statistics of a part of a batch those of all of it, of ``size``."""
-        self._due.remove(player)
         if self.ranks.count > 1:
             self._reduce(player, self.ranks.share(size))
+        self._due.remove(player)
 
     @torch.no_grad()
     def _reduce(self, player: Player, share: float | None) -> None:
@@ -68,7 +70,8 @@ class Replica:
         # Parameters without a gradient count too: if lengths differed, ranks would hang.
         places = [*player.parameters, *measured]
         given = [*(p.grad for p in player.parameters), *measured]
-        for dtype in {place.dtype for place in places}:
+        # In the order of the places: that of a set differs between processes.
+        for dtype in dict.fromkeys(place.dtype for place in places):
             pairs = [pair for pair in zip(places, given) if pair[0].dtype == dtype]
             sizes = [place.numel() for place, _ in pairs]
             flat = torch.zeros(sum(sizes), dtype=dtype, device=places[0].device)
@@ -99,13 +102,20 @@ class Replica:
             return request
         signal = 0 if request is None else request.signal
         rows = self._meet(None, size, digest, request is not None, signal)
-        for name, place in {"batches of as many images": 1, "the same first batch": 2}.items():
-            values = [row[place] for row in rows]
-            if len(set(values)) > 1:
-                raise RankError(
-                    f"ranks must have {name}, got {values}; use data.Loader, or batches that "
-                    "are the same, in the same order, in each process."
-                )
+        sizes, digests = [row[1] for row in rows], [row[2] for row in rows]
+        if len(set(sizes)) > 1:
+            raise RankError(
+                "ranks must have batches of as many images, got, in the order of ranks, "
+                f"{', '.join(map(_in_words, sizes))}; give them batches of the same data, of the "
+                "same size."
+            )
+        if len(set(digests)) > 1:
+            others = [str(rank) for rank, each in enumerate(digests) if each != digests[0]]
+            raise RankError(
+                "ranks must be given the same batches, of which each takes its part, got others "
+                f"than rank 0's on rank {', '.join(others)}; use data.Loader, or a DataLoader "
+                "with generator=torch.Generator().manual_seed(1), say, and no DistributedSampler."
+            )
         asked = [rank for rank, row in enumerate(rows) if row[3]]
         if not asked:
             return None
@@ -147,11 +157,13 @@ class Replica:
         for number, values in enumerate(zip(*rows)):
             if len(set(values)) > 1:
                 differs = [str(rank) for rank, value in enumerate(values) if value != values[0]]
-                raise RankError(
+                raise DifferentRanksError(
                     f"ranks must hold the same bits, got {list(tensors)[number]} that differs on "
                     f"rank {', '.join(differs)} from rank 0's at step {step}; let hooks change "
-                    "weights and gradients on every rank alike, and go on from a checkpoint."
+                    "weights and gradients on every rank alike, and go on from a checkpoint of "
+                    f"step {self.identical_until} or before."
                 )
+        self.identical_until = step
 
 
 def shared_tensors(player: Player) -> dict[str, torch.Tensor]:
@@ -167,6 +179,10 @@ def shared_tensors(player: Player) -> dict[str, torch.Tensor]:
             if isinstance(value, torch.Tensor):
                 found[f"{player.name} optimizer.{names[id(parameter)]}.{name}"] = value
     return found
+
+
+def _in_words(size: int) -> str:
+    return {NO_BATCH: "no batch", 0: "the end of the epoch"}.get(size, str(size))
 
 
 def sums_of_bits(tensors: Iterable[torch.Tensor]) -> list[int]:

@@ -55,7 +55,7 @@ def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None
 
     Nothing is changed if the state does not fit.
     """
-    _check(trainer, state)
+    checks.refuse("a run", differences(trainer, state))
     state = copy.deepcopy(state)  # optimizers keep the very tensors they are given
     for player in trainer.players:
         saved = state["players"][player.name]
@@ -73,31 +73,34 @@ def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None
     return batches
 
 
-def _check(trainer: GANTrainer, state: dict[str, Any]) -> None:
-    """Raise ValueError, naming every difference, for the state of another run."""
+def differences(
+    trainer: GANTrainer, state: dict[str, Any], words: tuple[str, str] = checks.SAVED_AND_NOW
+) -> list[str]:
+    """Return in words why a state is that of another run."""
     if state.get("schema") != SCHEMA:
         raise ValueError(
             f"schema must be {SCHEMA}, got {state.get('schema')!r}: the state was written by "
             f"tinygan {state.get('versions', {}).get('tinygan', 'of an unknown version')}, or is "
             "none; load it with that version."
         )
-    found = checks.differences(state["configuration"], configuration(trainer))
+    found = checks.differences(state["configuration"], configuration(trainer), words)
     for player in trainer.players:
         saved = state["players"][player.name]
         module = checks.differences(
             shapes(saved["module"], player.name),
             shapes(player.module.state_dict(), player.name),
+            words,
         )
         found += module or checks.differences(
-            _groups(player, saved["optimizer"]), _groups(player, _optimizer_state(player))
+            _groups(player, saved["optimizer"]), _groups(player, _optimizer_state(player)), words
         )
     here = dict(_named(trainer.hooks))
     found += [
-        f"hooks: {name} when saved, none now"
+        f"hooks: {name} {words[0]}, none {words[1]}"
         for name, saved in state["hooks"].items()
         if saved and name not in here
     ]
-    checks.refuse("a run", found)
+    return found
 
 
 def _groups(player: Player, optimizer: dict[str, Any]) -> dict[str, str]:

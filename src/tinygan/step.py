@@ -153,12 +153,13 @@ class Step:
         )
 
     def discriminator_backward(
-        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False
+        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False, size: int = 0
     ) -> None:
         """Leave in D's ``.grad`` the gradient of its loss on ``real`` and on fakes made of ``z``.
 
         The real pass is taken back before the fake pass begins: batch norm sees each kind alone,
-        as in the tutorial, and only one of the two graphs is in memory at a time.
+        as in the tutorial, and only one of the two graphs is in memory at a time. ``size`` is that
+        of the batch of which these images may be a part.
         """
         d = self.discriminator
         d.optimizer.zero_grad()
@@ -260,6 +261,9 @@ class Step:
         # Those of G only now: the graph of the fakes, which was made in D's phase, held them.
         running_of_generator = batch_norm.running_statistics(self.generator.module)
         return [self._statistics[3:], *running.values(), *running_of_generator.values()]
+
+    def begin_anew(self) -> None:
+        """Forget what is kept of other steps: here nothing."""
 
     def report(self) -> StepReport:
         """Return the statistics of the step whose pieces have just run."""

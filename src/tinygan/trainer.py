@@ -29,7 +29,7 @@ from tinygan import (
 from tinygan import batches as batches_of
 from tinygan.capture import CapturedStep
 from tinygan.compatibility import check_first_batch, check_nets, evaluating
-from tinygan.distributed import Ranks
+from tinygan.distributed import LostRankError, Ranks
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
@@ -98,7 +98,7 @@ class GANTrainer:
 
     Raises:
         ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid,
-            or ``sync_batch_norm`` on a CPU or with ``capture``.
+            or ``sync_batch_norm`` on a CPU, or with ``capture`` or a penalty.
         TypeError: for a hook or a loss that is none, or an optimizer for what makes one.
 
     Examples:
@@ -162,10 +162,10 @@ class GANTrainer:
         self.hooks = tuple(hooks)
         self.seed = seed
         if sync_batch_norm:
-            if capture:
+            if capture or penalty is not None:
                 raise ValueError(
-                    "sync_batch_norm must be without capture, got both; choose one: ranks would "
-                    "talk to each other in the middle of a recorded piece."
+                    "sync_batch_norm must be without capture and penalty, got one of them; leave "
+                    "it out: it can be neither recorded nor differentiated twice."
                 )
             generator = batch_norm.synchronised(generator, self.device)
             discriminator = batch_norm.synchronised(discriminator, self.device)
@@ -256,7 +256,7 @@ class GANTrainer:
             )
         with signals.as_requests(self.stop) as self._received:
             try:
-                self._share_state()
+                self._share_state(batches)
                 call(self._watching, "on_fit_start", self)
                 if self.batch == self.batches_per_epoch:
                     # Saved after an epoch's last step, before its end: that comes first, even if
@@ -272,7 +272,9 @@ class GANTrainer:
                 call(self._watching, "on_fit_end", self)
                 self._agree()
             except BaseException as error:  # an interrupt is an ending too; hooks must hear of it
-                if isinstance(error, Exception):
+                if isinstance(error, LostRankError):
+                    logger.error("%s", error)  # at once: hooks may wait for a GPU that waits for it
+                elif isinstance(error, Exception):
                     self._replica.fail(error)
                 call_on_exception(self._watching, self, error)
                 raise
@@ -325,6 +327,7 @@ class GANTrainer:
             images, size = batches_of.part(batch, batches, self.ranks)
             if self.real.numel() == 0:
                 check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
+            if self.real.numel() == 0 or self.batch == 0:
                 digest = batches_of.digest(batch, batches, self.ranks)
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
@@ -351,7 +354,7 @@ class GANTrainer:
         discriminator, generator = self.players
         z = self.noise(self.step, size)[self.ranks.part(size)]
         penalise = self.penalty is not None and self.step % self.penalty.every == 0
-        self._step.discriminator_backward(self.real, z, penalise=penalise)
+        self._step.discriminator_backward(self.real, z, penalise=penalise, size=size)
         self._replica.average(discriminator, size)
         call(self._watching, "on_gradients", self, discriminator)
         self._step.discriminator_update()
@@ -393,6 +396,8 @@ class GANTrainer:
 
     def _go_back(self, error: NonFiniteError) -> None:
         """Let a hook load an earlier state and give the run other noise, or raise the error."""
+        if self.ranks.count > 1 and self.skipped.in_row < MAX_SKIPPED:
+            raise error  # by a hook of one rank: others do not go back
         rollbacks = self.rollbacks
         self._loaded = False
         call(self._watching, "on_non_finite", self, error)
@@ -415,6 +420,11 @@ class GANTrainer:
             >>> early = hooks.every(100, lambda trainer, report: trainer.stop("long enough"))
         """
         self.stop_reason = reason
+
+    @property
+    def compared_step(self) -> int:
+        """The step at which all ranks were last found to hold the same bits; alone, this one."""
+        return self.step if self.ranks.count == 1 else self._replica.identical_until
 
     @property
     def _watching(self) -> list[Hook]:
@@ -504,18 +514,33 @@ class GANTrainer:
         self._place = run_state.restore(self, state)
         self._loaded = self.between_steps = True
 
-    def _share_state(self) -> None:
-        """Give all ranks the state of rank 0."""
+    def _share_state(self, batches: Iterable[object] = ()) -> None:
+        """Give all ranks the state of rank 0, if they are alike."""
         if self.ranks.count == 1:
             return
-        state: dict[str, Any] = {}
+        targets = {"epochs": self.target_epochs, "steps": self.target_steps}
+        own = batches_of.configuration(batches) | targets
+        data = b""
         if self.ranks.is_first:
-            state = {"run": self.state_dict(), "between_steps": self.between_steps}
+            state = {"run": self.state_dict(), "other": own, "between_steps": self.between_steps}
+            data = checkpoint.to_bytes(state)
         self._replica.agree()
-        state = self.ranks.send(state)
+        data = self.ranks.send(data)
         if not self.ranks.is_first:
+            state = checkpoint.from_bytes(data)
+            words = ("on rank 0", f"on rank {self.ranks.rank}")
+            found = run_state.differences(self, state["run"], words)
+            found += checks.differences(state["other"], own, words)
+            if found:
+                raise ValueError(
+                    "ranks must be alike, got differences:\n  " + "\n  ".join(found)
+                    + "\nuse the same nets, seeds and data on every rank."
+                )  # fmt: skip
             self._place = run_state.restore(self, state["run"])
             self.between_steps = state["between_steps"]
+        self._step.begin_anew()
+        self._replica.agree()
+        self._replica.identical_until = self.step
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.
@@ -557,7 +582,11 @@ class GANTrainer:
         file = self.ranks.first(lambda: self._resume_here(path), f"resuming from {path}")
         if file is None:
             return None
-        self._share_state()
+        try:
+            self._share_state()
+        except Exception as error:
+            self._replica.fail(error)
+            raise
         self._loaded = True
         return Path(file)
 

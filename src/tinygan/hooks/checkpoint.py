@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from tinygan import checkpoint, checkpoint_folder, checks, disk, run_state
 from tinygan.checkpoint import CheckpointError
-from tinygan.distributed import LostRankError
+from tinygan.distributed import DifferentRanksError, LostRankError
 from tinygan.finite import NonFiniteError
 from tinygan.hook import Hook
 from tinygan.hooks.run_folder import prepared
@@ -120,7 +120,14 @@ class Checkpoint(Hook):
         if trainer.skipped.in_row > 0:
             return  # what there is to go back to lies before this, and stays
         self._good.add(path)
-        checkpoint_folder.prune(self.folder, self.keep, self._is_good)
+        # Beside what ranks have not been compared at, older files stay.
+        checkpoint_folder.prune(
+            self.folder,
+            self.keep,
+            lambda path: (
+                checkpoint_folder.step_of(path) <= trainer.compared_step and self._is_good(path)
+            ),
+        )
         self._good.intersection_update(checkpoint_folder.files(self.folder))
 
     def _is_good(self, path: Path) -> bool:
@@ -168,12 +175,23 @@ class Checkpoint(Hook):
             return
         if trainer.step == 0 or not self._started:
             return
+        if isinstance(error, DifferentRanksError):
+            self._set_aside(trainer.compared_step)
+            return
         if not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)
             logger.error("the unfinished state, for looking into, is in %s", path)
         elif self._saved_step != trainer.step:
             self._save(trainer)
+
+    def _set_aside(self, step: int) -> None:
+        """Rename what was saved after a step, so that no run goes on from it by itself."""
+        for path in checkpoint_folder.files(self.folder):
+            if checkpoint_folder.step_of(path) > step:
+                aside = self.folder / path.name.replace("step", "emergency")
+                disk.replace(path, aside)
+                logger.error("saved when ranks may have differed already, set aside: %s", aside)
 
 
 def _whole(path: Path) -> dict[str, Any] | None:

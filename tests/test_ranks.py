@@ -80,6 +80,13 @@ def lazy():
     return penalties.r1(1.0, every=2)
 
 
+def slow_down(trainer, report):
+    """Lower the learning rates a little."""
+    for player in trainer.players:
+        for group in player.optimizer.param_groups:
+            group["lr"] *= 0.99
+
+
 def run_and_keep():
     """Train in several ways, and keep what came of it; on each of several ranks."""
     trainer, seen = trained()
@@ -88,6 +95,10 @@ def run_and_keep():
     found["eager"] = fingerprint(trained(penalty=lazy())[0])
     capture.recorder_for = lambda device: CPURecorder()
     found["captured"] = fingerprint(trained(penalty=lazy(), capture=True)[0])
+    # Parts of unequal size, a rate whose bits differ when replayed, and a second call.
+    slower, _ = trained(capture=True, hooks=[hooks.every(1, slow_down)], steps=STEPS)
+    slower.fit(loader(), steps=3 * STEPS)
+    found["slower"] = fingerprint(slower)
     # From weights that differ, as of a script that draws them without a seed.
     torch.manual_seed(distributed.join().rank)
 
@@ -153,7 +164,7 @@ def test_without_batch_norm_they_are_one_process_on_the_whole_batch(kept):
         assert torch.allclose(kept[0]["no norm"][name], value, rtol=0, atol=1e-10), name
 
 
-@pytest.mark.parametrize("run", ["norm", "no norm", "captured", "other"])
+@pytest.mark.parametrize("run", ["norm", "no norm", "captured", "slower", "other"])
 def test_all_ranks_hold_the_same_bits(kept, run):
     """Weights, statistics and moments; whatever weights the ranks began with."""
     for rank in kept[1:]:
@@ -223,3 +234,17 @@ def test_parts_are_the_batch(size, count):
     assert sum(weights) == pytest.approx(1)
     for part, weight in zip(parts, weights):
         assert weight == pytest.approx(len(part) / sum(map(len, parts)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "sync_batch_norm needs a CUDA device, got cpu; leave it out"),
+        ({"capture": True}, "sync_batch_norm must be without capture and penalty, got one of them"),
+        ({"penalty": lazy()}, "sync_batch_norm must be without capture and penalty, got one"),
+    ],
+)
+def test_sync_batch_norm_is_refused_where_pytorch_has_none(arguments, sentence):
+    """On a CPU, in recorded steps, and with gradients of gradients."""
+    with pytest.raises(ValueError, match=sentence):
+        tinygan.GANTrainer(*nets(), sync_batch_norm=True, **arguments)

@@ -234,8 +234,8 @@ def main() -> None:
         refuse(parser, error, status=1)
     except (KeyboardInterrupt, SystemExit) as end:
         say(
-            f"\nStopped by {trainer.stop_reason} at step {trainer.step}. What there is so far "
-            f"is in {arguments.out}; "
+            f"\nStopped by {trainer.stop_reason or 'a hook'} at step {trainer.step}. What there "
+            f"is so far is in {arguments.out}; "
             f"the same command{' without --resume' if arguments.resume else ''} goes on."
         )
         # What a shell expects of Ctrl-C, or of another signal.

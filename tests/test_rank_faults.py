@@ -283,6 +283,7 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
     assert_identical(*(k["state"] for k in kept(tmp_path)))
     assert "went back to step 10 (rollback 1)" in ended[0].stderr
     assert ended[1].stderr == ""  # it is told once
+    assert saved_in(tmp_path / "run") == ["step_000055.pt", "step_000060.pt"]  # all compared
 
 
 class Broken(tinygan.Hook):
@@ -307,7 +308,7 @@ class Broken(tinygan.Hook):
 
     def on_gradients(self, trainer, player):
         """Fail by an error that looks like the trainer's."""
-        if self.broken == "not finite" and trainer.step == 3:
+        if self.broken == "not finite" and trainer.step == 20:
             raise tinygan.finite.NonFiniteError("boom")
 
 
@@ -318,7 +319,7 @@ def run_broken():
     """Train with hooks that fail where ranks exchange more than gradients."""
     for how, rank in BROKEN.items():
         watching = [Broken(rank, how)]
-        if how == "rescue":
+        if how in ("rescue", "not finite"):
             watching.append(poison(range(100)))
         with pytest.raises(Exception) as caught:
             tiny_trainer(hooks=watching).fit(data.Loader(tiny_images(), 8), steps=60)
@@ -395,10 +396,15 @@ def run_unlike(folder):
         ("seed", alike, 10, {"seed": rank}),
         ("order", data.Loader(tiny_images(), 8, seed=rank), 10, {}),
         ("target", alike, 10 + rank, {}),
+        ("resumed", data.Loader(tiny_images(), 8, seed=999 + rank), 10, {}),
     ):
         torch.manual_seed(0)
+        trainer = tiny_trainer(**arguments)
+        if name == "resumed":
+            trainer.fit(alike, steps=1)
+            trainer.load_state_dict(trainer.state_dict())
         with pytest.raises((RankError, ValueError)) as caught:
-            tiny_trainer(**arguments).fit(batches, steps=steps)
+            trainer.fit(batches, steps=steps)
         say(name, distributed.describe(caught.value).replace("\n", " "))
 
 
@@ -411,11 +417,13 @@ def test_ranks_that_are_not_alike_are_refused(tmp_path):
         for name in ("first", "later"):
             assert f"{name} {same} others than rank 0's on rank 1; use data.Loader" in output
         assert f"fewer {fewer}the end of the epoch;" in output
+    assert "seed: 999 when saved, 1000 now" in other.stdout
+    assert "resumed RankError: rank 1 failed: ValueError: batches must be as when" in one.stdout
     unlike = "ValueError: ranks must be alike, got differences: "
     for name, difference in {
         "seed": "seed: 0 on rank 0, 1 on rank 1",
-        "order": "seed: 0 on rank 0, 1 on rank 1",
-        "target": "steps: 10 on rank 0, 11 on rank 1",
+        "order": "batches.seed: 0 on rank 0, 1 on rank 1",
+        "target": "target.steps: 10 on rank 0, 11 on rank 1",
     }.items():
         assert f"{name} {unlike}  {difference}" in other.stdout
         assert f"{name} RankError: rank 1 failed: {unlike}" in one.stdout

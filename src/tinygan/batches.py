@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,10 +101,12 @@ def state(batches: Iterable[object]) -> dict[str, Any] | None:
     return None
 
 
-def configuration(batches: Iterable[object]) -> dict[str, Any]:
-    """Return what the batches say that they depend on."""
-    found: dict[str, Any] = getattr(batches, "configuration", {})
-    return found
+def configuration(batches: Iterable[object]) -> dict[str, str]:
+    """Return in words what the batches say that they depend on, if they do."""
+    found = getattr(batches, "configuration", None)
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(name): str(value) for name, value in found.items()}
 
 
 def check_same(batches: Iterable[object], saved: dict[str, Any] | None) -> None:

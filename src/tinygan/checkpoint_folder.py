@@ -83,22 +83,25 @@ def newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def prune(folder: Path, keep: int, is_good: Callable[[Path], bool]) -> None:
+def prune(folder: Path, keep: int, is_good: Callable[[Path], bool], sure: int) -> None:
     """Remove what is older than the ``keep`` newest good files; pinned ones stay, uncounted.
 
+    As many more stay of those up to the step ``sure``, if the newest ones are not.
     What cannot be removed is told and stays: the newer files are as safe with it as without.
     """
-    good = 0
+    newest = newest_sure = 0
     for path in reversed(files(folder)):
         if is_pinned(path):
             continue
-        if good >= keep:
+        is_sure = step_of(path) <= sure
+        if newest >= keep and not (is_sure and newest_sure < keep):
             try:
                 disk.remove(path)
             except OSError as error:
                 logger.error("NOT REMOVED, an older checkpoint stays: %s", error)
         elif is_good(path):
-            good += 1
+            newest += 1
+            newest_sure += is_sure
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -18,7 +18,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -247,37 +247,39 @@ class Ranks:
             raise LostRankError(self._whom_it_lost(waited)) from error
 
     def _whom_it_lost(self, waited: bool) -> str:
-        """Return who is lost, in words that the first to notice leaves for all others.
+        """Return who is lost, as the first to notice has found and left for the others.
 
         Those lose more ranks than that one, as each that notices ends.
         """
         try:
+            self._store.set(f"alive/{self.rank}", "")
             if not self._store.check(["lost"]):
-                self._store.set("lost", self._loss(self._missing(waited), waited))
-            told: str = self._store.get("lost").decode()
+                found = [self.rank, waited, self._missing(waited)]
+                self._store.compare_set("lost", "", json.dumps(found))
+            finder, waited, missing = json.loads(self._store.get("lost"))
+            missing = self._silent(missing) or missing  # or it is this one
         except RuntimeError:  # the store has ended with rank 0, or with torchrun
-            others = (rank for rank in range(self.count) if rank != self.rank)
-            return self._loss([rank for rank in others if self._has_ended(rank)], waited)
-        return told
+            finder, others = self.rank, set(range(self.count)) - {self.rank}
+            missing = [rank for rank in sorted(others) if self._has_ended(rank)]
+        names = [f"rank {rank} ({self.names[rank]})" for rank in missing]
+        which = (" and " if waited else " or ").join(names) or "another rank"
+        what = f"gave no sign for {self.timeout:g} s" if waited else "ended without a word"
+        return f"{which} {what}, as rank {finder} found; {_MEANWHILE}."
 
     def _missing(self, waited: bool) -> list[int]:
         """Return which ranks have ended, or do not say within a moment that they are alive."""
-        self._store.set(f"alive/{self.rank}", "")
-        missing = list(range(self.count))
+        missing = self._silent(range(self.count))
         end = time.monotonic() + min(GRACE, self.timeout)
         while missing and time.monotonic() < end:
-            missing = [rank for rank in missing if not self._store.check([f"alive/{rank}"])]
             ended = [rank for rank in missing if self._has_ended(rank)]
             if ended and not waited:
                 return ended  # others may just not have noticed yet
             time.sleep(POLL)
+            missing = self._silent(missing)
         return missing
 
-    def _loss(self, missing: list[int], waited: bool) -> str:
-        names = [f"rank {rank} ({self.names[rank]})" for rank in missing]
-        which = (" and " if waited else " or ").join(names) or "another rank"
-        what = f"gave no sign for {self.timeout:g} s" if waited else "ended without a word"
-        return f"{which} {what}, as rank {self.rank} found; {_MEANWHILE}."
+    def _silent(self, ranks: Iterable[int]) -> list[int]:
+        return [rank for rank in ranks if not self._store.check([f"alive/{rank}"])]
 
     def _has_ended(self, rank: int) -> bool:
         """Return whether a rank of this machine has surely ended."""

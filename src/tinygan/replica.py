@@ -12,7 +12,6 @@ agreements still gives what the others wait for, as NaN, so that they skip the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -128,10 +127,12 @@ class Replica:
         """Tell the other ranks of an error, unless it came from them: they end by it too."""
         if self.ranks.count == 1 or isinstance(error, RankError):
             return
-        with suppress(RankError):  # the first error is the one to raise
+        try:
             for player in self._due:
                 self._reduce(player, None)
             self._meet(error)
+        except Exception as second:  # the first is the one to raise
+            error.add_note(f"the other ranks could not be told: {describe(second)}")
 
     def _meet(self, error: Exception | None, *facts: int) -> list[list[int]]:
         self._due = []

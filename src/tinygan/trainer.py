@@ -199,6 +199,7 @@ class GANTrainer:
         self._loaded = False
         self._received = signals.Received()
         self._all_stop = False
+        self._too_many_skipped: NonFiniteError | None = None
 
     def fit(
         self,
@@ -244,7 +245,11 @@ class GANTrainer:
         self.stop_reason = None
         self._all_stop = False
         if self._loaded:  # other batches may follow in one process, but what is resumed is one run
-            batches_of.check_same(batches, self._place)
+            try:
+                batches_of.check_same(batches, self._place)
+            except ValueError as error:
+                self._replica.fail(error)
+                raise
             self._loaded = False
         self.generator.train()
         self.discriminator.train()
@@ -387,7 +392,11 @@ class GANTrainer:
 
     def _check_skipped(self) -> None:
         """Tell of skipped steps; raise NonFiniteError if there are too many in a row."""
-        sentence = self.skipped.report(self.step, MAX_SKIPPED)
+        try:
+            sentence = self.skipped.report(self.step, MAX_SKIPPED)
+        except NonFiniteError as error:
+            self._too_many_skipped = error
+            raise
         if sentence is not None and self.loss_scale is not None:
             scale = float(self.loss_scale.state[0])  # sync
             sentence += f" In float16 that is how the loss scale is found; it is {scale:g} now."
@@ -396,7 +405,7 @@ class GANTrainer:
 
     def _go_back(self, error: NonFiniteError) -> None:
         """Let a hook load an earlier state and give the run other noise, or raise the error."""
-        if self.ranks.count > 1 and self.skipped.in_row < MAX_SKIPPED:
+        if self.ranks.count > 1 and error is not self._too_many_skipped:
             raise error  # by a hook of one rank: others do not go back
         rollbacks = self.rollbacks
         self._loaded = False
@@ -518,8 +527,8 @@ class GANTrainer:
         """Give all ranks the state of rank 0, if they are alike."""
         if self.ranks.count == 1:
             return
-        targets = {"epochs": self.target_epochs, "steps": self.target_steps}
-        own = batches_of.configuration(batches) | targets
+        own = {f"batches.{k}": v for k, v in batches_of.configuration(batches).items()}
+        own |= {"target.epochs": str(self.target_epochs), "target.steps": str(self.target_steps)}
         data = b""
         if self.ranks.is_first:
             state = {"run": self.state_dict(), "other": own, "between_steps": self.between_steps}

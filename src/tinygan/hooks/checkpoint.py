@@ -37,7 +37,9 @@ class Checkpoint(Hook):
     Args:
         folder: where the folder ``checkpoints`` is made.
         every: how often, in steps; each time waits for the device and the disk.
-        keep: how many of the newest files stay. Those that are pinned stay for ever.
+        keep: how many of the newest files stay. Those that are pinned stay for ever. In a run of
+            several ranks as many more stay of those made before ranks were last compared; if that
+            finds a difference, all that were saved since are renamed, and none is loaded by itself.
         max_rollbacks: how often the run may go back, in all.
 
     Examples:
@@ -112,6 +114,8 @@ class Checkpoint(Hook):
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
         if self._saved_step != trainer.step and trainer.between_steps:
             self._save(trainer)
+        elif trainer.skipped.in_row == 0:
+            self._prune(trainer)  # by now ranks have been compared
 
     def _save(self, trainer: GANTrainer) -> None:
         path = checkpoint_folder.path_of(self.folder, trainer.step)
@@ -120,14 +124,10 @@ class Checkpoint(Hook):
         if trainer.skipped.in_row > 0:
             return  # what there is to go back to lies before this, and stays
         self._good.add(path)
-        # Beside what ranks have not been compared at, older files stay.
-        checkpoint_folder.prune(
-            self.folder,
-            self.keep,
-            lambda path: (
-                checkpoint_folder.step_of(path) <= trainer.compared_step and self._is_good(path)
-            ),
-        )
+        self._prune(trainer)
+
+    def _prune(self, trainer: GANTrainer) -> None:
+        checkpoint_folder.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
         self._good.intersection_update(checkpoint_folder.files(self.folder))
 
     def _is_good(self, path: Path) -> bool:
@@ -187,11 +187,12 @@ class Checkpoint(Hook):
 
     def _set_aside(self, step: int) -> None:
         """Rename what was saved after a step, so that no run goes on from it by itself."""
-        for path in checkpoint_folder.files(self.folder):
+        for path in reversed(checkpoint_folder.files(self.folder)):
             if checkpoint_folder.step_of(path) > step:
                 aside = self.folder / path.name.replace("step", "emergency")
                 disk.replace(path, aside)
                 logger.error("saved when ranks may have differed already, set aside: %s", aside)
+        disk.sync_folder(self.folder)
 
 
 def _whole(path: Path) -> dict[str, Any] | None:

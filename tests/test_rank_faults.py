@@ -21,7 +21,7 @@ from tinygan.distributed import RankError
 from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer
 from processes import say
 
-SOON = 3
+SOON = 2
 """Seconds without a sign after which ranks are lost, in these tests."""
 
 
@@ -243,7 +243,7 @@ def test_a_rank_that_is_killed_or_stuck_ends_all_with_its_name(tmp_path, act, co
         assert end.returncode == 1
         last = end.stderr.rstrip().splitlines()[-1]
         assert last.startswith(f"tinygan.distributed.LostRankError: rank 1 (process {pid} on ")
-        assert ("gave no sign for 3 s" if act is freeze else "ended without a word") in last
+        assert ("gave no sign for 2 s" if act is freeze else "ended without a word") in last
         assert "run the same command to go on" in last
     assert saved_in(tmp_path / "run") == ["step_000004.pt"]
     checkpoint.load(tmp_path / "run" / "checkpoints" / "step_000004.pt")
@@ -487,7 +487,7 @@ def wait_for_long_work():
 
     def work():
         for _ in range(12):
-            time.sleep(0.25)
+            time.sleep(0.125)
             own.sign()
         return {"done": True}
 
@@ -495,6 +495,6 @@ def wait_for_long_work():
 
 
 def test_work_that_shows_signs_may_take_longer_than_the_timeout(tmp_path):
-    """Three seconds of it, with a timeout of one; its result reaches all."""
+    """A second and a half of it, with a timeout of one; its result reaches all."""
     children = ranks.start(tmp_path, 2, wait_for_long_work, timeout=1)
     assert [child.wait().stdout for child in children] == ["{'done': True}\n"] * 2

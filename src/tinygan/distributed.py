@@ -326,12 +326,15 @@ def _join(timeout: float) -> Ranks:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)  # what "cuda" means from here on
-    shared, rank, count = next(rendezvous("env://", timeout=limit))
+    # Some need longer to start than the timeout, which is that of a run.
+    patience = datetime.timedelta(seconds=max(timeout, TIMEOUT))
+    shared, rank, count = next(rendezvous("env://", timeout=patience))
     # torchrun keeps its store when it restarts ranks, with all that the dead ones have left in it.
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = PrefixStore(f"restart {restart} of {count} ranks", shared)
     store = PrefixStore("tinygan", shared)
     store.set(f"name/{rank}", f"process {os.getpid()} on {socket.gethostname()}")
+    names = [store.get(f"name/{each}").decode() for each in range(count)]  # all have come
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         store=PrefixStore("torch", shared), rank=rank, world_size=count, timeout=limit,
@@ -339,7 +342,6 @@ def _join(timeout: float) -> Ranks:
     # What ranks tell each other is on the host, where no GPU is waited for.
     control = dist.new_group(backend="gloo", timeout=limit)
     assert isinstance(control, dist.ProcessGroup)
-    names = [store.get(f"name/{each}").decode() for each in range(count)]
     ranks = Ranks(
         rank, count, local_rank=local_rank, timeout=timeout, names=names, store=store,
         control=control,

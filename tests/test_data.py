@@ -168,7 +168,7 @@ def test_every_attribute_value_comes_up_alike():
     assert correlation.abs().max() < 4 / math.sqrt(6000)
 
 
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_attributes_can_be_seen(size):
     """Each attribute can be told from the pixels: the mean images of its values differ."""
     faces = data.CartoonFaces(3000, size)

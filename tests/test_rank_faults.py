@@ -220,7 +220,7 @@ def run_until_it_is_lost(folder, rank, act):
     run(folder, On(rank, "on_gradients", 5, act))
 
 
-@pytest.mark.parametrize(("act", "count"), [(die, 2), (die, 4), (freeze, 3)])
+@pytest.mark.parametrize(("act", "count"), [(die, 4), (freeze, 3)])
 def test_a_rank_that_is_killed_or_stuck_ends_all_with_its_name(tmp_path, act, count):
     """Soon: the others end with an error that names it, and what was saved before is whole."""
     start = time.monotonic()
@@ -371,7 +371,8 @@ def test_a_weight_that_differs_is_named(tmp_path, corrupt, at, last, name, found
     good = [name for name in there if name.startswith("step")]
     assert good == (["step_000040.pt", "step_000050.pt"] if found == 100 else [])
     assert len(there) > len(good)
-    ranks.run(tmp_path, 2, run_corrupted, tmp_path / "run", 0, corrupt, last)  # goes on before it
+    if last < 100:  # the same command goes on, from before it
+        ranks.run(tmp_path, 2, run_corrupted, tmp_path / "run", 0, corrupt, last)
 
 
 def run_corrupted(folder, at, corrupt, steps):

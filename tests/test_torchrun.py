@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 
 import processes
@@ -34,19 +35,43 @@ def run(folder, *command):
     return process.returncode, stdout, stderr
 
 
+def assert_is_one_run(stdout, folder):
+    """Assert that each line was said once, each step logged once, each picture drawn."""
+    lines = stdout.splitlines()
+    assert [line.split(":")[0] for line in lines].count("Done") == 1
+    assert lines[1] == "2 epochs of 5 steps on 2 ranks on cpu, in batches of 8 images of 16 pixels."
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["images"]) for row in rows] == [(n, 8 * n) for n in range(1, 11)]
+    assert (folder / "real_beside_fake.png").exists()
+
+
+def test_the_example_is_one_run_on_two_ranks(tmp_path):
+    """Rank 0 speaks and writes; the other is silent."""
+    flags = [*SMALL, "--num-faces", "40", "--out", str(tmp_path / "out")]
+    one, other = ranks.run(tmp_path, 2, processes.script, SCRIPT, flags)
+    assert_is_one_run(one.stdout, tmp_path / "out")
+    assert (other.stdout, other.stderr) == ("", "")
+
+
+def test_bad_flags_are_named_once_per_rank(tmp_path):
+    """In one line each, which the others begin with their number."""
+    flags = ["--image-size", "4", "--out", str(tmp_path / "out")]
+    children = ranks.start(tmp_path, 2, processes.script, SCRIPT, flags)
+    one, other = (child.wait() for child in children)
+    assert (one.returncode, other.returncode) == (2, 2)
+    sentence = "error: image_size must be at least 8, got 4; use 8 or more.\n"
+    assert one.stderr == f"celeba_faces.py: {sentence}"
+    assert other.stderr == f"celeba_faces.py, rank 1: {sentence}"
+
+
+@pytest.mark.slow
 def test_the_examples_flag_starts_two_ranks(tmp_path):
-    """As one run: each line is said once, each step logged once, each picture drawn once."""
+    """By torchrun, as one run."""
     status, stdout, stderr = run(
         tmp_path, sys.executable, SCRIPT, "--ngpu", 2, *SMALL, "--num-faces", 40
     )
     assert status == 0, stderr
-    lines = stdout.splitlines()
-    assert [line.split(":")[0] for line in lines].count("Done") == 1
-    assert lines[1] == "2 epochs of 5 steps on 2 ranks on cpu, in batches of 8 images of 16 pixels."
-    log = (tmp_path / "runs" / "faces" / "log.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in log]
-    assert [(row["step"], row["images"]) for row in rows] == [(n, 8 * n) for n in range(1, 11)]
-    assert (tmp_path / "runs" / "faces" / "real_beside_fake.png").exists()
+    assert_is_one_run(stdout, tmp_path / "runs" / "faces")
 
 
 @pytest.mark.slow

@@ -13,10 +13,12 @@ import pytest
 import ranks
 import torch
 from PIL import Image
+from torch.distributed import TCPStore
 
 import tinygan
 from tinygan import checkpoint, data, distributed, hooks
 from tinygan.distributed import RankError
+from tinygan.roll_call import RollCall
 
 from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer
 from processes import say
@@ -499,3 +501,15 @@ def test_work_that_shows_signs_may_take_longer_than_the_timeout(tmp_path):
     """A second and a half of it, with a timeout of one; its result reaches all."""
     children = ranks.start(tmp_path, 2, wait_for_long_work, timeout=1)
     assert [child.wait().stdout for child in children] == ["{'done': True}\n"] * 2
+
+
+def test_no_rank_names_one_that_is_there():
+    """A rank that comes late reads what was found before, without itself and others that came."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    names = [f"process {number} on elsewhere" for number in range(4)]
+    early, late = (RollCall(store, rank, names, timeout=0.1) for rank in (0, 2))
+    everybody = "rank 1 (process 1 on elsewhere) and rank 2 (process 2 on elsewhere) and rank 3 ("
+    assert early.who_is_lost(waited=True).startswith(everybody)
+    store.set("alive/3", "")
+    only = "rank 1 (process 1 on elsewhere) gave no sign for 0.1 s, as rank 0 found"
+    assert late.who_is_lost(waited=False) == only

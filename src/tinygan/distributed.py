@@ -2,10 +2,12 @@
 
     torchrun --nproc-per-node 2 train.py
 
-Each rank trains on its part of each batch. A script needs no change: ``GANTrainer``,
-``data.Loader`` and ``data.pack`` join by themselves. What a script prints, one rank should::
+Each rank trains on its part of each batch. ``GANTrainer``, ``data.Loader`` and ``data.pack`` join
+by themselves. Where a rank trains, and what one of them should print, is left to the script::
 
-    if tinygan.distributed.join().is_first:
+    ranks = tinygan.distributed.join()
+    trainer = tinygan.GANTrainer(generator, discriminator, device=ranks.device)
+    if ranks.is_first:
         print("done")
 """
 
@@ -15,12 +17,10 @@ import atexit
 import datetime
 import json
 import os
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -28,13 +28,10 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from tinygan import checks
+from tinygan import checks, roll_call
 
 TIMEOUT = 300.0
 """Seconds without a sign of another rank after which it is taken for dead or stuck."""
-
-GRACE = 5.0
-"""Seconds that ranks have to say that they are alive, when one has noticed that some are not."""
 
 POLL = 0.05  # seconds between looks at what rank 0 has to say
 
@@ -89,6 +86,7 @@ class Ranks:
         self.lost = False
         self._store: Any = store
         self._control = control
+        self._roll_call = roll_call.RollCall(store, rank, names, timeout)
         self._works = 0
         self._last_sign = 0.0
 
@@ -239,59 +237,13 @@ class Ranks:
         try:
             yield
         except RankError:
+            self.lost = True
             raise
         except RuntimeError as error:
             self.lost = True
             # A connection that was closed is noticed at once.
             waited = time.monotonic() - begin > 0.9 * self.timeout
-            raise LostRankError(self._whom_it_lost(waited)) from error
-
-    def _whom_it_lost(self, waited: bool) -> str:
-        """Return who is lost, as the first to notice has found and left for the others.
-
-        Those lose more ranks than that one, as each that notices ends.
-        """
-        try:
-            self._store.set(f"alive/{self.rank}", "")
-            if not self._store.check(["lost"]):
-                found = [self.rank, waited, self._missing(waited)]
-                self._store.compare_set("lost", "", json.dumps(found))
-            finder, waited, missing = json.loads(self._store.get("lost"))
-            missing = self._silent(missing) or missing  # or it is this one
-        except RuntimeError:  # the store has ended with rank 0, or with torchrun
-            finder, others = self.rank, set(range(self.count)) - {self.rank}
-            missing = [rank for rank in sorted(others) if self._has_ended(rank)]
-        names = [f"rank {rank} ({self.names[rank]})" for rank in missing]
-        which = (" and " if waited else " or ").join(names) or "another rank"
-        what = f"gave no sign for {self.timeout:g} s" if waited else "ended without a word"
-        return f"{which} {what}, as rank {finder} found; {_MEANWHILE}."
-
-    def _missing(self, waited: bool) -> list[int]:
-        """Return which ranks have ended, or do not say within a moment that they are alive."""
-        missing = self._silent(range(self.count))
-        end = time.monotonic() + min(GRACE, self.timeout)
-        while missing and time.monotonic() < end:
-            ended = [rank for rank in missing if self._has_ended(rank)]
-            if ended and not waited:
-                return ended  # others may just not have noticed yet
-            time.sleep(POLL)
-            missing = self._silent(missing)
-        return missing
-
-    def _silent(self, ranks: Iterable[int]) -> list[int]:
-        return [rank for rank in ranks if not self._store.check([f"alive/{rank}"])]
-
-    def _has_ended(self, rank: int) -> bool:
-        """Return whether a rank of this machine has surely ended."""
-        _, number, _, host = self.names[rank].split()
-        if host != socket.gethostname():
-            return False
-        try:
-            # One that has ended keeps its number until its parent has looked: a zombie, Z.
-            state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return Path("/proc/self").exists()
-        return state == "Z"
+            raise LostRankError(f"{self._roll_call.who_is_lost(waited)}; {_MEANWHILE}.") from error
 
 
 ALONE = Ranks()
@@ -333,7 +285,7 @@ def _join(timeout: float) -> Ranks:
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = PrefixStore(f"restart {restart} of {count} ranks", shared)
     store = PrefixStore("tinygan", shared)
-    store.set(f"name/{rank}", f"process {os.getpid()} on {socket.gethostname()}")
+    store.set(f"name/{rank}", roll_call.own_name())
     names = [store.get(f"name/{each}").decode() for each in range(count)]  # all have come
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",

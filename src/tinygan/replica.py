@@ -36,6 +36,16 @@ class Request(NamedTuple):
     signal: int = 0
 
 
+class _Word(NamedTuple):
+    """What a rank says in an agreement, in numbers."""
+
+    failed: int = 0
+    size: int = NO_BATCH
+    digest: int = 0
+    asked: int = 0
+    signal: int = 0
+
+
 class Replica:
     """One rank's part in a run; with one rank alone, all of it, and nothing is exchanged.
 
@@ -47,7 +57,7 @@ class Replica:
     def __init__(self, ranks: Ranks, pieces: Step | CapturedStep) -> None:
         self.ranks = ranks
         self._pieces = pieces
-        self.identical_until = 0
+        self.compared_step = 0
         """The step at which all ranks were last found to hold the same bits."""
         self._due: list[Player] = []
         """Whose gradients the other ranks wait for, before the next agreement."""
@@ -100,8 +110,8 @@ class Replica:
         if self.ranks.count == 1:
             return request
         signal = 0 if request is None else request.signal
-        rows = self._meet(None, size, digest, request is not None, signal)
-        sizes, digests = [row[1] for row in rows], [row[2] for row in rows]
+        words = self._meet(_Word(0, size, digest, request is not None, signal))
+        sizes, digests = [word.size for word in words], [word.digest for word in words]
         if len(set(sizes)) > 1:
             raise RankError(
                 "ranks must have batches of as many images, got, in the order of ranks, "
@@ -115,13 +125,13 @@ class Replica:
                 f"than rank 0's on rank {', '.join(others)}; use data.Loader, or a DataLoader "
                 "with generator=torch.Generator().manual_seed(1), say, and no DistributedSampler."
             )
-        asked = [rank for rank, row in enumerate(rows) if row[3]]
+        asked = [rank for rank, word in enumerate(words) if word.asked]
         if not asked:
             return None
         # Each has a reason of its own, or is told by the first that has one.
         reasons = self.ranks.gather_texts("" if request is None else request.reason)
         reason = request.reason if request else f"{reasons[asked[0]]} (rank {asked[0]})"
-        return Request(reason, max(row[4] for row in rows))
+        return Request(reason, max(word.signal for word in words))
 
     def fail(self, error: Exception) -> None:
         """Tell the other ranks of an error, unless it came from them: they end by it too."""
@@ -130,19 +140,20 @@ class Replica:
         try:
             for player in self._due:
                 self._reduce(player, None)
-            self._meet(error)
+            self._meet(_Word(failed=1), describe(error))
         except Exception as second:  # the first is the one to raise
             error.add_note(f"the other ranks could not be told: {describe(second)}")
 
-    def _meet(self, error: Exception | None, *facts: int) -> list[list[int]]:
+    def _meet(self, own: _Word, error: str = "") -> list[_Word]:
+        """Return what each rank says; raise RankError if others have failed and this has not."""
         self._due = []
-        rows = self.ranks.gather([error is not None, *(facts or (0, 0, 0, 0))])
-        failed = [rank for rank, row in enumerate(rows) if row[0]]
+        words = [_Word(*numbers) for numbers in self.ranks.gather(own)]
+        failed = [rank for rank, word in enumerate(words) if word.failed]
         if failed:
-            texts = self.ranks.gather_texts("" if error is None else describe(error))
-            if error is None:
+            texts = self.ranks.gather_texts(error)
+            if not own.failed:
                 raise RankError("; ".join(f"rank {rank} failed: {texts[rank]}" for rank in failed))
-        return rows
+        return words
 
     def check_identical(self, step: int, players: Sequence[Player]) -> None:
         """Raise RankError, on all ranks, if their weights, moments or statistics are not the same.
@@ -162,9 +173,9 @@ class Replica:
                     f"ranks must hold the same bits, got {list(tensors)[number]} that differs on "
                     f"rank {', '.join(differs)} from rank 0's at step {step}; let hooks change "
                     "weights and gradients on every rank alike, and go on from a checkpoint of "
-                    f"step {self.identical_until} or before."
+                    f"step {self.compared_step} or before."
                 )
-        self.identical_until = step
+        self.compared_step = step
 
 
 def shared_tensors(player: Player) -> dict[str, torch.Tensor]:

@@ -189,7 +189,7 @@ class Step:
 
     def discriminator_update(self) -> None:
         """Move D, unless something was not finite."""
-        self._update(self.discriminator, 0)
+        self._update(self.discriminator)
 
     def make_fakes_again(self, z: torch.Tensor) -> None:
         """Make the fakes of D's phase anew: for a G phase that cannot be replayed after all."""
@@ -218,15 +218,15 @@ class Step:
 
     def generator_update(self) -> None:
         """Move G, unless something was not finite in its phase or in D's."""
-        self._update(self.generator, 3)
+        self._update(self.generator)
         self._buffers["generator"].restore_unless(self.generator.moved)
         self.skipped.count(self._finite)
         if self.loss_scale is not None:
             self.loss_scale.update(self._finite.all())
 
-    def _update(self, player: Player, loss: int) -> None:
+    def _update(self, player: Player) -> None:
         # Asked here, not before: ranks have averaged them, and hooks may have changed gradients.
-        cause = 0 if player is self.discriminator else 2
+        loss, cause = (0, 0) if player is self.discriminator else (3, 2)
         self._finite[cause].copy_(self._statistics[loss].isfinite())
         self._finite[cause + 1].copy_(all_finite(player.gradients()))
         player.update(self._finite[: cause + 2].all())

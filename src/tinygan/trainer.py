@@ -433,7 +433,7 @@ class GANTrainer:
     @property
     def compared_step(self) -> int:
         """The step at which all ranks were last found to hold the same bits; alone, this one."""
-        return self.step if self.ranks.count == 1 else self._replica.identical_until
+        return self.step if self.ranks.count == 1 else self._replica.compared_step
 
     @property
     def _watching(self) -> list[Hook]:
@@ -549,7 +549,7 @@ class GANTrainer:
             self.between_steps = state["between_steps"]
         self._step.begin_anew()
         self._replica.agree()
-        self._replica.identical_until = self.step
+        self._replica.compared_step = self.step
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.

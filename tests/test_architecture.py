@@ -20,10 +20,10 @@ ROOT = Path(tinygan.__file__).parent
 # Imports point down, or sideways within a level. What is deeper is usable without what is above.
 LEVELS = {
     "checks": 0, "seeds": 0, "disk": 0, "checkpoint": 0, "checkpoint_folder": 0, "signals": 0,
-    "distributed": 0, "roll_call": 0,
+    "distributed": 0, "roll_call": 0, "extras": 0,
     "models": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1, "data": 1,
     "batches": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,
-    "cuda_graphs": 1, "batch_norm": 1,
+    "cuda_graphs": 1, "batch_norm": 1, "metrics": 1,
     "hook": 2, "step": 2, "capture": 2, "run_state": 2, "configuration": 2, "replica": 2,
     "trainer": 2,
     "hooks": 3,
@@ -94,7 +94,7 @@ def test_scripts_use_the_public_surface(script):
             assert ours <= allowed, path
 
 
-@pytest.mark.parametrize("module", [tinygan, tinygan.data, tinygan.hooks])
+@pytest.mark.parametrize("module", [tinygan, tinygan.data, tinygan.hooks, tinygan.metrics])
 def test_the_public_surface(module):
     """__all__ is sorted, and is just what the module offers."""
     assert module.__all__ == sorted(module.__all__, key=lambda name: (name.islower(), name))
@@ -107,7 +107,8 @@ def test_the_public_surface(module):
     assert offered == {name for name in module.__all__ if name not in submodules}
     if module is tinygan:
         assert submodules & set(module.__all__) == {
-            "data", "distributed", "hooks", "losses", "penalties", "pictures", "sampling", "seeds"
+            "data", "distributed", "hooks", "losses", "metrics", "penalties", "pictures",
+            "sampling", "seeds",
         }  # fmt: skip
 
 
@@ -164,7 +165,7 @@ before = state()
 import tinygan
 assert state() == before
 assert not torch.cuda.is_initialized()
-assert not {"matplotlib", "tensorboard"} & set(sys.modules)
+assert not {"matplotlib", "tensorboard", "torch_fidelity"} & set(sys.modules)
 print("quiet")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

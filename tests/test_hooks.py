@@ -47,9 +47,22 @@ def readers(folder, every=2):
     ]
 
 
+def mean_distance(real, fake):
+    """Return something that is quickly measured."""
+    return {"fid": float((real.mean(0) - fake.mean(0)).norm())}
+
+
 def all_hooks(folder, every=2):
     """Return one of each built-in hook."""
-    return [*readers(folder, every), hooks.Checkpoint(folder, every=every)]
+    quality = hooks.Quality(
+        folder,
+        tiny_images(),
+        every=every,
+        count=8,
+        module=torch.nn.Flatten(),
+        measure=mean_distance,
+    )
+    return [*readers(folder, every), quality, hooks.Checkpoint(folder, every=every)]
 
 
 def test_every_built_in_hook_is_among_all_hooks(tmp_path):

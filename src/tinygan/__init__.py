@@ -4,7 +4,17 @@ The nets and their initial weights are in ``models``, what the players pay in ``
 in ``step``, the loop in ``trainer``, what may watch it in ``hook``.
 """
 
-from tinygan import data, distributed, hooks, losses, penalties, pictures, sampling, seeds
+from tinygan import (
+    data,
+    distributed,
+    hooks,
+    losses,
+    metrics,
+    penalties,
+    pictures,
+    sampling,
+    seeds,
+)
 from tinygan.hook import Hook
 from tinygan.models import DCGANDiscriminator, DCGANGenerator, weights_init
 from tinygan.step import Player, StepReport
@@ -23,6 +33,7 @@ __all__ = [
     "distributed",
     "hooks",
     "losses",
+    "metrics",
     "penalties",
     "pictures",
     "sampling",

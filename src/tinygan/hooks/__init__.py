@@ -6,6 +6,7 @@ from tinygan.hooks.checkpoint import Checkpoint
 from tinygan.hooks.json_log import JSONLog
 from tinygan.hooks.loss_plot import LossPlot
 from tinygan.hooks.progress_bar import ProgressBar
+from tinygan.hooks.quality import Quality
 from tinygan.hooks.real_beside_fake import RealBesideFake
 from tinygan.hooks.sample_grid import SampleGrid
 from tinygan.hooks.tensorboard import TensorBoard
@@ -18,6 +19,7 @@ __all__ = [
     "JSONLog",
     "LossPlot",
     "ProgressBar",
+    "Quality",
     "RealBesideFake",
     "SampleGrid",
     "TensorBoard",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from typing_extensions import override
 
+from tinygan.extras import require
 from tinygan.hook import Hook
-from tinygan.hooks.extras import require
 from tinygan.hooks.history import History
 from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.step import StepReport

@@ -10,8 +10,8 @@ from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
 from tinygan import checks, pictures
+from tinygan.extras import require
 from tinygan.hook import Hook
-from tinygan.hooks.extras import require
 from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer

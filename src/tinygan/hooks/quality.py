@@ -1,0 +1,195 @@
+"""FID and others while the run goes on, and the best checkpoint by them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from tinygan import checkpoint_folder, checks, metrics, seeds
+from tinygan.distributed import ALONE
+from tinygan.extras import require
+from tinygan.hook import Hook
+from tinygan.hooks.checkpoint import Checkpoint
+from tinygan.hooks.json_log import as_json
+from tinygan.hooks.run_folder import LogFile
+from tinygan.step import StepReport
+from tinygan.trainer import GANTrainer
+
+logger = logging.getLogger(__name__)
+
+PART = 1000
+"""Images generated at a time, so that those of a large count need little memory."""
+
+Measure = Callable[[torch.Tensor, torch.Tensor], Mapping[str, float]]
+"""Called as ``measure(real_features, fake_features)``; returns values by their names."""
+
+
+class Quality(Hook):
+    """Compare generated with real images every so many steps, and keep the best checkpoint.
+
+    Each time writes a line to ``quality.jsonl`` with the step and what was measured. When the least
+    value so far was measured, the run is saved as ``best.pt``, to sample from it or go on from it:
+    ``trainer.resume("runs/faces/best.pt")``. A save that fails is logged and the run goes on.
+
+    The generated images are of the same noise each time, and the real ones' features are made once,
+    before the first step.
+
+    In a run of several ranks rank 0 measures while the others wait: it must take less time than the
+    timeout of ``tinygan.distributed.join``, 300 seconds.
+
+    When a run goes back to an earlier step, it forgets what it measured since. ``best.pt`` may
+    then be of such a step, until a better one replaces it.
+
+    It must be the last hook but ``Checkpoint``, because it saves the state of those before it.
+
+    Needs torch-fidelity: ``pip install "tinygan[metrics]"``.
+
+    Args:
+        folder: where to write.
+        real: real images (N, C, H, W) in [-1, 1], or of uint8, or batches of such; or their
+            features (N, D), from ``metrics.features`` with the same module. Not the loader that the
+            run trains on, whose place in the data is the trainer's.
+        every: how often, in steps.
+        count: how many images are generated each time. Published values of FID are of 50,000.
+        module: the net whose features are compared; None for ``metrics.inception()``, on the
+            trainer's device.
+        measure: called as ``measure(real_features, fake_features)``; returns values by their names.
+            The default is ``metrics.quality``: FID, KID, precision and recall.
+        best: the name of the value by which a checkpoint is the best, which is the least of it;
+            None to keep none.
+        seed: of the noise.
+
+    Attributes:
+        best_value: the least value so far; infinite before there is one.
+        best_step: the step at which it was measured; None before there is one.
+
+    Raises:
+        ImportError: if torch-fidelity is not installed.
+        ValueError: for counts under 1 and, when ``fit`` is called, for a folder that cannot be
+            written, hooks in another order, or weights of Inception that are nowhere.
+
+    Examples:
+        >>> faces = torch.zeros(500, 3, 64, 64)
+        >>> watch = Quality("runs/faces", faces, every=1000, count=500, module=nn.Flatten())
+    """
+
+    first_rank_only = True
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        real: torch.Tensor | Iterable[object],
+        *,
+        every: int = 1000,
+        count: int = 10_000,
+        module: nn.Module | None = None,
+        measure: Measure = metrics.quality,
+        best: str | None = "fid",
+        seed: int = 0,
+    ) -> None:
+        require("torch_fidelity", extra="metrics", wanted_by="Quality")
+        self.folder = Path(folder)
+        self.every = checks.count("every", every)
+        self.count = checks.count("count", count)
+        self.module = module
+        self.measure = measure
+        self.best = best
+        self.seed = seed
+        self.best_value = math.inf
+        self.best_step: int | None = None
+        self._real = real
+        self._features: torch.Tensor | None = None
+        self._file = LogFile(self.folder / "quality.jsonl")
+
+    @override
+    def on_fit_start(self, trainer: GANTrainer) -> None:
+        after = trainer.hooks[trainer.hooks.index(self) + 1 :]
+        others = [type(hook).__name__ for hook in after if not isinstance(hook, Checkpoint)]
+        if others:
+            raise ValueError(
+                f"Quality must be the last hook but Checkpoint, got {', '.join(others)} after it, "
+                "which would not have seen the step that is saved; move Quality behind."
+            )
+        if getattr(self._real, "ranks", ALONE).count > 1:
+            raise ValueError(
+                "real must be all images, got a loader that gives each rank its part; make it "
+                "with ranks=tinygan.distributed.ALONE."
+            )
+        self._file.open()  # which makes sure that the folder takes files
+        checkpoint_folder.remove_leftovers(self.folder)
+        # What cannot be measured is better told now than after hours.
+        if self.module is None:
+            self.module = metrics.inception(device=trainer.device)
+        if self._features is None:
+            self._features = self._features_of(self._real)
+
+    def _features_of(self, images: torch.Tensor | Iterable[object]) -> torch.Tensor:
+        if isinstance(images, torch.Tensor) and images.dim() == 2:
+            return images
+        assert self.module is not None
+        return metrics.features(images, self.module)
+
+    @override
+    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+        if trainer.step % self.every != 0:
+            return
+        values = self._measured(trainer)
+        row = {"step": trainer.step, "images": trainer.images, **values}
+        self._file.write([as_json(row)])
+        # Not among skipped steps, whose weights are those from which nothing was finite.
+        value = math.inf if self.best is None else values[self.best]
+        if value < self.best_value and trainer.skipped.in_row == 0:
+            self._save(trainer, value)
+
+    def _measured(self, trainer: GANTrainer) -> dict[str, float]:
+        assert self._features is not None
+        sizes = [min(PART, self.count - done) for done in range(0, self.count, PART)]
+        parts = (
+            trainer.sample(size, seed=seeds.mix(self.seed, "quality", part))
+            for part, size in enumerate(sizes)
+        )
+        values = self.measure(self._features, self._features_of(parts))
+        found = {name: float(value) for name, value in values.items()}
+        if self.best is not None and self.best not in found:
+            raise ValueError(
+                f"best must be one of what is measured, {', '.join(found)}, got {self.best!r}; "
+                "name one of these."
+            )
+        return found
+
+    def _save(self, trainer: GANTrainer, value: float) -> None:
+        before = self.best_value, self.best_step
+        # First, for it is part of what is saved.
+        self.best_value, self.best_step = value, trainer.step
+        try:
+            trainer.save(self.folder / "best.pt")
+        except (OSError, ValueError) as error:
+            self.best_value, self.best_step = before
+            logger.error(
+                "NOT SAVED as the best, at step %d, the run goes on: %s", trainer.step, error
+            )
+
+    @override
+    def on_fit_end(self, trainer: GANTrainer) -> None:
+        self._file.finish()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "file": self._file.state_dict(),
+            "best_value": self.best_value,
+            "best_step": self.best_step,
+        }
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._file.load_state_dict(state["file"])
+        self.best_value, self.best_step = state["best_value"], state["best_step"]

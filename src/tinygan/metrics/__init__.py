@@ -1,0 +1,33 @@
+"""How good a generator is: modes and attributes covered, FID, KID, precision and recall."""
+
+from tinygan.metrics.applying import features
+from tinygan.metrics.faces import AttributeReader, attribute_coverage
+from tinygan.metrics.fidelity import (
+    KernelDistance,
+    PrecisionRecall,
+    fid,
+    frechet_distance,
+    inception,
+    kid,
+    precision_recall,
+    quality,
+)
+from tinygan.metrics.modes import ModeCoverage, classify, mode_coverage, nearest_mode
+
+__all__ = [
+    "AttributeReader",
+    "KernelDistance",
+    "ModeCoverage",
+    "PrecisionRecall",
+    "attribute_coverage",
+    "classify",
+    "features",
+    "fid",
+    "frechet_distance",
+    "inception",
+    "kid",
+    "mode_coverage",
+    "nearest_mode",
+    "precision_recall",
+    "quality",
+]

@@ -50,7 +50,8 @@ class Quality(Hook):
 
     It must be the last hook but ``Checkpoint``, because it saves the state of those before it.
 
-    Needs torch-fidelity: ``pip install "tinygan[metrics]"``.
+    Needs torch-fidelity, unless it is given both another net and another measure:
+    ``pip install "tinygan[metrics]"``.
 
     Args:
         folder: where to write.
@@ -95,7 +96,8 @@ class Quality(Hook):
         best: str | None = "fid",
         seed: int = 0,
     ) -> None:
-        require("torch_fidelity", extra="metrics", wanted_by="Quality")
+        if module is None or measure is metrics.quality:
+            require("torch_fidelity", extra="metrics", wanted_by="Quality")
         self.folder = Path(folder)
         self.every = checks.count("every", every)
         self.count = checks.count("count", count)

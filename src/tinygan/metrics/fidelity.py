@@ -62,11 +62,13 @@ def fid(real: torch.Tensor, fake: torch.Tensor) -> float:
     require("torch_fidelity", extra="metrics", wanted_by="fid")
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
-    one, other = fid_features_to_statistics(real), fid_features_to_statistics(fake)
-    return frechet_distance(
-        *(torch.from_numpy(part) for part in (one["mu"], one["sigma"])),
-        *(torch.from_numpy(part) for part in (other["mu"], other["sigma"])),
-    )
+    moments = []
+    for features in (real, fake):
+        found = fid_features_to_statistics(features)
+        mean = torch.from_numpy(found["mu"])
+        # NumPy gives the covariance of a single feature as a number.
+        moments += [mean, torch.as_tensor(found["sigma"]).reshape(len(mean), len(mean))]
+    return frechet_distance(*moments)
 
 
 def frechet_distance(

@@ -1,0 +1,284 @@
+"""The hook that measures quality: what it writes and keeps, and that it does not change the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import logging
+import urllib.error
+
+import pytest
+import ranks
+import torch
+from torch import nn
+
+import tinygan
+from tinygan import checkpoint, data, hooks, metrics, seeds
+from tinygan.distributed import Ranks
+
+from helpers import assert_identical, fingerprint, flat, tiny_images, tiny_trainer
+
+BATCHES = list(tiny_images().split(8))
+
+
+def watch(folder, *, every=2, count=8, **arguments):
+    """Return a hook that compares what a small net makes of images."""
+    net = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    return hooks.Quality(folder, tiny_images(), every=every, count=count, module=net, **arguments)
+
+
+class Script:
+    """Measures what it is told to, in order."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def __call__(self, real, fake):
+        """Return the next value, under a name of its own."""
+        return {"distance": self.values.pop(0)}
+
+
+def lines(folder):
+    """Return what was measured."""
+    return [json.loads(line) for line in (folder / "quality.jsonl").read_text().splitlines()]
+
+
+def test_it_changes_nothing(tmp_path):
+    """A run that is measured and saved at every step ends in the bits of one that is not."""
+    watched, alone = tiny_trainer(hooks=[watch(tmp_path, every=1)]), tiny_trainer()
+    state = torch.get_rng_state()
+    for trainer in (watched, alone):
+        torch.set_rng_state(state)
+        trainer.fit(data.Loader(tiny_images(), 8), epochs=2)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert_identical(fingerprint(watched), fingerprint(alone))
+    assert (tmp_path / "best.pt").exists()
+
+
+def test_what_is_written(tmp_path):
+    """Each line has the step and the four values of the features of images of the same noise."""
+    hook = watch(tmp_path, count=1001)  # more than are made at a time
+    trainer = tiny_trainer(hooks=[hook])
+    trainer.fit(BATCHES, steps=4)
+    assert [row["step"] for row in lines(tmp_path)] == [2, 4]
+    assert [row["images"] for row in lines(tmp_path)] == [16, 32]
+
+    parts = [
+        trainer.sample(size, seed=seeds.mix(0, "quality", part))
+        for part, size in enumerate((1000, 1))
+    ]
+    features = [metrics.features(images, hook.module) for images in (tiny_images(), parts)]
+    expected = {"step": 4, "images": 32, **metrics.quality(*features)}
+    assert lines(tmp_path)[-1] == expected
+
+
+def test_features_of_real_images_are_made_once(tmp_path):
+    """They are made before the first step, and serve all calls of fit; or they are given."""
+    asked = []
+
+    class Real:
+        def __iter__(self):
+            asked.append(trainer.step)
+            return iter([(tiny_images(), None)])
+
+    arguments = {"every": 2, "count": 8, "module": nn.Flatten()}
+    trainer = tiny_trainer(hooks=[hooks.Quality(tmp_path / "images", Real(), **arguments)])
+    trainer.fit(BATCHES, steps=2)
+    trainer.fit(BATCHES, steps=4)
+    assert asked == [0]
+
+    features = metrics.features(tiny_images(), nn.Flatten())
+    given = tiny_trainer(hooks=[hooks.Quality(tmp_path / "features", features, **arguments)])
+    given.fit(BATCHES, steps=4)
+    assert lines(tmp_path / "images") == lines(tmp_path / "features")
+
+
+def test_the_best_checkpoint_is_kept(tmp_path):
+    """The file is of the step with the least value; a run goes on from it, and knows the value."""
+    measure = Script(5.0, 3.0, 4.0, 3.0, float("nan"))
+    hook = watch(tmp_path, measure=measure, best="distance")
+    trainer = tiny_trainer(hooks=[hook])
+    trainer.fit(BATCHES, steps=4)
+    at_4 = fingerprint(trainer)
+    trainer.fit(BATCHES, steps=10)
+    assert [row["distance"] for row in lines(tmp_path)] == [5, 3, 4, 3, None]
+    assert (hook.best_step, hook.best_value) == (4, 3.0)
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 4
+
+    again = watch(tmp_path, measure=Script(3.5, 2.5), best="distance")
+    second = tiny_trainer(hooks=[again])
+    second.resume(tmp_path / "best.pt")
+    assert (second.step, again.best_step, again.best_value) == (4, 4, 3.0)
+    assert_identical(fingerprint(second), at_4)
+    second.fit(BATCHES, steps=6)
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 4
+    second.fit(BATCHES, steps=8)
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 8
+    assert [row["distance"] for row in lines(tmp_path)] == [5, 3, 3.5, 2.5]
+
+
+def test_none_is_kept_if_none_is_wanted(tmp_path):
+    """Without a name of the best value there is a log and no checkpoint."""
+    tiny_trainer(hooks=[watch(tmp_path, best=None)]).fit(BATCHES, steps=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["quality.jsonl"]
+
+
+def test_a_resumed_run_writes_the_same(tmp_path):
+    """An interrupted run has the log and the best checkpoint of one that was left alone."""
+
+    def run(folder, fail_at=None):
+        class Fail(tinygan.Hook):
+            def on_step_start(self, trainer):
+                if trainer.step == fail_at:
+                    raise KeyboardInterrupt
+
+        listed = [Fail(), watch(folder), hooks.Checkpoint(folder, every=5)]
+        trainer = tiny_trainer(hooks=listed)
+        trainer.resume(folder)
+        trainer.fit(BATCHES, steps=12)
+
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", fail_at=8)  # steps 6 to 8 are lost, of which two were measured
+    assert lines(tmp_path / "parts")[-1]["step"] == 8
+    run(tmp_path / "parts")
+
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    assert len(lines(whole)) == 6
+    assert (whole / "quality.jsonl").read_bytes() == (parts / "quality.jsonl").read_bytes()
+    best = [flat(checkpoint.load(folder / "best.pt")) for folder in (whole, parts)]
+    assert best[0] == best[1]
+
+
+def test_a_refused_run_destroys_nothing(tmp_path):
+    """A run that is refused before its first step leaves an earlier one's files as they are."""
+    tiny_trainer(hooks=[watch(tmp_path)]).fit(BATCHES, steps=2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="images must be in"):
+        tiny_trainer(hooks=[watch(tmp_path)]).fit([tiny_images() * 300], steps=2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_skipped_steps_are_never_the_best(tmp_path):
+    """A step that was skipped is measured, and is not saved whatever its value."""
+
+    class Poison(tinygan.Hook):
+        def on_gradients(self, trainer, player):
+            if trainer.step >= 2:
+                next(player.module.parameters()).grad.fill_(float("nan"))
+
+    hook = watch(tmp_path, measure=Script(5.0, 1.0), best="distance")
+    tiny_trainer(hooks=[Poison(), hook]).fit(BATCHES, steps=4)
+    assert (hook.best_step, hook.best_value) == (2, 5.0)
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 2
+
+
+def test_a_save_that_fails_is_told(tmp_path, monkeypatch, caplog):
+    """The run goes on, and the best is still the one that is on the disk."""
+    save = checkpoint.save
+
+    def full(content, path):
+        if content["step"] == 4:
+            raise OSError(28, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    hook = watch(tmp_path, measure=Script(5.0, 1.0, 3.0), best="distance")
+    with caplog.at_level(logging.ERROR):
+        tiny_trainer(hooks=[hook]).fit(BATCHES, steps=6)
+    assert caplog.messages == [
+        "NOT SAVED as the best, at step 4, the run goes on: [Errno 28] No space left on device"
+    ]
+    assert (hook.best_step, hook.best_value) == (6, 3.0)
+    assert checkpoint.load(tmp_path / "best.pt")["hooks"]["Quality"]["best_value"] == 3.0
+
+
+def test_a_run_that_goes_back_forgets_what_it_measured_since(tmp_path):
+    """The state that is loaded has its own best, and its own lines."""
+    hook = watch(tmp_path, measure=Script(5.0, 1.0, 4.0), best="distance")
+    trainer = tiny_trainer(hooks=[hook])
+    trainer.fit(BATCHES, steps=2)
+    saved = io.BytesIO()
+    torch.save(trainer.state_dict(), saved)
+    trainer.fit(BATCHES, steps=4)
+    assert hook.best_step == 4
+    trainer.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
+    assert (hook.best_step, hook.best_value) == (2, 5.0)
+    trainer.fit(BATCHES, steps=4)
+    assert [row["distance"] for row in lines(tmp_path)] == [5, 4]
+    assert checkpoint.load(tmp_path / "best.pt")["hooks"]["Quality"]["best_value"] == 4.0
+
+
+def refused(hook, *after):
+    """Return what fit says of a hook, before the first step."""
+    trainer = tiny_trainer(hooks=[hook, *after])
+    with pytest.raises(ValueError) as error:
+        trainer.fit(BATCHES, steps=2)
+    assert trainer.step in (0, 2)
+    return str(error.value)
+
+
+def test_errors_say_what_to_do(tmp_path):
+    """Each wrong argument is told by name, value, rule and remedy."""
+    assert refused(watch(tmp_path), hooks.JSONLog(tmp_path)) == (
+        "Quality must be the last hook but Checkpoint, got JSONLog after it, which would not have "
+        "seen the step that is saved; move Quality behind."
+    )
+    assert refused(watch(tmp_path, best="kdi")) == (
+        "best must be one of what is measured, fid, kid, precision, recall, got 'kdi'; name one of "
+        "these."
+    )
+    assert refused(watch(tmp_path, measure=Script(1.0))) == (
+        "best must be one of what is measured, distance, got 'fid'; name one of these."
+    )
+    parts = data.Loader(tiny_images(), 8, ranks=Ranks(0, 2))
+    assert refused(hooks.Quality(tmp_path, parts, module=nn.Flatten())) == (
+        "real must be all images, got a loader that gives each rank its part; make it with "
+        "ranks=tinygan.distributed.ALONE."
+    )
+    for name in ("every", "count"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            watch(tmp_path, **{name: 0})
+
+
+def test_missing_weights_end_the_run_before_its_first_step(tmp_path, monkeypatch):
+    """Without a net of one's own, Inception's weights are asked for when fit begins."""
+
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no such host")
+
+    module = "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url"
+    monkeypatch.setattr(module, offline)
+    trainer = tiny_trainer(hooks=[hooks.Quality(tmp_path, tiny_images())])
+    with pytest.raises(ValueError, match="weights must be those of torch-fidelity's Inception net"):
+        trainer.fit(BATCHES, steps=2)
+    assert trainer.step == 0
+
+
+def test_a_missing_extra_names_the_pip_command(tmp_path, monkeypatch):
+    """Without torch-fidelity the hook fails where it is made, if it needs it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    sentence = 'Quality needs torch_fidelity: pip install "tinygan[metrics]"'
+    for make in (lambda: watch(tmp_path), lambda: hooks.Quality(tmp_path, tiny_images())):
+        with pytest.raises(ImportError) as error:
+            make()
+        assert str(error.value) == sentence
+    watch(tmp_path, measure=Script())
+
+
+def on_a_rank():
+    """Train with the hook and without, in a folder of this rank."""
+    watched = tiny_trainer(hooks=[watch(".", measure=Script(5.0, 3.0), best="distance")])
+    alone = tiny_trainer()
+    for trainer in (watched, alone):
+        trainer.fit(data.Loader(tiny_images(), 8), steps=4)
+    assert_identical(fingerprint(watched), fingerprint(alone))
+
+
+def test_the_first_of_several_ranks_measures(tmp_path):
+    """Rank 0 alone measures, logs and saves; no rank's weights are changed by it."""
+    ranks.run(tmp_path, 2, on_a_rank)
+    assert [row["distance"] for row in lines(tmp_path / "0")] == [5, 3]
+    assert checkpoint.load(tmp_path / "0" / "best.pt")["step"] == 4
+    assert not any(path.suffix in (".pt", ".jsonl") for path in (tmp_path / "1").rglob("*"))

@@ -232,8 +232,8 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.frechet_distance(*[torch.eye(2)] * 4),
-            "moments must be (D,), (D, D), (D,), (D, D), got [(2, 2), (2, 2), (2, 2), (2, 2)]; give "
-            "features of one net.",
+            "moments must be (D,), (D, D), (D,), (D, D), got [(2, 2), (2, 2), (2, 2), (2, 2)]; "
+            "give features of one net.",
         ),
         (
             lambda: metrics.kid(torch.zeros(30, 2), torch.zeros(20, 2)),

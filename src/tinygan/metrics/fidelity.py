@@ -96,14 +96,15 @@ def frechet_distance(
     require("torch_fidelity", extra="metrics", wanted_by="frechet_distance")
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
+    moments = (real_mean, real_covariance, fake_mean, fake_covariance)
     size = len(real_mean)
-    shapes = [tuple(t.shape) for t in (real_mean, real_covariance, fake_mean, fake_covariance)]
+    shapes = [tuple(moment.shape) for moment in moments]
     if shapes != [(size,), (size, size)] * 2:
         raise ValueError(
             f"moments must be (D,), (D, D), (D,), (D, D), got {shapes}; give features of one net."
         )
-    one = {"mu": real_mean.double().numpy(), "sigma": real_covariance.double().numpy()}
-    other = {"mu": fake_mean.double().numpy(), "sigma": fake_covariance.double().numpy()}
+    arrays = [moment.detach().double().cpu().numpy() for moment in moments]
+    one, other = (dict(zip(("mu", "sigma"), pair)) for pair in (arrays[:2], arrays[2:]))
     return float(fid_statistics_to_metric(one, other, verbose=False)[KEY_METRIC_FID])
 
 

@@ -4,9 +4,25 @@ The nets and their initial weights are in ``models``, what the players pay in ``
 in ``step``, the loop in ``trainer``, what may watch it in ``hook``.
 """
 
-from tinygan import data, distributed, hooks, losses, penalties, pictures, sampling, seeds
+from tinygan import (
+    augmentations,
+    data,
+    distributed,
+    hooks,
+    losses,
+    penalties,
+    pictures,
+    sampling,
+    seeds,
+)
 from tinygan.hook import Hook
-from tinygan.models import DCGANDiscriminator, DCGANGenerator, weights_init
+from tinygan.models import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    pack,
+    spectral_norm,
+    weights_init,
+)
 from tinygan.step import Player, StepReport
 from tinygan.trainer import GANTrainer
 
@@ -19,13 +35,16 @@ __all__ = [
     "Hook",
     "Player",
     "StepReport",
+    "augmentations",
     "data",
     "distributed",
     "hooks",
     "losses",
+    "pack",
     "penalties",
     "pictures",
     "sampling",
     "seeds",
+    "spectral_norm",
     "weights_init",
 ]

@@ -36,6 +36,23 @@ class Augmentation:
     apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def checked(augment: object) -> Augmentation:
+    """Return what is an augmentation.
+
+    Raises:
+        TypeError: for anything else, such as what makes one.
+
+    Examples:
+        >>> augment = checked(diff_augment())
+    """
+    if not isinstance(augment, Augmentation):
+        raise TypeError(
+            f"augment must be a tinygan.augmentations.Augmentation, got {augment!r}; call what "
+            "makes it, as in augmentations.diff_augment()."
+        )
+    return augment
+
+
 def instance_noise(deviation: float = 0.1, *, until: int | None = None) -> Augmentation:
     """Return noise from N(0, deviation^2) on every pixel, which may fade in the course of a run.
 

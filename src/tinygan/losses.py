@@ -73,6 +73,23 @@ class PairedLoss:
     generator: PairedCost
 
 
+def checked(loss: object) -> Loss | PairedLoss:
+    """Return what is a loss.
+
+    Raises:
+        TypeError: for anything else, such as what makes one.
+
+    Examples:
+        >>> loss = checked(hinge())
+    """
+    if not isinstance(loss, Loss | PairedLoss):
+        raise TypeError(
+            f"loss must be a tinygan.losses.Loss or PairedLoss, got {loss!r}; call what makes it, "
+            "as in losses.non_saturating()."
+        )
+    return loss
+
+
 def cross_entropy(logits: torch.Tensor, target: float) -> torch.Tensor:
     """Return -[t log D + (1 - t) log(1 - D)] per sample, with D = sigmoid(logits).
 

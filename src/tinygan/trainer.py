@@ -30,7 +30,7 @@ from tinygan import (
 from tinygan import batches as batches_of
 from tinygan.average import Average
 from tinygan.capture import CapturedStep
-from tinygan.compatibility import check_first_batch, check_labels, check_nets, evaluating
+from tinygan.compatibility import check_first_batch, check_nets
 from tinygan.distributed import LostRankError, Ranks
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
@@ -43,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 END = object()
 """What stands for "no more batches", which no loader can give."""
-
-SAMPLE_CHUNK = 256
-"""Images generated at a time, so that sampling many needs little memory."""
 
 CHECK_EVERY = 50
 """How often, in steps, the count of skipped steps is read, which waits for the device."""
@@ -148,16 +145,6 @@ class GANTrainer:
     ) -> None:
         check_nets(generator, discriminator)
         check_hooks(hooks)
-        if loss is not None and not isinstance(loss, losses.Loss | losses.PairedLoss):
-            raise TypeError(
-                f"loss must be a tinygan.losses.Loss or PairedLoss, got {loss!r}; call what makes "
-                "it, as in losses.non_saturating()."
-            )
-        if augment is not None and not isinstance(augment, augmentations.Augmentation):
-            raise TypeError(
-                f"augment must be a tinygan.augmentations.Augmentation, got {augment!r}; call what "
-                "makes it, as in augmentations.diff_augment()."
-            )
         if latent_dim is None:
             latent_dim = getattr(generator, "latent_dim", None)
             if latent_dim is None:
@@ -195,9 +182,9 @@ class GANTrainer:
             Player("generator", generator, make(generator_optimizer, generator)),
         )
         self.average = None if ema_half_life is None else Average(self.generator, ema_half_life)
-        self.loss = loss or losses.non_saturating()
+        self.loss = losses.checked(losses.non_saturating() if loss is None else loss)
         self.penalties = penalties.listed(penalty)
-        self.augment = augment
+        self.augment = None if augment is None else augmentations.checked(augment)
         pieces = Step(
             *self.players,
             self.loss,
@@ -559,7 +546,6 @@ class GANTrainer:
         )
         return self.generate(z, labels=labels, average=average)
 
-    @torch.no_grad()
     def generate(
         self,
         z: torch.Tensor,
@@ -569,8 +555,7 @@ class GANTrainer:
     ) -> torch.Tensor:
         """Return G's images for ``z`` (N, Z): (N, C, H, W) in [-1, 1] on the trainer's device.
 
-        G runs in evaluation mode, so that the image of one z does not depend on the others beside
-        it, and neither its batch norm statistics nor anything else of the run changes.
+        Nothing of the run changes, see ``tinygan.sampling.generate``.
 
         Args:
             z: the noise.
@@ -580,23 +565,9 @@ class GANTrainer:
         Raises:
             ValueError: for labels that the nets do not know, or any if they know no classes.
         """
-        net = self.generator if self.average is None or not average else self.average.net
-        z = z.to(self.device, next(net.parameters()).dtype)
-        inputs = [z]
-        if self.num_classes is not None:
-            if labels is None:
-                labels = torch.arange(len(z)) % self.num_classes
-            labels = torch.as_tensor(labels).expand(len(z))
-            check_labels(labels, len(z), self.num_classes)
-            inputs.append(labels.to(self.device))
-        elif labels is not None:
-            raise ValueError(
-                f"labels must be None for nets without classes, got {labels!r}; build the nets "
-                "with num_classes=10, say."
-            )
-        chunks = zip(*(tensor.split(SAMPLE_CHUNK) for tensor in inputs))
-        with evaluating(net):
-            return torch.cat([net(*chunk) for chunk in chunks])
+        averaged = average and self.average is not None
+        net = self.average.net if averaged else self.generator  # type: ignore[union-attr]
+        return sampling.generate(net, z, labels=labels)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the run needs to go on: plain values and tensors.

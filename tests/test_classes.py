@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -58,7 +60,7 @@ def test_packs_of_any_shape_give_a_logit_each(size, channels, packs, pack):
 
 
 def test_a_logit_is_the_papers_projection():
-    """psi(phi(x)) + <e_y, phi(x)>, phi(x) summed over its places."""
+    """psi(phi(x)) + <e_y, phi(x)>, phi(x) averaged over its places."""
     _, net = recipes.nets(num_classes=CLASSES)
     images, labels = recipes.batches()[0]
     with torch.no_grad():
@@ -66,7 +68,7 @@ def test_a_logit_is_the_papers_projection():
         alone = net.main[-1](phi).flatten()
         wanted = torch.stack(
             [
-                psi + (net.embedding.weight[y] * features.sum((1, 2))).sum()
+                psi + (net.embedding.weight[y] * features.mean((1, 2))).sum()
                 for psi, y, features in zip(alone, labels, phi)
             ]
         )
@@ -120,10 +122,27 @@ def test_classes_are_learnt():
     nets = [net.apply(tinygan.weights_init) for net in (generator, discriminator)]
     labels = torch.arange(64) % 2
     images = torch.rand(64, 1, 8, 8) * 0.2 + labels.view(-1, 1, 1, 1) - 0.6
-    trainer = tinygan.GANTrainer(*nets, loss=tinygan.losses.hinge())
-    trainer.fit([[images, labels]], steps=150)
+    fast = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=True)
+    trainer = tinygan.GANTrainer(*nets, generator_optimizer=fast, discriminator_optimizer=fast)
+    trainer.fit([[images, labels]], steps=200)
     dark, bright = (trainer.sample(32, labels=label).mean().item() for label in (0, 1))
     assert bright - dark > 0.5
+
+
+def test_a_class_is_not_one_image():
+    """What G makes of a class varies with z, from the start and after some training."""
+    torch.manual_seed(0)
+    generator = tinygan.DCGANGenerator(8, 1, 16, 8, num_classes=2)
+    discriminator = tinygan.DCGANDiscriminator(8, 1, 8, norm=None, num_classes=2)
+    nets = [net.apply(tinygan.weights_init) for net in (generator, discriminator)]
+    labels = torch.arange(64) % 2
+    images = torch.rand(64, 1, 8, 8) * 1.6 - 0.8 + 0.2 * (labels.view(-1, 1, 1, 1) - 0.5)
+    trainer = tinygan.GANTrainer(*nets, penalty=tinygan.penalties.r1(0.1))
+    for steps in (1, 200):
+        trainer.fit([[images, labels]], steps=steps)
+        for label in (0, 1):
+            made = trainer.sample(64, labels=label)
+            assert made.std(0).mean() > 0.4 * made.std()
 
 
 def test_a_loader_gives_the_labels_of_a_data_set():

@@ -62,8 +62,8 @@ class DCGANGenerator(nn.Module):
         norm: makes the normalisation of a width; None for none (those layers
             then get a bias).
         activation: makes the activation between layers.
-        num_classes: makes images of a class, which ``forward`` then takes as a label: its learned
-            vector of Z numbers is put beside z (Mirza and Osindero 2014). None for no classes.
+        num_classes: K, makes images of a class, which ``forward`` then takes as a label. It is
+            put beside z as K numbers, all 0 but one (Mirza and Osindero 2014). None for none.
 
     Raises:
         ValueError: for a size under 8 or a count under 1, naming it.
@@ -96,10 +96,11 @@ class DCGANGenerator(nn.Module):
         checks.count("base_channels", base_channels)
         if max_channels is not None:
             checks.count("max_channels", max_channels)
-        opened = latent_dim
+        # Not a learned vector as long as z: all its numbers move together, and G soon hears nothing
+        # but the class, and makes one image of each.
+        given = latent_dim
         if num_classes is not None:
-            self.embedding = nn.Embedding(checks.count("num_classes", num_classes), latent_dim)
-            opened = 2 * latent_dim
+            given += checks.count("num_classes", num_classes)
 
         *larger, smallest = _map_sizes(self.image_size)
         widths = _widths(len(larger), base_channels, max_channels)
@@ -109,7 +110,7 @@ class DCGANGenerator(nn.Module):
 
         bias = norm is None
         # The first layer opens one pixel of Z channels onto the whole smallest map.
-        layers = stage(nn.ConvTranspose2d(opened, widths[-1], smallest, bias=bias), widths[-1])
+        layers = stage(nn.ConvTranspose2d(given, widths[-1], smallest, bias=bias), widths[-1])
         for depth in reversed(range(1, len(larger))):
             conv = nn.ConvTranspose2d(
                 widths[depth], widths[depth - 1], _kernel(larger[depth]), 2, 1, bias=bias
@@ -139,8 +140,9 @@ class DCGANGenerator(nn.Module):
             )
         z = z.reshape(len(z), self.latent_dim)
         _check_labels(labels, self.num_classes, len(z))
-        if labels is not None:
-            z = torch.cat([z, self.embedding(labels).to(z.dtype)], dim=1)
+        if labels is not None and self.num_classes is not None:
+            known = torch.arange(self.num_classes, device=z.device)
+            z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
         images: torch.Tensor = self.main(z[:, :, None, None])
         return images
 
@@ -158,7 +160,8 @@ class DCGANDiscriminator(nn.Module):
         activation: makes the activation between layers.
         pack: m, how many images are judged together, see ``pack``; 1 for each alone.
         num_classes: judges images of a class, which ``forward`` then takes as a label, by a
-            projection (Miyato and Koyama 2018, equation 3). None for no classes.
+            projection (Miyato and Koyama 2018, equation 3), of features averaged over their places
+            rather than summed. None for no classes.
 
     Raises:
         ValueError: for a size under 8 or a count under 1, naming it, or classes of packed images.
@@ -248,7 +251,9 @@ class DCGANDiscriminator(nn.Module):
         *body, last = self.main
         for layer in body:
             images = layer(images)
-        projection = (images.sum((2, 3)) * self.embedding(labels)).sum(1)
+        # Averaged: summed, a class would weigh more the larger the map, and fakes would soon be
+        # told by their class alone.
+        projection = (images.mean((2, 3)) * self.embedding(labels)).sum(1)
         logits: torch.Tensor = last(images).reshape(-1) + projection
         return logits
 

@@ -1,1 +1,1 @@
-"""The tests of tinygan: a package, so that no installed one of the same name stands for it."""
+"""The tests. A package, so that one of this name that others install cannot be taken for it."""

@@ -119,9 +119,9 @@ class _Operators(TorchDispatchMode):
         """Give all memory that was there before, and was written, back what it held."""
         made = {
             tensor.untyped_storage().data_ptr()
-            for function, args, _, outputs in self.calls
+            for _, args, kwargs, outputs in self.calls
             for tensor in outputs
-            if not any(tensor.data_ptr() == given.data_ptr() for given in _tensors(args))
+            if not any(tensor.data_ptr() == own.data_ptr() for own in _tensors((args, kwargs)))
         }
         for tensor, value in reversed(self.before.values()):
             if tensor.untyped_storage().data_ptr() not in made:

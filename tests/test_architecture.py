@@ -23,9 +23,10 @@ LEVELS = {
     "distributed": 0, "roll_call": 0, "extras": 0,
     "models": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1, "data": 1,
     "batches": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,
-    "cuda_graphs": 1, "batch_norm": 1, "metrics": 1,
-    "hook": 2, "step": 2, "capture": 2, "run_state": 2, "configuration": 2, "replica": 2,
-    "trainer": 2,
+    "cuda_graphs": 1, "batch_norm": 1, "augmentations": 1, "average": 1,
+    "metrics": 1,
+    "hook": 2, "inputs": 2, "step": 2, "capture": 2, "run_state": 2, "configuration": 2,
+    "replica": 2, "trainer": 2,
     "hooks": 3,
     "__init__": 4,
 }  # fmt: skip
@@ -107,8 +108,8 @@ def test_the_public_surface(module):
     assert offered == {name for name in module.__all__ if name not in submodules}
     if module is tinygan:
         assert submodules & set(module.__all__) == {
-            "data", "distributed", "hooks", "losses", "metrics", "penalties", "pictures",
-            "sampling", "seeds",
+            "augmentations", "data", "distributed", "hooks", "losses", "metrics", "penalties",
+            "pictures", "sampling", "seeds",
         }  # fmt: skip
 
 

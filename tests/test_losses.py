@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,17 +43,92 @@ def test_non_saturating_is_the_papers(logits):
     torch.testing.assert_close(loss.generator(logits), loss.real(logits))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_extreme_logits_stay_finite(dtype, smoothing):
+FORMULAS = {
+    # By the papers, with s = sigmoid in float64; each of D on real, D on fake, G.
+    "minimax": (
+        lambda x: -x.sigmoid().log(),
+        lambda x: -(1 - x.sigmoid()).log(),
+        lambda x: (1 - x.sigmoid()).log(),
+    ),
+    "least_squares": (lambda x: (x - 1) ** 2 / 2, lambda x: x**2 / 2, lambda x: (x - 1) ** 2 / 2),
+    "hinge": (
+        lambda x: torch.maximum(torch.zeros_like(x), 1 - x),
+        lambda x: torch.maximum(torch.zeros_like(x), 1 + x),
+        lambda x: -x,
+    ),
+    "wasserstein": (lambda x: -x, lambda x: x, lambda x: -x),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@given(logits=strategies.logits(extreme=15.0))
+def test_losses_are_the_papers(name, logits):
+    """Each cost is its formula, and so is its gradient."""
+    loss = getattr(losses, name)()
+    for cost, formula in zip((loss.real, loss.fake, loss.generator), FORMULAS[name]):
+        ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+        # 1 - sigmoid(15) keeps 9 digits in float64.
+        torch.testing.assert_close(cost(ours), formula(theirs), rtol=1e-8, atol=1e-9)
+        kinks = (logits.abs() == 1).any() and name == "hinge"
+        if not kinks:  # where a derivative is a matter of choice
+            cost(ours).sum().backward()
+            formula(theirs).sum().backward()
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-7, atol=1e-8)
+
+
+@given(real=strategies.logits(extreme=7.0), fake=strategies.logits(extreme=7.0))
+def test_relativistic_is_the_papers(real, fake):
+    """D pays -log sigmoid(D(x) - D(G(z))), and G the same with the two exchanged."""
+    real, fake = (logits[: min(len(real), len(fake))] for logits in (real, fake))
+    loss = losses.relativistic()
+    wanted = -(real - fake).sigmoid().log()
+    torch.testing.assert_close(loss.discriminator(real, fake), wanted, rtol=1e-8, atol=1e-9)
+    wanted = -(fake - real).sigmoid().log()
+    torch.testing.assert_close(loss.generator(real, fake), wanted, rtol=1e-8, atol=1e-9)
+
+
+ALL = {
+    "non_saturating": losses.non_saturating(),
+    "smoothed": losses.non_saturating(label_smoothing=0.1),
+    "relativistic": losses.relativistic(),
+    **{name: getattr(losses, name)() for name in FORMULAS},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ALL)
+def test_extreme_logits_stay_finite(dtype, name):
     """Costs and gradients are finite where a sigmoid has long rounded to 0 or 1."""
-    loss = losses.non_saturating(label_smoothing=smoothing)
-    for cost in (loss.real, loss.fake, loss.generator):
+    loss = ALL[name]
+    for field in fields(loss):
+        cost = getattr(loss, field.name)
         logits = torch.tensor([-1e4, -100, 0, 100, 1e4], dtype=dtype, requires_grad=True)
-        values = cost(logits)
+        values = cost(logits, logits.flip(0)) if name == "relativistic" else cost(logits)
         values.sum().backward()
+        assert values.dtype == dtype
         assert values.isfinite().all()
         assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_losses_push_the_right_way(name):
+    """D lowers its cost by raising logits on real and lowering those on fakes, G the other way."""
+    loss = ALL[name]
+    low, high = torch.tensor([-0.5]), torch.tensor([0.5])
+    if name == "relativistic":
+        assert loss.discriminator(high, low) < loss.discriminator(low, high)
+        assert loss.generator(low, high) < loss.generator(high, low)
+    else:
+        assert loss.real(high) < loss.real(low)
+        assert loss.fake(low + 0.5) < loss.fake(high + 0.5)
+        assert loss.generator(high) < loss.generator(low)
+
+
+def test_every_loss_is_tested():
+    """A new loss of the module must be among those above."""
+    made = {n for n, f in vars(losses).items() if callable(f) and n.islower() and n[0] != "_"}
+    helpers = {"partial", "dataclass", "cross_entropy", "checked"}
+    assert made - helpers == {*ALL} - {"smoothed"}
 
 
 @given(logits=strategies.logits(), smoothing=st.floats(0.01, 0.49))

@@ -48,6 +48,138 @@ def test_r1_moves_the_discriminators_weights():
     assert cost().mean() < before
 
 
+KINDS = {
+    "r1": penalties.r1,
+    "r2": penalties.r2,
+    "wgan_gp": penalties.wgan_gp,
+    "dragan": penalties.dragan,
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def drawn_for(penalty, images, seed=0):
+    """Return what a penalty draws for a batch, as it is passed to its cost."""
+    if penalty.draw is None:
+        return []
+    drawn = penalty.draw(images.shape, torch.Generator().manual_seed(seed), 0)
+    return [drawn.double()]
+
+
+def two_batches(count):
+    """Return real images and fakes of 8x8 pixels, in float64."""
+    images = tiny_images(2 * count).double()
+    return images[:count], images[count:]
+
+
+@every_kind
+@given(weight=st.floats(0, 100), count=st.integers(1, 5))
+def test_each_image_pays_for_itself(kind, weight, count):
+    """What an image pays in a batch is what it pays alone: no norm is taken over the batch."""
+    d, (real, fake) = smooth_discriminator(), two_batches(count)
+    penalty = KINDS[kind](weight)
+    drawn = drawn_for(penalty, real)
+    together = penalty.cost(d, real, fake, *drawn)
+    assert together.shape == (count,)
+    for i in range(count):
+        rows = [tensor[i : i + 1] for tensor in (real, fake, *drawn)]
+        torch.testing.assert_close(together[i : i + 1], penalty.cost(d, *rows))
+
+
+@every_kind
+@given(weight=st.floats(0, 100), slope=st.lists(st.floats(-3, 3), min_size=4, max_size=4))
+def test_penalties_of_a_linear_discriminator(kind, weight, slope):
+    """Its slope a is the same everywhere: w / 2 |a|^2, or w (|a| - 1)^2."""
+    a = torch.tensor(slope, dtype=torch.float64)
+    real, fake = (torch.randn(3, 1, 2, 2, dtype=torch.float64) for _ in range(2))
+    penalty = KINDS[kind](weight)
+    cost = penalty.cost(lambda x: x.flatten(1) @ a, real, fake, *drawn_for(penalty, real))
+    length = a.norm()
+    wanted = weight / 2 * length**2 if kind in ("r1", "r2") else weight * (length - 1) ** 2
+    torch.testing.assert_close(cost, wanted.expand(3), rtol=1e-9, atol=1e-9)
+
+
+@every_kind
+@given(weight=st.floats(0, 100), curvature=st.floats(-2, 2))
+def test_penalties_of_a_quadratic_discriminator(kind, weight, curvature):
+    """D(x) = c / 2 |x|^2 has the slope c x, so what is paid shows at which x it was asked."""
+    real, fake = two_batches(3)
+    penalty = KINDS[kind](weight)
+    drawn = drawn_for(penalty, real)
+
+    def d(x):
+        return curvature / 2 * x.flatten(1).square().sum(1)
+
+    where = {
+        "r1": lambda: real,
+        "r2": lambda: fake,
+        "wgan_gp": lambda: (
+            drawn[0].view(-1, 1, 1, 1) * real + (1 - drawn[0].view(-1, 1, 1, 1)) * fake
+        ),
+        "dragan": lambda: real + drawn[0],
+    }[kind]()
+    length = abs(curvature) * where.flatten(1).norm(dim=1)
+    wanted = weight / 2 * length**2 if kind in ("r1", "r2") else weight * (length - 1) ** 2
+    torch.testing.assert_close(penalty.cost(d, real, fake, *drawn), wanted, rtol=1e-9, atol=1e-9)
+
+
+@every_kind
+def test_gradients_reach_the_discriminators_weights(kind):
+    """They are the numerical ones, with respect to each of D's weights."""
+    net, (real, fake) = smooth_discriminator(), two_batches(2)
+    penalty = KINDS[kind](2.0)
+    drawn = drawn_for(penalty, real)
+    names = [name for name, _ in net.named_parameters()]
+
+    def paid(*weights):
+        def d(images):
+            return torch.func.functional_call(net, dict(zip(names, weights)), (images,))
+
+        return penalty.cost(d, real, fake, *drawn).mean()
+
+    weights = [p.detach().clone().requires_grad_() for p in net.parameters()]
+    assert torch.autograd.gradcheck(paid, weights)
+    moved = torch.autograd.grad(paid(*weights), weights, allow_unused=True, materialize_grads=True)
+    # A bias of the last layer shifts logits and not slopes.
+    assert [name for name, g in zip(names, moved) if not g.any()] == ["3.bias"]
+
+
+@pytest.mark.parametrize("kind", ["wgan_gp", "dragan"])
+def test_a_flat_discriminator_gives_no_nan(kind):
+    """Where D's slope is 0, and a norm has no derivative, gradients are 0."""
+    weight = torch.zeros(192, dtype=torch.float64, requires_grad=True)
+    real, fake = two_batches(2)
+    penalty = KINDS[kind](1.0)
+    drawn = drawn_for(penalty, real)
+    cost = penalty.cost(lambda x: x.flatten(1) @ weight, real, fake, *drawn)
+    cost.sum().backward()
+    assert cost.tolist() == [1.0, 1.0]
+    assert not weight.grad.any()
+
+
+@given(packs=st.integers(1, 4), packed=st.integers(1, 4))
+def test_a_pack_pays_for_its_slope_as_a_whole(packs, packed):
+    """With packing a row of slopes is that of one input of D: of all images in the pack."""
+    a = torch.arange(1.0, 12 * packed + 1, dtype=torch.float64)
+    real = torch.randn(packs * packed, 3, 2, 2, dtype=torch.float64)
+    found = penalties.slopes(lambda x: tinygan.pack(x, packed).flatten(1) @ a, real)
+    torch.testing.assert_close(found, a.expand(packs, -1))
+
+
+def test_wgan_gp_draws_evenly_between_and_dragan_as_far_as_it_says():
+    """Both draw a row for each image, of the distribution that their papers name."""
+    shape = (4000, 1, 1, 1)
+    between = penalties.wgan_gp().draw(shape, torch.Generator().manual_seed(0), 0)
+    assert between.shape == (4000,)
+    assert between.min() >= 0
+    assert between.max() < 1
+    assert between.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert between.std().item() == pytest.approx(12**-0.5, abs=0.01)
+    around = penalties.dragan(noise=0.5).draw(shape, torch.Generator().manual_seed(0), 0)
+    assert around.shape == shape
+    assert around.mean().item() == pytest.approx(0, abs=0.03)
+    assert around.std().item() == pytest.approx(0.5, abs=0.02)
+
+
 def test_a_lazy_penalty_is_paid_in_every_kth_step_and_k_times():
     """D's gradients hold k times the penalty's in steps 0, k, 2k, and nothing of it in others."""
     paid = []
@@ -78,6 +210,8 @@ def test_a_lazy_penalty_is_paid_in_every_kth_step_and_k_times():
         expected = 4 * slope if step % 4 == 0 else 0.0
         difference = with_it - without
         torch.testing.assert_close(difference, torch.full_like(difference, expected))
+    mean = sum((b - a).mean().item() for a, b in list(zip(*runs))[:8]) / 8
+    assert mean == pytest.approx(slope, rel=1e-5), "on average, what an eager one would be"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -106,6 +240,14 @@ def test_a_run_with_another_penalty_is_refused():
     ("make", "sentence"),
     [
         (lambda: penalties.r1(-1.0), "weight must be at least 0, got -1.0; use 10.0, say."),
+        (
+            lambda: penalties.dragan(noise=-1.0),
+            "noise must be at least 0, got -1.0; use 0.25, say.",
+        ),
+        (
+            lambda: penalties.wgan_gp(float("inf")),
+            "weight must be at least 0, got inf; use 10.0, say.",
+        ),
         (lambda: penalties.r1(every=0), "every must be at least 1, got 0; use 1 or more."),
         (lambda: penalties.r1(float("nan")), "weight must be at least 0, got nan; use 10.0, say."),
     ],
@@ -119,7 +261,9 @@ def test_bad_penalties_are_refused(make, sentence):
 
 def test_what_makes_a_penalty_is_none():
     """A function in place of what it returns is named."""
-    with pytest.raises(TypeError, match=r"penalty must be a tinygan\.penalties\.Penalty, got "):
+    with pytest.raises(
+        TypeError, match=r"penalty must be a tinygan\.penalties\.Penalty or several, got "
+    ):
         tiny_trainer(penalty=penalties.r1)
 
 

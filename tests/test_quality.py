@@ -9,7 +9,6 @@ import logging
 import urllib.error
 
 import pytest
-import ranks
 import torch
 from torch import nn
 
@@ -17,6 +16,7 @@ import tinygan
 from tinygan import checkpoint, data, hooks, metrics, seeds
 from tinygan.distributed import Ranks
 
+import ranks
 from helpers import assert_identical, fingerprint, flat, tiny_images, tiny_trainer
 
 BATCHES = list(tiny_images().split(8))

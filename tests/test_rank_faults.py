@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranks
 import torch
 from PIL import Image
 from torch.distributed import TCPStore
@@ -20,6 +19,7 @@ from tinygan import checkpoint, data, distributed, hooks
 from tinygan.distributed import RankError
 from tinygan.roll_call import RollCall
 
+import ranks
 from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer
 from processes import say
 

@@ -6,8 +6,6 @@ import hashlib
 import json
 
 import pytest
-import ranks
-import replicas
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +13,8 @@ from hypothesis import strategies as st
 import tinygan
 from tinygan import capture, checkpoint, data, distributed, hooks, penalties
 
+import ranks
+import replicas
 from helpers import assert_identical, fingerprint
 from recorder import CPURecorder
 

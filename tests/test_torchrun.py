@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import ranks
 import torch
 
 import processes
+import ranks
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "celeba_faces.py"
 SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--num-epochs", "2"]

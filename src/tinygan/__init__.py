@@ -5,6 +5,7 @@ in ``step``, the loop in ``trainer``, what may watch it in ``hook``.
 """
 
 from tinygan import (
+    augmentations,
     data,
     distributed,
     hooks,
@@ -16,7 +17,13 @@ from tinygan import (
     seeds,
 )
 from tinygan.hook import Hook
-from tinygan.models import DCGANDiscriminator, DCGANGenerator, weights_init
+from tinygan.models import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    pack,
+    spectral_norm,
+    weights_init,
+)
 from tinygan.step import Player, StepReport
 from tinygan.trainer import GANTrainer
 
@@ -29,14 +36,17 @@ __all__ = [
     "Hook",
     "Player",
     "StepReport",
+    "augmentations",
     "data",
     "distributed",
     "hooks",
     "losses",
     "metrics",
+    "pack",
     "penalties",
     "pictures",
     "sampling",
     "seeds",
+    "spectral_norm",
     "weights_init",
 ]

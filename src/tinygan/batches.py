@@ -38,34 +38,60 @@ def images(batch: object) -> torch.Tensor:
     return first
 
 
-def part(batch: object, batches: Iterable[object], ranks: Ranks) -> tuple[torch.Tensor, int]:
-    """Return a rank's images of a batch, and how many images the whole batch has.
+def labels(batch: object) -> torch.Tensor:
+    """Return the labels of a batch (images, labels).
+
+    Raises:
+        TypeError: for anything else.
+
+    Examples:
+        >>> labels((torch.zeros(4, 3, 8, 8), torch.arange(4)))
+        tensor([0, 1, 2, 3])
+    """
+    second = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if not isinstance(second, torch.Tensor):
+        given = type(batch).__name__ if second is None else f"labels of {type(second).__name__}"
+        raise TypeError(
+            f"batches must give (images, labels) to nets with num_classes, got {given}; give "
+            "tensors (N, C, H, W) and (N,), or build the nets without num_classes."
+        )
+    return second
+
+
+def part(
+    batch: object, batches: Iterable[object], ranks: Ranks, *, labelled: bool
+) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    """Return a rank's images and labels of a batch, and how many images the whole batch has.
 
     A ``tinygan.data.Loader`` loads each rank its part; of others each loads the whole.
 
     Examples:
         >>> from tinygan.distributed import ALONE
         >>> whole = torch.zeros(4, 3, 8, 8)
-        >>> images, size = part(whole, [whole], ALONE)
-        >>> images.shape, size
-        (torch.Size([4, 3, 8, 8]), 4)
+        >>> images, labels, size = part(whole, [whole], ALONE, labelled=False)
+        >>> images.shape, labels, size
+        (torch.Size([4, 3, 8, 8]), None, 4)
     """
-    found = images(batch)
+    found, classes = images(batch), labels(batch) if labelled else None
     if _shared_out(batches, ranks):
-        return found, batches.whole  # type: ignore[attr-defined]
-    return found[ranks.part(len(found))], len(found)
+        return found, classes, batches.whole  # type: ignore[attr-defined]
+    own = ranks.part(len(found))
+    return found[own], None if classes is None else classes[own], len(found)
 
 
 def _shared_out(batches: Iterable[object], ranks: Ranks) -> bool:
     return getattr(batches, "ranks", None) is ranks
 
 
-def digest(batch: object, batches: Iterable[object], ranks: Ranks) -> int:
+def digest(batch: object, batches: Iterable[object], ranks: Ranks, *, labelled: bool) -> int:
     """Return a number for the content of a batch that each rank has loaded whole, else 0."""
     if ranks.count == 1 or _shared_out(batches, ranks):
         return 0
     content = images(batch).detach().cpu().contiguous()
-    return zlib.crc32(content.view(torch.uint8).numpy().tobytes())
+    found = zlib.crc32(content.view(torch.uint8).numpy().tobytes())
+    if labelled:
+        found = zlib.crc32(labels(batch).cpu().contiguous().numpy().tobytes(), found)
+    return found
 
 
 def length(batches: Iterable[object]) -> int | None:

@@ -22,6 +22,7 @@ import torch
 
 from tinygan import optimizers
 from tinygan.cuda_graphs import Recorder, Replay, recorder_for
+from tinygan.inputs import Inputs
 from tinygan.step import Player, Step, StepReport
 
 _log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ MOST = 4
 MOST_ANEW = 16
 """How often all is recorded anew: more often, it would cost more than it brings."""
 
-Kind: TypeAlias = tuple[torch.Size, torch.Size, bool, int]
-"""The shapes of the real images and of z, whether D pays the penalty, and the whole batch's size.
+Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[int, ...], int]
+"""The shapes of the inputs, which penalties D pays, and the whole batch's size.
 
 By the last, ranks with parts of unequal size record and replay in the same steps, as they must: a
 learning rate that changes has not the same bits in both.
@@ -68,16 +69,14 @@ class CapturedStep:
         self._forgotten = 0
         self._waits: list[str] = []
 
-    def discriminator_backward(
-        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False, size: int = 0
-    ) -> None:
+    def discriminator_backward(self, inputs: Inputs) -> None:
         """Do as ``Step.discriminator_backward`` does."""
-        self._z = z
-        self._current = self._recording(real, z, penalise, size)
+        self._inputs = inputs
+        self._current = self._recording(inputs)
         if self._current is None:
-            self._eagerly(partial(self._step.discriminator_backward, real, z, penalise=penalise))
+            self._eagerly(partial(self._step.discriminator_backward, inputs))
         else:
-            self._current.discriminator_backward(real, z)
+            self._current.discriminator_backward(inputs)
 
     def discriminator_update(self) -> None:
         """Do as ``Step.discriminator_update`` does."""
@@ -89,7 +88,7 @@ class CapturedStep:
         if self._current is None:
             self._eagerly(self._step.generator_backward)
         elif not self._current.generator_backward():
-            self._eagerly(partial(self._step.make_fakes_again, self._z))
+            self._eagerly(partial(self._step.make_fakes_again, self._inputs))
             self._eagerly(self._step.generator_backward)
 
     def generator_update(self) -> None:
@@ -121,11 +120,10 @@ class CapturedStep:
         if mover is None or optimizers.recordable(mover.optimizer):
             self._waits += waits
 
-    def _recording(
-        self, real: torch.Tensor, z: torch.Tensor, penalise: bool, size: int
-    ) -> _Recording | None:
+    def _recording(self, inputs: Inputs) -> _Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
-        kind = (real.shape, z.shape, penalise, size)
+        shapes = tuple(tensor.shape for tensor in inputs.tensors().values())
+        kind = (shapes, inputs.due, inputs.size)
         recording = self._recordings.get(kind)
         # If one is stale so are the others: they know the same tensors.
         known = recording or next(iter(self._recordings.values()), None)
@@ -144,7 +142,7 @@ class CapturedStep:
             if self._waits:  # by the step before: better found before a recording than in it
                 raise RuntimeError(self._waits[0])
             recording = _Recording(
-                self._step, self._recorder, real, z, penalise, rates_change=self._rates_change
+                self._step, self._recorder, inputs, rates_change=self._rates_change
             )
         except Exception as error:
             self._recordings.clear()
@@ -188,15 +186,13 @@ class _Recording:
         self,
         step: Step,
         recorder: Recorder,
-        real: torch.Tensor,
-        z: torch.Tensor,
-        penalise: bool,
+        inputs: Inputs,
         *,
         rates_change: bool,
     ) -> None:
         d, g = self._players = step.discriminator, step.generator
         self._rates_change = rates_change
-        self._real, self._z = real.clone(), z.clone()
+        self._inputs = inputs.clone()
         self.eager = [p for p in self._players if not optimizers.recordable(p.optimizer)]
         """Players whose updates cannot be recorded."""
         self._parts = [part for player in self._players for part in player.module.modules()]
@@ -211,9 +207,7 @@ class _Recording:
             optimizers.recording(g.optimizer, rates_change) as self._rates_g,
         ):
             # In the order in which they are replayed, because they share memory.
-            self._d_backward = recorder.record(
-                partial(step.discriminator_backward, self._real, self._z, penalise=penalise)
-            )
+            self._d_backward = recorder.record(partial(step.discriminator_backward, self._inputs))
             self._d_update = None if d in self.eager else recorder.record(step.discriminator_update)
             self._g_backward = recorder.record(step.generator_backward)
             self._g_update = None if g in self.eager else recorder.record(step.generator_update)
@@ -245,10 +239,9 @@ class _Recording:
                 for born in set(player.optimizer.state) - known:
                     del player.optimizer.state[born]
 
-    def discriminator_backward(self, real: torch.Tensor, z: torch.Tensor) -> None:
-        """Replay the piece, on these images and this noise."""
-        self._real.copy_(real)
-        self._z.copy_(z)
+    def discriminator_backward(self, inputs: Inputs) -> None:
+        """Replay the piece, on these inputs."""
+        self._inputs.copy_(inputs)
         self._d_backward()
         self._give_gradients(self._players[0])
 

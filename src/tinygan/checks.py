@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 
@@ -22,6 +23,21 @@ def count(name: str, value: int, *, at_least: int = 1) -> int:
         raise ValueError(
             f"{name} must be at least {at_least}, got {value}; use {at_least} or more."
         )
+    return value
+
+
+def number(name: str, value: float, *, at_least: float, say: float) -> float:
+    """Return ``value`` if it is a finite number of at least ``at_least``.
+
+    Raises:
+        ValueError: naming the argument, its value, the rule, and ``say`` as the remedy.
+
+    Examples:
+        >>> number("weight", 0.5, at_least=0, say=10.0)
+        0.5
+    """
+    if not at_least <= value < math.inf:  # NaN compares false
+        raise ValueError(f"{name} must be at least {at_least}, got {value!r}; use {say}, say.")
     return value
 
 

@@ -27,6 +27,12 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
                 f"generator and discriminator must agree on {name}, got {made} and {judged}; "
                 f"build both with the same {name}."
             )
+    made, judged = (getattr(net, "num_classes", None) for net in (generator, discriminator))
+    if made != judged:
+        raise ValueError(
+            f"generator and discriminator must agree on num_classes, got {made} and {judged}; "
+            "build both with the same num_classes, or neither."
+        )
     if isinstance(_last_layer(discriminator), nn.Sigmoid):
         raise ValueError(
             "discriminator must return logits, got probabilities from a final Sigmoid; remove that "
@@ -50,12 +56,17 @@ def _last_layer(net: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def check_first_batch(
-    real: torch.Tensor, z: torch.Tensor, generator: nn.Module, discriminator: nn.Module
+    real: torch.Tensor,
+    labels: torch.Tensor | None,
+    z: torch.Tensor,
+    generator: nn.Module,
+    discriminator: nn.Module,
 ) -> None:
     """Raise ValueError if the first batch does not suit the nets. Changes no state of theirs.
 
     Args:
         real: the batch of images, on any device.
+        labels: their classes; None for nets without.
         z: noise for two images, (2, Z).
         generator: in training mode.
         discriminator: in training mode.
@@ -90,31 +101,63 @@ def check_first_batch(
                     "batch size must be at least 2 with batch norm, got 1; use larger batches, or "
                     "nets with norm=None."
                 )
+    pack = getattr(discriminator, "pack", 1)
+    if len(real) < pack:
+        raise ValueError(
+            f"a batch must have {pack} images or more, as many as D packs, got {len(real)}; use "
+            "larger batches, or a smaller pack."
+        )
+    z = z.repeat(pack, 1)
+    classes = []
+    if labels is not None:
+        check_labels(labels, len(real), generator.num_classes)  # type: ignore[arg-type]
+        classes.append(labels[:1].expand(len(z)).to(z.device))
     with evaluating(generator), evaluating(discriminator):
-        fake = _tried("generator", generator, z)
+        fake = _tried("generator", generator, z, *classes)
         if fake.shape[1:] != real.shape[1:]:
             raise ValueError(
                 f"images must be of the shape that the generator makes, {tuple(fake.shape[1:])}, "
                 f"got {tuple(real.shape[1:])}; change image_size and channels of the nets or of "
                 "the data."
             )
-        logits = _tried("discriminator", discriminator, fake)
-    if logits.shape != (len(z),):
+        logits = _tried("discriminator", discriminator, fake, *classes)
+    if logits.shape != (len(z) // pack,):
         raise ValueError(
             f"discriminator must return one logit per image, (N,), got {tuple(logits.shape)} for "
-            f"N={len(z)}; end its forward with .flatten()."
+            f"N={len(z)}; end its forward with .flatten(), and if it packs m images say so by an "
+            "attribute pack."
         )
 
 
-def _tried(name: str, net: nn.Module, given: torch.Tensor) -> torch.Tensor:
+def _tried(name: str, net: nn.Module, *given: torch.Tensor) -> torch.Tensor:
     try:
-        made: torch.Tensor = net(given)
-    except (RuntimeError, ValueError) as error:
+        made: torch.Tensor = net(*given)
+    except (RuntimeError, ValueError, TypeError) as error:
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in given)
         raise ValueError(
-            f"{name} must take inputs of the shape {tuple(given.shape)}, got an error from it: "
+            f"{name} must take inputs of the shape {shapes}, got an error from it: "
             f"{error}; check its sizes, channels and latent_dim."
         ) from error
     return made
+
+
+def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
+    """Raise ValueError for labels that are not one class of the nets' for each image.
+
+    Examples:
+        >>> check_labels(torch.tensor([0, 9]), 2, num_classes=10)
+    """
+    if labels.shape != (count,) or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be (N,) of int64, got {tuple(labels.shape)} of {labels.dtype} for "
+            f"N={count}; give each image the number of its class."
+        )
+    low, high = labels.min().item(), labels.max().item()
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels must be in [0, {num_classes}), got [{low}, {high}]; build the nets with "
+            f"num_classes={int(high) + 1}, say, and count classes from 0."
+        )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,15 @@ def configuration(trainer: GANTrainer) -> dict[str, str]:
         "dtype": str(trainer.dtype),
         "prior": name_of(trainer.prior),
     }
-    if trainer.penalty is not None:
-        found["penalty"] = f"{name_of(trainer.penalty.cost)} every {trainer.penalty.every}"
-    for role in ("real", "fake", "generator"):
-        found[f"loss.{role}"] = name_of(getattr(trainer.loss, role))
+    if trainer.penalties:
+        each = [f"{name_of(p.cost)}{_drawn(p.draw)} every {p.every}" for p in trainer.penalties]
+        found["penalty"] = " and ".join(each)
+    if trainer.augment is not None:
+        found["augment"] = name_of(trainer.augment.apply) + _drawn(trainer.augment.draw)
+    if trainer.average is not None:
+        found["ema_half_life"] = str(float(trainer.average.half_life))
+    for role in fields(trainer.loss):
+        found[f"loss.{role.name}"] = name_of(getattr(trainer.loss, role.name))
     for player in trainer.players:
         found[player.name] = _qualified(type(player.module))
         for name in DECLARED:
@@ -43,6 +49,10 @@ def configuration(trainer: GANTrainer) -> dict[str, str]:
                 plain = value.item() if isinstance(value, torch.Tensor) else value
                 found[f"{player.name} optimizer.{name}"] = str(plain)
     return found
+
+
+def _drawn(draw: object) -> str:
+    return "" if draw is None else f" of {name_of(draw)}"
 
 
 def name_of(function: object) -> str:

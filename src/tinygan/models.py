@@ -20,6 +20,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
 from typing_extensions import override
 
@@ -61,6 +62,8 @@ class DCGANGenerator(nn.Module):
         norm: makes the normalisation of a width; None for none (those layers
             then get a bias).
         activation: makes the activation between layers.
+        num_classes: K, makes images of a class, which ``forward`` then takes as a label. It is
+            put beside z as K numbers, all 0 but one (Mirza and Osindero 2014). None for none.
 
     Raises:
         ValueError: for a size under 8 or a count under 1, naming it.
@@ -68,6 +71,9 @@ class DCGANGenerator(nn.Module):
     Examples:
         >>> DCGANGenerator(image_size=(61, 47))(torch.randn(2, 100)).shape
         torch.Size([2, 3, 61, 47])
+        >>> digits = DCGANGenerator(28, channels=1, num_classes=10)
+        >>> digits(torch.randn(2, 100), torch.tensor([3, 7])).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
@@ -80,14 +86,21 @@ class DCGANGenerator(nn.Module):
         max_channels: int | None = None,
         norm: Callable[[int], nn.Module] | None = nn.BatchNorm2d,
         activation: Callable[[], nn.Module] = partial(nn.ReLU, inplace=True),
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.image_size = checks.size("image_size", image_size, at_least=8)
         self.channels = checks.count("channels", channels)
         self.latent_dim = checks.count("latent_dim", latent_dim)
+        self.num_classes = num_classes
         checks.count("base_channels", base_channels)
         if max_channels is not None:
             checks.count("max_channels", max_channels)
+        # Not a learned vector as long as z: all its numbers move together, and G soon hears nothing
+        # but the class, and makes one image of each.
+        given = latent_dim
+        if num_classes is not None:
+            given += checks.count("num_classes", num_classes)
 
         *larger, smallest = _map_sizes(self.image_size)
         widths = _widths(len(larger), base_channels, max_channels)
@@ -97,7 +110,7 @@ class DCGANGenerator(nn.Module):
 
         bias = norm is None
         # The first layer opens one pixel of Z channels onto the whole smallest map.
-        layers = stage(nn.ConvTranspose2d(latent_dim, widths[-1], smallest, bias=bias), widths[-1])
+        layers = stage(nn.ConvTranspose2d(given, widths[-1], smallest, bias=bias), widths[-1])
         for depth in reversed(range(1, len(larger))):
             conv = nn.ConvTranspose2d(
                 widths[depth], widths[depth - 1], _kernel(larger[depth]), 2, 1, bias=bias
@@ -110,18 +123,27 @@ class DCGANGenerator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     @override
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map noise (N, Z) or (N, Z, 1, 1) to images (N, C, H, W) in [-1, 1].
 
+        Args:
+            z: the noise.
+            labels: the classes wanted, (N,) of int64, if the net has any.
+
         Raises:
-            ValueError: for noise of another shape.
+            ValueError: for noise of another shape, or labels that are missing or of no use.
         """
         if z.dim() < 2 or z[0].numel() != self.latent_dim:
             raise ValueError(
                 f"z must be (N, {self.latent_dim}), got {tuple(z.shape)}; draw it with "
                 f"torch.randn(N, {self.latent_dim}), say."
             )
-        images: torch.Tensor = self.main(z.reshape(len(z), self.latent_dim, 1, 1))
+        z = z.reshape(len(z), self.latent_dim)
+        _check_labels(labels, self.num_classes, len(z))
+        if labels is not None and self.num_classes is not None:
+            known = torch.arange(self.num_classes, device=z.device)
+            z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
+        images: torch.Tensor = self.main(z[:, :, None, None])
         return images
 
 
@@ -136,13 +158,19 @@ class DCGANDiscriminator(nn.Module):
         norm: makes the normalisation of a width, from the second stage on; None for none (the
             convolutions then get a bias).
         activation: makes the activation between layers.
+        pack: m, how many images are judged together, see ``pack``; 1 for each alone.
+        num_classes: judges images of a class, which ``forward`` then takes as a label, by a
+            projection (Miyato and Koyama 2018, equation 3), of features averaged over their places
+            rather than summed. None for no classes.
 
     Raises:
-        ValueError: for a size under 8 or a count under 1, naming it.
+        ValueError: for a size under 8 or a count under 1, naming it, or classes of packed images.
 
     Examples:
         >>> DCGANDiscriminator(image_size=(61, 47))(torch.zeros(2, 3, 61, 47)).shape
         torch.Size([2])
+        >>> DCGANDiscriminator(28, pack=2)(torch.zeros(8, 3, 28, 28)).shape
+        torch.Size([4])
     """
 
     def __init__(
@@ -154,19 +182,32 @@ class DCGANDiscriminator(nn.Module):
         max_channels: int | None = None,
         norm: Callable[[int], nn.Module] | None = nn.BatchNorm2d,
         activation: Callable[[], nn.Module] = partial(nn.LeakyReLU, 0.2, inplace=True),
+        pack: int = 1,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.image_size = checks.size("image_size", image_size, at_least=8)
         self.channels = checks.count("channels", channels)
+        self.pack = checks.count("pack", pack)
+        self.num_classes = num_classes
         checks.count("base_channels", base_channels)
         if max_channels is not None:
             checks.count("max_channels", max_channels)
 
         *larger, smallest = _map_sizes(self.image_size)
         widths = _widths(len(larger), base_channels, max_channels)
+        if num_classes is not None:
+            if pack > 1:
+                raise ValueError(
+                    f"pack must be 1 with num_classes, got {pack}: images of several classes have "
+                    "no label together; leave one of the two out."
+                )
+            self.embedding = nn.Embedding(checks.count("num_classes", num_classes), widths[-1])
+            # As small as the paper draws its convolutions: at first the class hardly counts.
+            nn.init.normal_(self.embedding.weight, 0.0, 0.02)
         # No normalisation next to the image: the paper found that it destabilises training.
         layers = [
-            nn.Conv2d(channels, widths[0], _kernel(larger[0]), 2, 1, bias=False),
+            nn.Conv2d(channels * pack, widths[0], _kernel(larger[0]), 2, 1, bias=False),
             activation(),
         ]
         for depth in range(1, len(larger)):
@@ -186,19 +227,102 @@ class DCGANDiscriminator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     @override
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images (N, C, H, W) in [-1, 1] to logits (N,).
+    def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Map images (N, C, H, W) in [-1, 1] to logits (N,), or (N / m,) with packing.
+
+        Args:
+            images: real or not.
+            labels: the classes that they are said to be of, (N,) of int64, if the net has any.
 
         Raises:
-            ValueError: for images of another shape.
+            ValueError: for images of another shape, or labels that are missing or of no use.
         """
         if images.shape[1:] != (self.channels, *self.image_size):
             raise ValueError(
                 f"images must be (N, {self.channels}, {self.image_size[0]}, {self.image_size[1]}), "
                 f"got {tuple(images.shape)}; build the net for their size and channels."
             )
-        logits: torch.Tensor = self.main(images)
-        return logits.reshape(len(images))
+        _check_labels(labels, self.num_classes, len(images))
+        if self.pack > 1:
+            images = pack(images, self.pack)
+        if labels is None:
+            alone: torch.Tensor = self.main(images)
+            return alone.reshape(-1)
+        *body, last = self.main
+        for layer in body:
+            images = layer(images)
+        # Averaged: summed, a class would weigh more the larger the map, and fakes would soon be
+        # told by their class alone.
+        projection = (images.mean((2, 3)) * self.embedding(labels)).sum(1)
+        logits: torch.Tensor = last(images).reshape(-1) + projection
+        return logits
+
+
+def _check_labels(labels: torch.Tensor | None, num_classes: int | None, count: int) -> None:
+    if (labels is None) != (num_classes is None):
+        given = "none" if labels is None else f"some of shape {tuple(labels.shape)}"
+        raise ValueError(
+            f"labels must be given to a net with num_classes, and to no other, got {given} for "
+            f"num_classes={num_classes}; build the net with num_classes=10, say, or without."
+        )
+    if labels is not None and labels.shape != (count,):
+        raise ValueError(
+            f"labels must be (N,), got {tuple(labels.shape)} for N={count}; give each image one."
+        )
+
+
+def pack(images: torch.Tensor, count: int) -> torch.Tensor:
+    """Put each ``count`` images in a row together, channel by channel (PacGAN, Lin et al. 2018).
+
+    A D that sees several images of one kind at once sees at once that G makes only few kinds. Use
+    it at the start of a D of your own, which then gives one logit for each pack, and has an
+    attribute ``pack``: by that a trainer knows to leave out images that do not fill one.
+
+    Args:
+        images: (N, C, H, W).
+        count: m, which divides N.
+
+    Returns:
+        Packs (N / m, m C, H, W).
+
+    Raises:
+        ValueError: for images that do not fill whole packs, one at least.
+
+    Examples:
+        >>> pack(torch.zeros(8, 3, 8, 8), 2).shape
+        torch.Size([4, 6, 8, 8])
+    """
+    if len(images) == 0 or len(images) % count:
+        raise ValueError(
+            f"images must fill whole packs of {count}, got {len(images)}; leave some out, or use "
+            "batches that are a multiple of it."
+        )
+    return images.reshape(len(images) // count, -1, *images.shape[2:])
+
+
+def spectral_norm(net: nn.Module) -> nn.Module:
+    """Divide the weights of all layers by their largest singular value (Miyato et al. 2018).
+
+    So each layer's slope is 1 at most, and D's is bounded without a penalty. It is for a D with
+    ``norm=None``, whose slope no batch norm changes again. PyTorch's own parametrization does it,
+    by one power iteration at each use in training.
+
+    Args:
+        net: whose convolutions, linear layers and embeddings are changed in place.
+
+    Returns:
+        The net.
+
+    Examples:
+        >>> d = spectral_norm(DCGANDiscriminator(32, norm=None).apply(weights_init))
+        >>> d(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2])
+    """
+    for layer in [*net.modules()]:
+        if isinstance(layer, (*_CONVOLUTIONS, nn.Linear, nn.Embedding)):
+            # Over the axis of a transposed convolution's outputs, as PyTorch chooses it.
+            parametrizations.spectral_norm(layer)
+    return net
 
 
 _CONVOLUTIONS = (

@@ -1,19 +1,25 @@
-"""Penalties: what D pays for its slope, besides its loss."""
+"""Penalties: what D pays for its slope, besides its loss.
+
+The slope is D's gradient with respect to its input, one image's, or with packing one pack's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import nn
 
-from tinygan import checks
+from tinygan import checks, sampling
+from tinygan.sampling import Draw
 
-PenaltyCost: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Maps D, real images and fakes, both (N, C, H, W), to costs (N,), which D can be trained by."""
+Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Maps images (N, C, H, W) to logits (N,): D, with the images' labels if it takes any."""
+
+PenaltyCost: TypeAlias = Callable[..., torch.Tensor]
+"""Maps D, real images and fakes, both (N, C, H, W), and what was drawn, to costs (N,)."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,13 @@ class Penalty:
 
     Such a lazy penalty costs a k-th of the time, and its gradient is the same on average (Karras
     et al. 2020, section 3.1, who also correct Adam's rate and betas for it; this does not). It is
-    computed in the weights' own type.
+    computed in the weights' own type, on the images as D has seen them, augmented if they are.
 
     Args:
-        cost: maps D, real images and fakes to a cost per image.
+        cost: called as ``cost(d, real, fake)``, gives what D is to pay for each image, (N,), in a
+            way that D can be trained by. ``d`` maps images to logits.
         every: k.
+        draw: what the cost needs at random; it is then called as ``cost(d, real, fake, drawn)``.
 
     Raises:
         ValueError: for k under 1.
@@ -37,9 +45,49 @@ class Penalty:
 
     cost: PenaltyCost
     every: int = 1
+    draw: Draw | None = None
 
     def __post_init__(self) -> None:
         checks.count("every", self.every)
+
+
+def listed(given: Penalty | Sequence[Penalty] | None) -> tuple[Penalty, ...]:
+    """Return one, several or no penalties as a tuple.
+
+    Raises:
+        TypeError: for what is none.
+
+    Examples:
+        >>> len(listed([r1(), r2()]))
+        2
+    """
+    several = tuple(given) if isinstance(given, Sequence) else () if given is None else (given,)
+    for one in several:
+        if not isinstance(one, Penalty):
+            raise TypeError(
+                f"penalty must be a tinygan.penalties.Penalty or several, got {one!r}; call what "
+                "makes it, as in penalties.r1()."
+            )
+    return several
+
+
+def slopes(d: Judge, images: torch.Tensor) -> torch.Tensor:
+    """Return D's gradient with respect to each of its inputs, flat: (N, C H W), differentiable.
+
+    Args:
+        d: maps images to logits.
+        images: (N, C, H, W). If D packs m of them into one input, N / m rows of m C H W.
+
+    Examples:
+        >>> slopes(lambda images: 3 * images[:, 0, 0, 0], torch.zeros(2, 1, 1, 1))
+        tensor([[3.],
+                [3.]])
+    """
+    images = images.detach().requires_grad_()
+    logits = d(images)
+    # The sum's gradient with respect to one image is the slope of that image's own logit.
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.reshape(len(logits), -1)
 
 
 def r1(weight: float = 10.0, *, every: int = 16) -> Penalty:
@@ -61,15 +109,89 @@ def r1(weight: float = 10.0, *, every: int = 16) -> Penalty:
         >>> r1(2.0).cost(steep, torch.ones(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
         tensor([9., 9.])
     """
-    if not weight >= 0:
-        raise ValueError(f"weight must be at least 0, got {weight!r}; use 10.0, say.")
-    return Penalty(partial(_r1_cost, weight=weight), every)
+    return Penalty(partial(_r1_cost, weight=_checked(weight)), every)
 
 
-def _r1_cost(
-    discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, *, weight: float
+def r2(weight: float = 10.0, *, every: int = 16) -> Penalty:
+    """Return R2: weight / 2 times the squared slope of D at each fake.
+
+    R2 = weight / 2 * E[||grad_x D(x)||^2] over x = G(z) (Mescheder et al. 2018, equation 10). For
+    arguments, errors and batch norm see ``r1``.
+
+    Examples:
+        >>> both = [r1(1.0, every=1), r2(1.0, every=1)]
+    """
+    return Penalty(partial(_r2_cost, weight=_checked(weight)), every)
+
+
+def wgan_gp(weight: float = 10.0, *, every: int = 1) -> Penalty:
+    """Return WGAN-GP's penalty: weight times (slope - 1)^2 between real images and fakes.
+
+    E[(||grad_x D(x)|| - 1)^2] over x = e real + (1 - e) fake, e from U(0, 1) for each image
+    (Gulrajani et al. 2017, equation 3). For arguments, errors and batch norm see ``r1``.
+
+    Examples:
+        >>> steep = lambda images: 3 * images[:, 0, 0, 0]
+        >>> images = torch.ones(2, 1, 1, 1)
+        >>> wgan_gp(10.0).cost(steep, images, images, torch.tensor([0.2, 0.7]))
+        tensor([40., 40.])
+    """
+    cost = partial(_wgan_gp_cost, weight=_checked(weight))
+    return Penalty(cost, every, sampling.one_each)
+
+
+def dragan(weight: float = 10.0, *, noise: float = 0.25, every: int = 1) -> Penalty:
+    """Return DRAGAN's penalty: weight times (slope - 1)^2 around real images.
+
+    E[(||grad_x D(x + d)|| - 1)^2] over real x, d from N(0, noise^2 I) (Kodali et al. 2017).
+    For arguments, errors and batch norm see ``r1``.
+
+    Args:
+        weight: lambda, at least 0.
+        noise: the standard deviation of d, at least 0, where images are in [-1, 1].
+        every: in which steps it is applied, as in ``Penalty``.
+
+    Examples:
+        >>> steep = lambda images: 3 * images[:, 0, 0, 0]
+        >>> images = torch.ones(2, 1, 1, 1)
+        >>> dragan(10.0).cost(steep, images, images, torch.zeros(2, 1, 1, 1))
+        tensor([40., 40.])
+    """
+    cost = partial(_dragan_cost, weight=_checked(weight))
+    checks.number("noise", noise, at_least=0, say=0.25)
+    return Penalty(cost, every, partial(sampling.gaussian_noise, deviation=noise))
+
+
+def _checked(weight: float) -> float:
+    return checks.number("weight", weight, at_least=0, say=10.0)
+
+
+def _r1_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
+    return weight / 2 * slopes(d, real).square().sum(1)
+
+
+def _r2_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
+    return weight / 2 * slopes(d, fake).square().sum(1)
+
+
+def _wgan_gp_cost(
+    d: Judge, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, weight: float
 ) -> torch.Tensor:
-    real = real.detach().requires_grad_()
-    # The sum's gradient with respect to one image is the slope of that image's own logit.
-    (slopes,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    return weight / 2 * slopes.square().flatten(1).sum(1)
+    between = fake.lerp(real, drawn.to(real).view(-1, 1, 1, 1))
+    return weight * (_length(slopes(d, between)) - 1).square()
+
+
+def _dragan_cost(
+    d: Judge, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, weight: float
+) -> torch.Tensor:
+    return weight * (_length(slopes(d, real + drawn.to(real))) - 1).square()
+
+
+def _length(slope: torch.Tensor) -> torch.Tensor:
+    """Return the Euclidean length of each row, with a gradient of 0 where it is 0.
+
+    A norm's own gradient of gradients is NaN there, as for a D that does not see its input yet.
+    """
+    square = slope.square().sum(1)
+    flat = square == 0
+    return torch.where(flat, 1.0, square).sqrt() * ~flat

@@ -46,6 +46,7 @@ def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, An
             }
             for player in trainer.players
         },
+        **({} if trainer.average is None else {"average": trainer.average.net.state_dict()}),
         "hooks": {name: hook.state_dict() for name, hook in _named(trainer.hooks)},
     }
 
@@ -61,6 +62,8 @@ def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None
         saved = state["players"][player.name]
         player.module.load_state_dict(saved["module"])
         _load_optimizer(player, saved["optimizer"])
+    if trainer.average is not None:
+        trainer.average.net.load_state_dict(state["average"])
     for name, hook in _named(trainer.hooks):
         if name in state["hooks"]:
             hook.load_state_dict(state["hooks"][name])
@@ -150,7 +153,8 @@ def _load_optimizer(player: Player, saved: dict[str, Any]) -> None:
 
 def check_finite(state: dict[str, Any]) -> None:
     """Raise ValueError for a state with weights, buffers or moments that are not finite."""
-    for name, tensor in _tensors(state["players"], "players"):
+    of_nets = {name: state[name] for name in ("players", "average") if name in state}
+    for name, tensor in _tensors(of_nets):
         if not tensor.isfinite().all():
             raise ValueError(
                 f"what is saved must be finite, got {name} with values that are not; go back to "
@@ -158,12 +162,12 @@ def check_finite(state: dict[str, Any]) -> None:
             )
 
 
-def _tensors(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(value: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from _tensors(inner, f"{name}.{key}")
+            yield from _tensors(inner, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
             yield from _tensors(inner, f"{name}.{index}")

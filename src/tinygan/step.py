@@ -3,7 +3,7 @@
 Each piece does device work only and waits for nothing. Python, and so every hook, runs between the
 pieces. Together they are Goodfellow et al. (2014), algorithm 1, with the DCGAN tutorial's choices:
 one D update per G update, separate real and fake passes through D, and G's loss on the same fakes
-seen by the updated D.
+seen by the updated D. Nothing in them is random: what is, comes with the inputs.
 
 What is not finite leaves no trace: an update whose loss or gradients are not is skipped on the
 device, and buffers go back to what they were. If D's update is skipped, so is G's.
@@ -12,7 +12,7 @@ device, and buffers go back to what they were. If D's update is skipped, so is G
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
@@ -22,9 +22,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tinygan import batch_norm, optimizers, precision
+from tinygan.augmentations import Augmentation
 from tinygan.finite import Buffers, SkippedSteps, all_finite
-from tinygan.losses import Loss
-from tinygan.penalties import Penalty
+from tinygan.inputs import Inputs
+from tinygan.losses import Loss, PairedLoss
+from tinygan.penalties import Judge, Penalty
 
 
 @dataclass
@@ -115,7 +117,8 @@ class Step:
         discriminator: the player D.
         generator: the player G.
         loss: what the players pay.
-        penalty: what D pays besides, or None.
+        penalties: what D pays besides.
+        augment: what is done to images before D sees them, or None.
         dtype: the type in which the nets are applied; None for their weights' own.
         compile: apply the nets by ``torch.compile``.
     """
@@ -124,16 +127,18 @@ class Step:
         self,
         discriminator: Player,
         generator: Player,
-        loss: Loss,
+        loss: Loss | PairedLoss,
         *,
-        penalty: Penalty | None = None,
+        penalties: Sequence[Penalty] = (),
+        augment: Augmentation | None = None,
         dtype: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
         self.discriminator = discriminator
         self.generator = generator
         self.loss = loss
-        self.penalty = penalty
+        self.penalties = penalties
+        self.augment = augment
         weight = next(generator.module.parameters())
         self.device, self._weights = weight.device, weight.dtype
         self._dtype = precision.check(dtype, weight.dtype)
@@ -148,54 +153,56 @@ class Step:
         """Whether the losses and gradients were finite, in the order of ``finite.CAUSES``."""
         self._statistics = torch.zeros(len(STATISTICS), dtype=weight.dtype, device=self.device)
         self._fake: torch.Tensor
+        self._inputs: Inputs
         self._make, self._judge, self._judge_for_generator = _forwards(
             generator.module, discriminator.module, compile
         )
 
-    def discriminator_backward(
-        self, real: torch.Tensor, z: torch.Tensor, *, penalise: bool = False, size: int = 0
-    ) -> None:
-        """Leave in D's ``.grad`` the gradient of its loss on ``real`` and on fakes made of ``z``.
+    def discriminator_backward(self, inputs: Inputs) -> None:
+        """Leave in D's ``.grad`` the gradient of its loss on real images and on fakes.
 
         The real pass is taken back before the fake pass begins: batch norm sees each kind alone,
-        as in the tutorial, and only one of the two graphs is in memory at a time. ``size`` is that
-        of the batch of which these images may be a part.
+        as in the tutorial, and only one of the two graphs is in memory at a time. A paired loss
+        needs both graphs; batch norm still sees each kind alone.
         """
         d = self.discriminator
         d.optimizer.zero_grad()
         for buffers in self._buffers.values():
             buffers.keep()
 
-        real_logits = self._logits(self._judge, real)
-        loss_real = self.loss.real(real_logits).mean()
-        self._scaled(loss_real).backward()
+        real = self._augmented(inputs.real, inputs, "real")
+        real_logits = self._logits(self._judge, real, *inputs.classes)
+        if isinstance(self.loss, Loss):
+            loss_real = self.loss.real(real_logits).mean()
+            self._scaled(loss_real).backward()
 
-        self._make_fakes(z)
-        fake_logits = self._logits(self._judge, self._fake.detach())
-        loss_fake = self.loss.fake(fake_logits).mean()
-        self._scaled(loss_fake).backward()
+        self._make_fakes(inputs)
+        fake = self._augmented(self._fake.detach(), inputs, "fake")
+        fake_logits = self._logits(self._judge, fake, *inputs.classes)
+        if isinstance(self.loss, Loss):
+            loss_fake = self.loss.fake(fake_logits).mean()
+            self._scaled(loss_fake).backward()
+            loss = loss_real.detach() + loss_fake.detach()
+        else:
+            loss = self.loss.discriminator(real_logits, fake_logits).mean()
+            self._scaled(loss).backward()
 
-        if penalise and self.penalty is not None:
-            # Not autocast, and by the net itself: gradients of gradients are delicate in few
-            # bits, and torch.compile has none.
-            fake = self._fake.detach().to(self._weights)
-            cost = self.penalty.every * self.penalty.cost(d.module, real, fake).mean()
-            self._scaled(cost).backward()
+        for index in inputs.due:
+            self._penalise(index, real, fake.to(self._weights), inputs)
         self._unscale(d)
 
-        loss = loss_real.detach() + loss_fake.detach()
-        report = [loss, _probability(real_logits), _probability(fake_logits)]
+        report = [loss.detach(), _probability(real_logits), _probability(fake_logits)]
         self._statistics[:3].copy_(torch.stack(report))
 
     def discriminator_update(self) -> None:
         """Move D, unless something was not finite."""
         self._update(self.discriminator)
 
-    def make_fakes_again(self, z: torch.Tensor) -> None:
+    def make_fakes_again(self, inputs: Inputs) -> None:
         """Make the fakes of D's phase anew: for a G phase that cannot be replayed after all."""
         never = torch.zeros((), dtype=torch.bool, device=self.device)
         self._buffers["generator"].restore_unless(never)
-        self._make_fakes(z)
+        self._make_fakes(inputs)
 
     def generator_backward(self) -> None:
         """Leave in G's ``.grad`` the gradient of its loss on the same fakes, by D as it is now.
@@ -207,13 +214,21 @@ class Step:
         g.optimizer.zero_grad()
         self._buffers["discriminator"].keep()
 
-        logits = self._logits(self._judge_for_generator, self._fake)
-        loss = self.loss.generator(logits).mean()
-        inputs = [p for p in g.parameters if p.requires_grad]
-        self._scaled(loss).backward(inputs=inputs)
+        inputs = self._inputs
+        fake = self._augmented(self._fake, inputs, "generator")
+        logits = self._logits(self._judge_for_generator, fake, *inputs.classes)
+        if isinstance(self.loss, Loss):
+            loss = self.loss.generator(logits).mean()
+        else:
+            with torch.no_grad():
+                real = self._augmented(inputs.real, inputs, "real")
+                real_logits = self._logits(self._judge, real, *inputs.classes)
+            loss = self.loss.generator(real_logits, logits).mean()
+        learning = [p for p in g.parameters if p.requires_grad]
+        self._scaled(loss).backward(inputs=learning)
         self._unscale(g)
 
-        del self._fake
+        del self._fake, self._inputs
         self._statistics[3:].copy_(torch.stack([loss.detach(), _probability(logits)]))
 
     def generator_update(self) -> None:
@@ -233,14 +248,33 @@ class Step:
         # Both phases have moved D's buffers.
         self._buffers["discriminator"].restore_unless(player.moved)
 
-    def _make_fakes(self, z: torch.Tensor) -> None:
+    def _make_fakes(self, inputs: Inputs) -> None:
+        self._inputs = inputs
         with precision.autocast(self.device, self._dtype, self._weights):
-            self._fake = self._make(z)
+            self._fake = self._make(inputs.z, *inputs.classes)
 
-    def _logits(self, judge: Callable[..., Any], images: torch.Tensor) -> torch.Tensor:
+    def _augmented(self, images: torch.Tensor, inputs: Inputs, which: str) -> torch.Tensor:
+        if self.augment is None:
+            return images
+        changed = self.augment.apply(images.to(self._weights), inputs.drawn[f"augment.{which}"])
+        return changed.to(self._weights, memory_format=torch.channels_last)
+
+    def _logits(
+        self, judge: Callable[..., Any], images: torch.Tensor, *labels: torch.Tensor
+    ) -> torch.Tensor:
         with precision.autocast(self.device, self._dtype, self._weights):
-            logits: torch.Tensor = judge(images)
+            logits: torch.Tensor = judge(images, *labels)
         return logits.to(self._weights)
+
+    def _penalise(self, index: int, real: torch.Tensor, fake: torch.Tensor, inputs: Inputs) -> None:
+        """Add to D's ``.grad`` that of a penalty, as many times as it is left out in between."""
+        penalty, net = self.penalties[index], self.discriminator.module
+        # Not autocast, and by the net itself: gradients of gradients are delicate in few bits,
+        # and torch.compile has none.
+        judge: Judge = net if inputs.labels is None else partial(_of_classes, net, inputs.labels)
+        drawn = [] if penalty.draw is None else [inputs.drawn[f"penalty.{index}"]]
+        cost = penalty.every * penalty.cost(judge, real, fake, *drawn).mean()
+        self._scaled(cost).backward()
 
     def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.loss_scale is None else self.loss_scale.scaled(loss)
@@ -283,20 +317,24 @@ def _forwards(
         for net in (generator, discriminator, partial(_without_gradients, discriminator))
     )
 
-    def judged_for_generator(fake: torch.Tensor) -> Any:
+    def judged_for_generator(*inputs: torch.Tensor) -> Any:
         with warnings.catch_warnings():
             # The compiler looks at the .grad of what it is given, which fakes do not have.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            return frozen(fake)
+            return frozen(*inputs)
 
     return made, judged, judged_for_generator
 
 
-def _without_gradients(net: nn.Module, images: torch.Tensor) -> Any:
+def _of_classes(net: nn.Module, labels: torch.Tensor, images: torch.Tensor) -> Any:
+    return net(images, labels)
+
+
+def _without_gradients(net: nn.Module, *inputs: torch.Tensor) -> Any:
     """Apply a net as if its weights were constants.
 
     Compiled code computes every gradient that its inputs may want, whatever is asked for in the
     end; and it may miss that ``requires_grad`` has been switched off and on.
     """
     constants = {name: weight.detach() for name, weight in net.named_parameters()}
-    return torch.func.functional_call(net, constants, (images,))
+    return torch.func.functional_call(net, constants, inputs)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tinygan import (
+    augmentations,
     batch_norm,
     checkpoint,
     checkpoint_folder,
@@ -27,11 +28,13 @@ from tinygan import (
     signals,
 )
 from tinygan import batches as batches_of
+from tinygan.average import Average
 from tinygan.capture import CapturedStep
-from tinygan.compatibility import check_first_batch, check_nets, evaluating
+from tinygan.compatibility import check_first_batch, check_nets
 from tinygan.distributed import LostRankError, Ranks
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
+from tinygan.inputs import Inputs
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.replica import NO_BATCH, Replica, Request
 from tinygan.step import Player, Step
@@ -40,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 END = object()
 """What stands for "no more batches", which no loader can give."""
-
-SAMPLE_CHUNK = 256
-"""Images generated at a time, so that sampling many needs little memory."""
 
 CHECK_EVERY = 50
 """How often, in steps, the count of skipped steps is read, which waits for the device."""
@@ -59,10 +59,16 @@ class GANTrainer:
     the class is not for subclassing.
 
     Args:
-        generator: maps z (N, Z) to images (N, C, H, W) in [-1, 1].
-        discriminator: maps images to logits (N,), without a sigmoid.
+        generator: maps z (N, Z) to images (N, C, H, W) in [-1, 1]; if its attribute
+            ``num_classes`` is a number, z and labels (N,).
+        discriminator: maps images to logits (N,), without a sigmoid, or, if it packs m of them,
+            to (N // m,); likewise images and labels.
         loss: what the players pay, see ``tinygan.losses``; None for the tutorial's.
-        penalty: what D pays besides, see ``tinygan.penalties``; None for nothing.
+        penalty: what D pays besides, see ``tinygan.penalties``: one or several; None for nothing.
+        augment: what is done at random to all images before D sees them, see
+            ``tinygan.augmentations``; None for nothing.
+        ema_half_life: images after which weights count half in a moving average of G's, which is
+            what ``sample`` then uses; None for no average.
         prior: draws z, see ``tinygan.sampling``.
         generator_optimizer: makes G's optimizer from its named parameters.
         discriminator_optimizer: makes D's.
@@ -90,6 +96,9 @@ class GANTrainer:
         weights_dtype: that of their weights, of ``real`` and of samples.
         real: the current step's real images (N, C, H, W) on the device, this rank's part of the
             batch; empty before the first.
+        labels: their classes (N,), which are also those of the fakes; None without classes.
+        num_classes: how many classes the nets know; None for nets without.
+        average: the moving average of G, whose ``net`` is sampled from; None if there is none.
         stop_reason: what the last ``stop`` said, or None.
         target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
         batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
@@ -117,8 +126,10 @@ class GANTrainer:
         generator: nn.Module,
         discriminator: nn.Module,
         *,
-        loss: losses.Loss | None = None,
-        penalty: penalties.Penalty | None = None,
+        loss: losses.Loss | losses.PairedLoss | None = None,
+        penalty: penalties.Penalty | Sequence[penalties.Penalty] | None = None,
+        augment: augmentations.Augmentation | None = None,
+        ema_half_life: float | None = None,
         prior: sampling.Prior = sampling.normal,
         generator_optimizer: OptimizerFactory = dcgan_adam,
         discriminator_optimizer: OptimizerFactory = dcgan_adam,
@@ -134,16 +145,6 @@ class GANTrainer:
     ) -> None:
         check_nets(generator, discriminator)
         check_hooks(hooks)
-        if penalty is not None and not isinstance(penalty, penalties.Penalty):
-            raise TypeError(
-                f"penalty must be a tinygan.penalties.Penalty, got {penalty!r}; call what makes "
-                "it, as in penalties.r1()."
-            )
-        if loss is not None and not isinstance(loss, losses.Loss):
-            raise TypeError(
-                f"loss must be a tinygan.losses.Loss, got {loss!r}; call what makes it, as in "
-                "losses.non_saturating()."
-            )
         if latent_dim is None:
             latent_dim = getattr(generator, "latent_dim", None)
             if latent_dim is None:
@@ -152,6 +153,8 @@ class GANTrainer:
                     "latent_dim; pass latent_dim=100, say."
                 )
         self.latent_dim = checks.count("latent_dim", latent_dim)
+        self.num_classes: int | None = getattr(generator, "num_classes", None)
+        self._pack: int = getattr(discriminator, "pack", 1)
         # Before the device is asked for: "cuda" is another one on each rank.
         self.ranks = distributed.join() if ranks is None else ranks
         example = next(generator.parameters())
@@ -162,7 +165,7 @@ class GANTrainer:
         self.hooks = tuple(hooks)
         self.seed = seed
         if sync_batch_norm:
-            if capture or penalty is not None:
+            if capture or penalty:
                 raise ValueError(
                     "sync_batch_norm must be without capture and penalty, got one of them; leave "
                     "it out: it can be neither recorded nor differentiated twice."
@@ -178,9 +181,18 @@ class GANTrainer:
             Player("discriminator", discriminator, make(discriminator_optimizer, discriminator)),
             Player("generator", generator, make(generator_optimizer, generator)),
         )
-        self.loss = loss or losses.non_saturating()
-        self.penalty = penalty
-        pieces = Step(*self.players, self.loss, penalty=penalty, dtype=dtype, compile=compile)
+        self.average = None if ema_half_life is None else Average(self.generator, ema_half_life)
+        self.loss = losses.checked(losses.non_saturating() if loss is None else loss)
+        self.penalties = penalties.listed(penalty)
+        self.augment = None if augment is None else augmentations.checked(augment)
+        pieces = Step(
+            *self.players,
+            self.loss,
+            penalties=self.penalties,
+            augment=augment,
+            dtype=dtype,
+            compile=compile,
+        )
         self._step = CapturedStep(pieces) if capture else pieces
         self._replica = Replica(self.ranks, self._step)
 
@@ -189,6 +201,7 @@ class GANTrainer:
         self.epoch = 0
         self.batch = 0
         self.real = torch.empty(0)
+        self.labels: torch.Tensor | None = None
         self.stop_reason: str | None = None
         self.target_epochs: int | None = None
         self.target_steps: int | None = None
@@ -291,7 +304,7 @@ class GANTrainer:
             batch: object = None
             while not self._finished():
                 batch = next(rest, END)
-                images, size = self._part_of(batch, batches)
+                images, labels, size = self._part_of(batch, batches)
                 if batch is END or self._stopping:
                     break  # asked to stop while waiting: this batch will be fetched again
                 self._replica.begin_step(self.players)
@@ -302,7 +315,7 @@ class GANTrainer:
                 # Not before its first batch is there: a run may be stopped while it waits for it.
                 if self.batch == 0:
                     call(self._watching, "on_epoch_start", self)
-                self._train_step(images, size, place)
+                self._train_step(images, labels, size, place)
             if batch is END and self.batch == 0:
                 raise ValueError(
                     f"batches must give something in every epoch, got nothing in epoch "
@@ -322,22 +335,26 @@ class GANTrainer:
                 call(self._watching, "on_epoch_end", self)
                 self.between_steps = True
 
-    def _part_of(self, batch: object, batches: Iterable[object]) -> tuple[torch.Tensor, int]:
-        """Return this rank's images and the size of the batch, when all ranks have theirs.
+    def _part_of(
+        self, batch: object, batches: Iterable[object]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        """Return this rank's images and labels, and the batch's size, when all ranks have theirs.
 
         There all go on, or all stop.
         """
-        images, size, digest = torch.empty(0), 0, 0
+        images, labels, size, digest = torch.empty(0), None, 0, 0
+        labelled = self.num_classes is not None
         if batch is not END:
-            images, size = batches_of.part(batch, batches, self.ranks)
+            images, labels, size = batches_of.part(batch, batches, self.ranks, labelled=labelled)
             if self.real.numel() == 0:
-                check_first_batch(images, self.noise(0, 2), self.generator, self.discriminator)
+                nets = self.generator, self.discriminator
+                check_first_batch(images, labels, self.noise(0, 2), *nets)
             if self.real.numel() == 0 or self.batch == 0:
-                digest = batches_of.digest(batch, batches, self.ranks)
+                digest = batches_of.digest(batch, batches, self.ranks, labelled=labelled)
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
             self._replica.check_identical(self.step, self.players)
-        return images, size
+        return images, labels, size
 
     def _agree(self, size: int = NO_BATCH, digest: int = 0) -> None:
         """Meet the other ranks: a request to stop that one has is all ranks' from here on."""
@@ -349,17 +366,24 @@ class GANTrainer:
             self._received.relay(request.signal)
             self._all_stop = True
 
-    def _train_step(self, images: torch.Tensor, size: int, place: dict[str, Any] | None) -> None:
+    def _train_step(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor | None,
+        size: int,
+        place: dict[str, Any] | None,
+    ) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
-        self.real = images.to(
+        # What does not fill a pack is left out; less than one is for D to refuse.
+        whole = max(len(images) // self._pack, 1) * self._pack
+        self.real = images[:whole].to(
             self.device, self.weights_dtype, non_blocking=True, memory_format=torch.channels_last
         )
+        self.labels = None if labels is None else labels.to(self.device, non_blocking=True)
         call(self._watching, "on_step_start", self)
 
         discriminator, generator = self.players
-        z = self.noise(self.step, size)[self.ranks.part(size)]
-        penalise = self.penalty is not None and self.step % self.penalty.every == 0
-        self._step.discriminator_backward(self.real, z, penalise=penalise, size=size)
+        self._step.discriminator_backward(self._inputs(size))
         self._replica.average(discriminator, size)
         call(self._watching, "on_gradients", self, discriminator)
         self._step.discriminator_update()
@@ -368,6 +392,8 @@ class GANTrainer:
         self._replica.average(generator, size)
         call(self._watching, "on_gradients", self, generator)
         self._step.generator_update()
+        if self.average is not None:
+            self.average.update(self.images + size, size, generator.moved)
         call(self._watching, "on_update", self, generator)
         self._replica.agree()
 
@@ -379,6 +405,23 @@ class GANTrainer:
             self._check_skipped()
         call(self._watching, "on_step_end", self, self._step.report())
         self.between_steps = True
+
+    def _inputs(self, size: int) -> Inputs:
+        """Return what the step is computed from, this rank's part of a batch of ``size``."""
+        own = self.ranks.part(size)
+        shape = (size, *self.real.shape[1:])
+        due = tuple(i for i, each in enumerate(self.penalties) if self.step % each.every == 0)
+        draws = {f"penalty.{i}": self.penalties[i].draw for i in due}
+        if self.augment is not None:
+            for which in ("real", "fake", "generator"):
+                draws[f"augment.{which}"] = self.augment.draw
+        drawn = {
+            name: draw(shape, self._random(name, self.step), self.images)[own][: len(self.real)]
+            for name, draw in draws.items()
+            if draw is not None
+        }
+        z = self.noise(self.step, size)[own][: len(self.real)]
+        return Inputs(self.real, z, self.labels, drawn, due, size)
 
     @property
     def skipped(self) -> SkippedSteps:
@@ -458,9 +501,13 @@ class GANTrainer:
         The first rows of a larger count are others: a part of a batch takes its part of the whole.
         After a rollback the noise is other noise, or the run would fail in the same way again.
         """
-        key = ("noise", step) if self.rollbacks == 0 else ("noise", step, self.rollbacks)
-        generator = seeds.generator(self.seed, *key, device=self.device)
-        return self.prior(count, self.latent_dim, generator).to(self.weights_dtype)
+        z = self.prior(count, self.latent_dim, self._random("noise", step))
+        return z.to(self.weights_dtype)
+
+    def _random(self, name: str, step: int) -> torch.Generator:
+        """Return what draws the numbers of a name and a step."""
+        key = (name, step) if self.rollbacks == 0 else (name, step, self.rollbacks)
+        return seeds.generator(self.seed, *key, device=self.device)
 
     @property
     def total_steps(self) -> int | None:
@@ -482,26 +529,45 @@ class GANTrainer:
         generator = seeds.generator(self.seed, "fixed noise")
         return self.prior(64, self.latent_dim, generator)
 
-    def sample(self, count: int = 64, *, seed: int = 0) -> torch.Tensor:
+    def sample(
+        self,
+        count: int = 64,
+        *,
+        seed: int = 0,
+        labels: torch.Tensor | int | None = None,
+        average: bool = True,
+    ) -> torch.Tensor:
         """Return ``count`` generated images, (count, C, H, W) in [-1, 1], drawn with ``seed``.
 
-        See ``generate`` for how; the run is left untouched.
+        See ``generate`` for how, and for the other arguments; the run is left untouched.
         """
         z = self.prior(
             checks.count("count", count), self.latent_dim, seeds.generator(seed, "sample")
         )
-        return self.generate(z)
+        return self.generate(z, labels=labels, average=average)
 
-    @torch.no_grad()
-    def generate(self, z: torch.Tensor) -> torch.Tensor:
+    def generate(
+        self,
+        z: torch.Tensor,
+        *,
+        labels: torch.Tensor | int | None = None,
+        average: bool = True,
+    ) -> torch.Tensor:
         """Return G's images for ``z`` (N, Z): (N, C, H, W) in [-1, 1] on the trainer's device.
 
-        G runs in evaluation mode, so that the image of one z does not depend on the others beside
-        it, and neither its batch norm statistics nor anything else of the run changes.
+        Nothing of the run changes, see ``tinygan.sampling.generate``.
+
+        Args:
+            z: the noise.
+            labels: the classes wanted, (N,) of int64, or one for all; None for each in turn.
+            average: whether G's moving average makes the images, if there is one, or G itself.
+
+        Raises:
+            ValueError: for labels that the nets do not know, or any if they know no classes.
         """
-        z = z.to(self.device, self.weights_dtype)
-        with evaluating(self.generator):
-            return torch.cat([self.generator(chunk) for chunk in z.split(SAMPLE_CHUNK)])
+        averaged = average and self.average is not None
+        net = self.average.net if averaged else self.generator  # type: ignore[union-attr]
+        return sampling.generate(net, z, labels=labels)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the run needs to go on: plain values and tensors.

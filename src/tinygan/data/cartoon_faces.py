@@ -45,13 +45,17 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image_size: height and width in pixels, at least 8; the face fits the smaller side.
         channels: 3 for colour or 1 for grey.
         seed: another seed, other faces.
+        label: the attribute that is a face's class, for nets with ``num_classes``; None for all
+            of them as its label.
 
     Attributes:
         pixels: the faces, (length, C, H, W) of uint8.
-        attributes: what each face has, (length, 6) of int64; ``labels`` is another name for it.
+        attributes: what each face has, (length, 6) of int64.
+        num_classes: how many values the attribute ``label`` takes, or None.
 
     Raises:
-        ValueError: for a size under 8, a length under 1, or channels other than 1 or 3.
+        ValueError: for a size under 8, a length under 1, channels other than 1 or 3, or a label
+            that is no attribute.
 
     Examples:
         >>> faces = CartoonFaces(10, image_size=32)
@@ -79,8 +83,16 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         channels: int = 3,
         *,
         seed: int = 0,
+        label: str | None = None,
     ) -> None:
         checks.count("length", length)
+        if label is not None and label not in self.ATTRIBUTES:
+            raise ValueError(
+                f"label must be one of {', '.join(self.ATTRIBUTES)}, got {label!r}; use "
+                '"hair_style", say.'
+            )
+        self.label = label
+        self.num_classes = None if label is None else self.ATTRIBUTES[label]
         self.image_size = checks.size("image_size", image_size, at_least=8)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
@@ -101,8 +113,10 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     @property
     def labels(self) -> torch.Tensor:
-        """The attributes, by the name under which loaders look for what goes with images."""
-        return self.attributes
+        """What loaders give with each face: its class (length,), or all attributes (length, 6)."""
+        if self.label is None:
+            return self.attributes
+        return self.attributes[:, list(self.ATTRIBUTES).index(self.label)]
 
     @property
     def configuration(self) -> dict[str, str | int]:
@@ -112,6 +126,7 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             "image_size": str(self.image_size),
             "channels": self.channels,
             "seed": int(self.seed),
+            **({} if self.label is None else {"label": self.label}),
         }
 
     def __len__(self) -> int:
@@ -120,13 +135,13 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     @override
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return face ``index``, (C, H, W) in [-1, 1], and its attributes, (6,) int64."""
-        return scale(self.pixels[index]), self.attributes[index]
+        """Return face ``index``, (C, H, W) in [-1, 1], and its label, () or (6,) of int64."""
+        return scale(self.pixels[index]), self.labels[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return several faces at once, as PyTorch's loaders ask for them."""
         chosen = torch.as_tensor(indices)
-        return list(zip(scale(self.pixels[chosen]), self.attributes[chosen]))
+        return list(zip(scale(self.pixels[chosen]), self.labels[chosen]))
 
 
 def _draws(seed: int, index: int) -> torch.Tensor:

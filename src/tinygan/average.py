@@ -1,0 +1,94 @@
+"""The moving average of a generator's weights, from which samples are better than from G itself."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+RAMP = 0.05
+"""The half-life is at most this share of the images seen: no run should end in its beginnings."""
+
+
+def ema_weight(half_life: float, images: int, size: int) -> float:
+    """Return how much of the average a batch replaces: 1 - 0.5^(size / half-life).
+
+    Early in a run the half-life is a twentieth of the images seen (Karras et al. 2020, in the code
+    of StyleGAN2-ADA), so that the initial weights are soon forgotten.
+
+    Args:
+        half_life: images after which weights count half, above 0.
+        images: real images seen, those of this batch included.
+        size: images in this batch.
+
+    Examples:
+        >>> ema_weight(1000, images=1_000_000, size=1000)
+        0.5
+    """
+    return 1.0 - math.pow(0.5, size / min(half_life, RAMP * images))
+
+
+@torch.no_grad()
+def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tensor) -> None:
+    """Move ``average`` towards ``live``: a + weight (l - a). Buffers are copied.
+
+    Batch norm's statistics belong to the newest weights, and are averages already.
+
+    Args:
+        average: a copy of the net, whose weights are in float32 or more.
+        live: the net that is trained.
+        weight: in [0, 1], a number or a scalar tensor on their device.
+
+    Examples:
+        >>> average, live = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> ema_update_(average, live, 1.0)
+        >>> torch.equal(average.weight, live.weight)
+        True
+    """
+    old = [p.detach() for p in average.parameters()]
+    new = [p.detach() for p in live.parameters()]
+    # Subtracted, not lerped: PyTorch's lerp takes no scalar on the device for many tensors.
+    change = torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old)], old)
+    torch._foreach_mul_(change, weight)
+    torch._foreach_add_(old, change)
+    for kept, buffer in zip(average.buffers(), live.buffers()):
+        kept.copy_(buffer)
+
+
+class Average:
+    """A generator's moving average: float32 at least, and never trained.
+
+    Args:
+        live: the generator.
+        half_life: images after which weights count half, above 0.
+
+    Raises:
+        ValueError: for a half-life that is not above 0.
+
+    Examples:
+        >>> average = Average(nn.Linear(2, 2), half_life=10_000)
+        >>> average.update(images=64, size=64, moved=torch.tensor(True))
+    """
+
+    def __init__(self, live: nn.Module, half_life: float) -> None:
+        if not half_life > 0:
+            raise ValueError(
+                f"ema_half_life must be above 0 images, got {half_life!r}; use 10_000, say."
+            )
+        self.half_life = half_life
+        self._live = live
+        self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
+        self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
+
+    def update(self, images: int, size: int, moved: torch.Tensor) -> None:
+        """Take in G's weights after a step.
+
+        Args:
+            images: real images seen, those of this step included.
+            size: images in this step's batch.
+            moved: whether G moved: a scalar of bool on the device.
+        """
+        weight = ema_weight(self.half_life, images, size)
+        ema_update_(self.net, self._live, moved.to(self._dtype) * weight)

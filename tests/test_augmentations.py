@@ -1,0 +1,194 @@
+"""Augmentation: one random function for real images and fakes, through which gradients flow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygan
+from tinygan import augmentations
+from tinygan.augmentations import Augmentation, diff_augment, instance_noise
+
+import recipes
+import strategies
+
+KINDS = {
+    "colour": diff_augment(translation=0, cutout=0),
+    "translation": diff_augment(colour=False, cutout=0),
+    "cutout": diff_augment(colour=False, translation=0),
+    "all": diff_augment(),
+    "noise": instance_noise(),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def drawn_for(augment, images, seed=0):
+    """Return what is drawn for a batch."""
+    return augment.draw(images.shape, torch.Generator().manual_seed(seed), 0)
+
+
+@every_kind
+@given(images=strategies.images(), seed=st.integers(0, 1000))
+def test_each_image_is_changed_by_itself(kind, images, seed):
+    """Shape and type stay; what becomes of an image depends on it and its row alone."""
+    augment = KINDS[kind]
+    drawn = drawn_for(augment, images, seed)
+    changed = augment.apply(images, drawn)
+    assert changed.shape == images.shape
+    assert changed.dtype == images.dtype
+    for i in range(len(images)):
+        alone = augment.apply(images[i : i + 1], drawn[i : i + 1])
+        torch.testing.assert_close(changed[i : i + 1], alone)
+
+
+@every_kind
+def test_gradients_flow_through(kind):
+    """They are the numerical ones, so G learns through what D sees."""
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64) * 2 - 1
+    drawn = drawn_for(KINDS[kind], images).double()
+    images.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: KINDS[kind].apply(x, drawn), images)
+
+
+@given(images=strategies.images())
+def test_the_middle_of_all_draws_changes_no_colour_and_no_place(images):
+    """Brightness 0, saturation and contrast 1, and no move: the image as it is."""
+    augment = diff_augment(cutout=0)
+    changed = augment.apply(images, torch.full((len(images), 7), 0.5))
+    torch.testing.assert_close(changed, images, rtol=0, atol=1e-6)
+
+
+def test_colours_change_as_the_paper_says():
+    """Brightness is added, saturation scales around grey, contrast around the image's mean."""
+    images = torch.rand(1, 3, 8, 8) * 2 - 1
+    augment = KINDS["colour"].apply
+
+    def row(**changed):
+        at = {"brightness": 0, "saturation": 1, "contrast": 2}
+        drawn = torch.full((1, 7), 0.5)
+        for name, value in changed.items():
+            drawn[0, at[name]] = value
+        return drawn
+
+    torch.testing.assert_close(augment(images, row(brightness=0.9)), images + 0.4)
+    grey = augment(images, row(saturation=0.0))
+    torch.testing.assert_close(grey, images.mean(1, keepdim=True).expand_as(images))
+    mean = images.mean()
+    torch.testing.assert_close(augment(images, row(contrast=1.0)), mean + 1.5 * (images - mean))
+
+
+@given(size=st.integers(8, 40), down=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
+def test_translation_moves_by_whole_pixels(size, down, seed):
+    """An image is moved by at most an eighth of its side, and grey comes in from outside."""
+    image = torch.rand(1, 2, size, size + 3, generator=torch.Generator().manual_seed(seed)) + 1
+    drawn = torch.full((1, 7), 0.5)
+    drawn[0, 3] = down
+    moved = KINDS["translation"].apply(image, drawn)
+    most = int(size / 8 + 0.5)
+    shift = int(down * (2 * most + 1)) - most
+    expected = torch.zeros_like(image)
+    if shift >= 0:
+        expected[:, :, : size - shift] = image[:, :, shift:]
+    else:
+        expected[:, :, -shift:] = image[:, :, :shift]
+    assert torch.equal(moved, expected)
+
+
+def test_every_shift_is_as_likely():
+    """Of 17 shifts in a row of 64 pixels each comes as often, the outermost ones too."""
+    images = torch.arange(1.0, 65).view(1, 1, 1, 64).expand(17_000, 1, 64, 64)
+    moved = KINDS["translation"].apply(images, drawn_for(KINDS["translation"], images))
+    counts = torch.bincount(moved[:, 0, 32, 32].long() - 33 + 8, minlength=17)
+    assert len(counts) == 17
+    assert counts.min() > 850  # a thousand each; the standard deviation is 31
+    assert counts.max() < 1150
+
+
+@given(height=st.integers(8, 40), width=st.integers(8, 40), share=st.sampled_from([0.25, 0.5, 1.0]))
+def test_cutout_makes_a_rectangle_grey(height, width, share):
+    """With its centre in the middle it has the size that it should; at a corner a quarter of it."""
+    images = torch.ones(1, 3, height, width)
+    augment = diff_augment(colour=False, translation=0, cutout=share)
+    rows, columns = int(height * share + 0.5), int(width * share + 0.5)
+    middle = augment.apply(images, torch.full((1, 7), 0.5))
+    assert (middle == 0).sum() == 3 * rows * columns
+    corner = augment.apply(images, torch.zeros(1, 7))
+    assert (corner == 0).sum() == 3 * (rows - rows // 2) * (columns - columns // 2)
+    assert corner[0, 0, 0, 0] == 0
+
+
+@every_kind
+@given(images=strategies.images())
+def test_the_largest_draw_is_within_bounds(kind, images):
+    """The largest number below 1 leads to no place outside of an image."""
+    if kind != "noise":
+        drawn = torch.full((len(images), 7), 1 - 2**-24)
+        assert KINDS[kind].apply(images, drawn).isfinite().all()
+
+
+def test_instance_noise_fades_in_a_straight_line():
+    """Its deviation falls from its start to 0 at ``until`` images, and stays there."""
+    shape, noise = (100, 3, 8, 8), instance_noise(0.2, until=1000)
+    found = [
+        noise.draw(shape, torch.Generator().manual_seed(0), images).std().item()
+        for images in (0, 500, 1000, 5000)
+    ]
+    assert found == pytest.approx([0.2, 0.1, 0, 0], rel=0.02)
+    forever = instance_noise(0.2).draw(shape, torch.Generator().manual_seed(0), 10**9)
+    assert forever.std().item() == pytest.approx(0.2, rel=0.02)
+
+
+def test_real_images_and_fakes_go_through_the_same_function():
+    """D sees nothing that was not augmented, in both phases, each pass by draws of its own."""
+    seen = []
+    mark = Augmentation(
+        draw=lambda shape, generator, images: torch.rand(shape[0], generator=generator),
+        apply=lambda images, drawn: 0 * images + drawn.view(-1, 1, 1, 1),
+    )
+    trainer = tinygan.GANTrainer(*recipes.nets(), augment=mark, penalty=tinygan.penalties.r1())
+    trainer.discriminator.register_forward_pre_hook(
+        lambda net, given: seen.append(given[0].detach().clone()) if net.training else None
+    )
+    [images, _], *_ = recipes.batches()
+    trainer.fit([images], steps=2)
+    # Of each step: real, fake, real once more for the penalty in the first, and G's fakes.
+    assert len(seen) == 4 + 3
+    for given_to_d in seen:
+        assert (given_to_d == given_to_d[:, :1, :1, :1]).all()
+    firsts = [given_to_d[:, 0, 0, 0] for given_to_d in seen]
+    real, fake, penalised, generators, *others = firsts
+    assert torch.equal(real, penalised)
+    different = [real, fake, generators, *others]
+    for i, one in enumerate(different):
+        assert not any(torch.equal(one, other) for other in different[:i])
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda: diff_augment(translation=-0.1),
+            "translation must be in [0, 1], got -0.1; use 0.125, say.",
+        ),
+        (
+            lambda: diff_augment(cutout=float("nan")),
+            "cutout must be in [0, 1], got nan; use 0.125, say.",
+        ),
+        (lambda: instance_noise(-1.0), "deviation must be at least 0, got -1.0; use 0.1, say."),
+        (lambda: instance_noise(until=0), "until must be at least 1, got 0; use 1 or more."),
+    ],
+)
+def test_bad_arguments_are_refused(make, sentence):
+    """The error names the value and the rule."""
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == sentence
+
+
+def test_every_augmentation_is_tested():
+    """A new augmentation of the module must be among those above."""
+    assert {n for n in vars(augmentations) if n.endswith(("_augment", "_noise"))} == {
+        "diff_augment", "instance_noise", "_diff_augment", "_fading_noise"
+    }  # fmt: skip

@@ -1,0 +1,249 @@
+"""Class-conditional nets: labels go from the batches to both nets, and from the caller to G."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygan
+from tinygan import data
+
+import recipes
+import strategies
+
+CLASSES = recipes.CLASSES
+classes = st.integers(1, 12)
+
+
+def conditional(**arguments):
+    """Return a trainer of 8x8 images of three classes."""
+    return tinygan.GANTrainer(*recipes.nets(num_classes=CLASSES), **arguments)
+
+
+@given(
+    size=strategies.image_sizes,
+    channels=strategies.channels,
+    latent_dim=strategies.latent_dims,
+    count=strategies.batch_sizes,
+    num_classes=classes,
+)
+def test_nets_of_any_shape_take_labels(size, channels, latent_dim, count, num_classes):
+    """Images have their size and logits are one per image, whatever the number of classes."""
+    generator = tinygan.DCGANGenerator(size, channels, latent_dim, 2, num_classes=num_classes)
+    discriminator = tinygan.DCGANDiscriminator(size, channels, 2, num_classes=num_classes)
+    labels = torch.arange(count) % num_classes
+    fake = generator(torch.randn(count, latent_dim), labels)
+    assert fake.shape == (count, channels, *size)
+    assert discriminator(fake, labels).shape == (count,)
+
+
+@given(
+    size=strategies.image_sizes,
+    channels=strategies.channels,
+    packs=st.integers(2, 4),
+    pack=st.integers(1, 4),
+)
+def test_packs_of_any_shape_give_a_logit_each(size, channels, packs, pack):
+    """A pack holds its images' channels in order, and D gives it one logit."""
+    images = torch.randn(packs * pack, channels, *size)
+    packed = tinygan.pack(images, pack)
+    assert packed.shape == (packs, pack * channels, *size)
+    for i, image in enumerate(images):
+        inside = i % pack * channels
+        assert torch.equal(packed[i // pack, inside : inside + channels], image)
+    discriminator = tinygan.DCGANDiscriminator(size, channels, 2, pack=pack)
+    assert discriminator(images).shape == (packs,)
+
+
+def test_a_logit_is_the_papers_projection():
+    """psi(phi(x)) + <e_y, phi(x)>, phi(x) averaged over its places."""
+    _, net = recipes.nets(num_classes=CLASSES)
+    images, labels = recipes.batches()[0]
+    with torch.no_grad():
+        phi = net.main[:-1](images)
+        alone = net.main[-1](phi).flatten()
+        wanted = torch.stack(
+            [
+                psi + (net.embedding.weight[y] * features.mean((1, 2))).sum()
+                for psi, y, features in zip(alone, labels, phi)
+            ]
+        )
+        torch.testing.assert_close(net(images, labels), wanted)
+    assert not torch.equal(net(images, labels), net(images, (labels + 1) % CLASSES))
+
+
+def test_an_image_depends_on_its_label():
+    """The same z makes another image for each class, and none depends on the others beside it."""
+    trainer = conditional()
+    z = trainer.fixed_noise[:1].repeat(CLASSES, 1)
+    made = trainer.generate(z, labels=torch.arange(CLASSES))
+    for label in range(CLASSES):
+        torch.testing.assert_close(trainer.generate(z[:1], labels=label)[0], made[label])
+        assert not torch.equal(made[label], made[(label + 1) % CLASSES])
+
+
+def test_samples_are_of_each_class_in_turn():
+    """Without labels the classes take turns, so that a grid shows all of them."""
+    trainer = conditional()
+    turns = torch.arange(7) % CLASSES
+    assert torch.equal(trainer.sample(7, seed=3), trainer.sample(7, seed=3, labels=turns))
+    assert not torch.equal(trainer.sample(7, seed=3), trainer.sample(7, seed=3, labels=1))
+
+
+def test_both_nets_are_told_the_images_own_labels():
+    """Fakes are made and judged by the labels of the batch, real images by their own."""
+    trainer = conditional(penalty=tinygan.penalties.r1())
+    told = []
+    for player in trainer.players:
+        player.module.register_forward_pre_hook(
+            lambda net, given, name=player.name: (
+                told.append((name, given[1].tolist())) if net.training else None
+            )
+        )
+    batches = recipes.batches()
+    trainer.fit(batches, steps=3)
+    for step, (_, labels) in enumerate(batches):
+        calls = ["discriminator", "generator", "discriminator", "discriminator"]
+        calls[3:3] = ["discriminator"] if step == 0 else []  # the penalty's
+        assert told[: len(calls)] == [(name, labels.tolist()) for name in calls]
+        del told[: len(calls)]
+    assert told == []
+
+
+def test_classes_are_learnt():
+    """After a second of training images of the dark class are dark and of the bright one bright."""
+    torch.manual_seed(0)
+    generator = tinygan.DCGANGenerator(8, 1, 4, 8, num_classes=2)
+    discriminator = tinygan.DCGANDiscriminator(8, 1, 8, num_classes=2)
+    nets = [net.apply(tinygan.weights_init) for net in (generator, discriminator)]
+    labels = torch.arange(64) % 2
+    images = torch.rand(64, 1, 8, 8) * 0.2 + labels.view(-1, 1, 1, 1) - 0.6
+    fast = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=True)
+    trainer = tinygan.GANTrainer(*nets, generator_optimizer=fast, discriminator_optimizer=fast)
+    trainer.fit([[images, labels]], steps=200)
+    dark, bright = (trainer.sample(32, labels=label).mean().item() for label in (0, 1))
+    assert bright - dark > 0.5
+
+
+def test_a_class_is_not_one_image():
+    """What G makes of a class varies with z, from the start and after some training."""
+    torch.manual_seed(0)
+    generator = tinygan.DCGANGenerator(8, 1, 16, 8, num_classes=2)
+    discriminator = tinygan.DCGANDiscriminator(8, 1, 8, norm=None, num_classes=2)
+    nets = [net.apply(tinygan.weights_init) for net in (generator, discriminator)]
+    labels = torch.arange(64) % 2
+    images = torch.rand(64, 1, 8, 8) * 1.6 - 0.8 + 0.2 * (labels.view(-1, 1, 1, 1) - 0.5)
+    trainer = tinygan.GANTrainer(*nets, penalty=tinygan.penalties.r1(0.1))
+    for steps in (1, 200):
+        trainer.fit([[images, labels]], steps=steps)
+        for label in (0, 1):
+            made = trainer.sample(64, labels=label)
+            assert made.std(0).mean() > 0.4 * made.std()
+
+
+def test_a_loader_gives_the_labels_of_a_data_set():
+    """Of images in memory with ``labels``, and of pairs, whole and by the batch."""
+
+    class Digits:
+        pixels = torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
+        labels = torch.arange(20) % CLASSES
+
+        def __len__(self):
+            return 20
+
+    seen = []
+    keep = tinygan.hooks.every(1, lambda trainer, _: seen.append(trainer.labels))
+    conditional(hooks=[keep]).fit(data.Loader(Digits(), 8), epochs=1)
+    assert sorted(torch.cat(seen).tolist()) == sorted(Digits.labels.tolist())
+
+
+def test_one_attribute_of_drawn_faces_is_their_class():
+    """``label`` names the attribute that batches give as the label of a face."""
+    faces = data.CartoonFaces(10, image_size=8, label="hair_style")
+    assert faces.num_classes == 4
+    assert torch.equal(faces.labels, faces.attributes[:, 2])
+    assert faces[3][1] == faces.attributes[3, 2]
+    with pytest.raises(ValueError, match="label must be one of skin, hair, hair_style, eyes"):
+        data.CartoonFaces(10, image_size=8, label="hat")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (torch.tensor([0, 1]), "labels must be (N,) of int64, got (2,) of torch.int64 for N=8"),
+        (torch.zeros(8), "labels must be (N,) of int64, got (8,) of torch.float32 for N=8"),
+        (
+            torch.arange(8),
+            "labels must be in [0, 3), got [0, 7]; build the nets with num_classes=8",
+        ),
+        (torch.arange(8) - 1, "labels must be in [0, 3), got [-1, 6]"),
+    ],
+)
+def test_bad_labels_are_refused_before_the_first_step(labels, sentence):
+    """The error names their shape, type or range, and the rule."""
+    trainer = conditional()
+    images, _ = recipes.batches()[0]
+    with pytest.raises(ValueError) as error:
+        trainer.fit([[images, labels]], steps=1)
+    assert str(error.value).startswith(sentence)
+    assert trainer.step == 0
+
+
+def test_missing_labels_are_refused():
+    """Batches without labels, nets that do not agree, labels for nets without classes."""
+    images, labels = recipes.batches()[0]
+    with pytest.raises(
+        TypeError, match=r"batches must give \(images, labels\) to nets with num_cl"
+    ):
+        conditional().fit([images], steps=1)
+    plain, with_classes = recipes.nets(), recipes.nets(num_classes=CLASSES)
+    with pytest.raises(ValueError, match="must agree on num_classes, got None and 3"):
+        tinygan.GANTrainer(plain[0], with_classes[1])
+    with pytest.raises(ValueError, match="labels must be None for nets without classes, got 1"):
+        tinygan.GANTrainer(*plain).sample(2, labels=1)
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\), got \[3, 3\]"):
+        conditional().sample(2, labels=3)
+    with pytest.raises(ValueError, match="labels must be given to a net with num_classes, and to"):
+        with_classes[0](torch.randn(2, 5))
+    with pytest.raises(ValueError, match="labels must be given to a net with num_classes, and to"):
+        plain[1](images, labels)
+    with pytest.raises(ValueError, match=r"labels must be \(N,\), got \(3,\) for N=8"):
+        with_classes[1](images, labels[:3])
+    with pytest.raises(ValueError, match="pack must be 1 with num_classes, got 2"):
+        tinygan.DCGANDiscriminator(8, pack=2, num_classes=3)
+
+
+def test_images_that_fill_no_pack_are_left_out():
+    """Of a batch of 5 a D that packs two sees 4; of fewer than a pack an error tells."""
+    made = recipes.nets(pack=2)
+    sizes = []
+    made[1].register_forward_pre_hook(
+        lambda net, given: sizes.append(len(given[0])) if net.training else None
+    )
+    images = [batch for batch, _ in recipes.batches()]
+    trainer = tinygan.GANTrainer(*made)
+    trainer.fit(images, epochs=1)
+    assert sizes == [8] * 6 + [4] * 3
+    assert trainer.images == 21
+    with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D packs"):
+        tinygan.GANTrainer(*recipes.nets(norm=False, pack=2)).fit([images[0][:1]], steps=1)
+    with pytest.raises(ValueError, match="images must fill whole packs of 2, got 3"):
+        tinygan.pack(images[0][:3], 2)
+
+
+def test_spectral_norm_bounds_every_layer():
+    """After some passes in training the largest singular value of each weight is 1."""
+    _, net = recipes.nets(norm=False, num_classes=CLASSES)
+    assert tinygan.spectral_norm(net) is net
+    for module in net.modules():  # drawn after wrapping, too
+        tinygan.weights_init(module)
+    images, labels = recipes.batches()[0]
+    for _ in range(60):
+        net(images, labels)
+    for layer in (net.main[0], net.main[-1], net.embedding):
+        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+        assert largest.item() == pytest.approx(1, abs=1e-3)

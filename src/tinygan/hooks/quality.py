@@ -39,8 +39,9 @@ class Quality(Hook):
     value so far was measured, the run is saved as ``best.pt``, to sample from it or go on from it:
     ``trainer.resume("runs/faces/best.pt")``. A save that fails is logged and the run goes on.
 
-    The generated images are of the same noise each time, and the real ones' features are made once,
-    before the first step.
+    The generated images are of the same noise each time, by G's moving average if there is one, and
+    of each class in turn if there are any. The real ones' features are made once, before the first
+    step.
 
     In a run of several ranks rank 0 measures while the others wait: it must take less time than the
     timeout of ``tinygan.distributed.join``, 300 seconds.

@@ -162,7 +162,8 @@ def _moved(
         return images
     padding = [0, 0, most, most] if axis == 2 else [most, most, 0, 0]
     padded = torch.nn.functional.pad(images, padding)
-    first = (share * (2 * most + 1)).long().view(-1, 1, 1, 1)
+    # A share just under 1 may round to 1 in fewer bits.
+    first = (share * (2 * most + 1)).long().clamp(max=2 * most).view(-1, 1, 1, 1)
     view = [1, 1, 1, 1]
     view[axis] = side
     places = first + torch.arange(side, device=images.device).view(view)

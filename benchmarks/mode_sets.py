@@ -26,11 +26,11 @@ from tinygan.step import Player
 
 from mode_coverage import Coverage, mode_coverage, nearest_mode
 
-STEPS = {"ring": 6_000, "grid": 8_000}
-RATE = 2e-3
+STEPS = {"ring": 10_000, "grid": 10_000}
+RATES = {"generator": 2e-3, "discriminator": 3e-3}
 WIDTH = 128
-LATENT = 2
-OCTAVES = 3
+LATENT = 4
+OCTAVES = 4
 
 
 def ring() -> Mixture:
@@ -48,12 +48,12 @@ def grid() -> Mixture:
 class Decay(tinygan.Hook):
     """Lower both players' rates to 0 along half a cosine: a function of the step alone."""
 
-    def __init__(self, rate: float, steps: int) -> None:
-        self.rate, self.steps = rate, steps
+    def __init__(self, rates: dict[str, float], steps: int) -> None:
+        self.rates, self.steps = rates, steps
 
     def on_gradients(self, trainer: tinygan.GANTrainer, player: Player) -> None:
         """Set the rate of the update that follows."""
-        rate = self.rate * (1 + math.cos(math.pi * trainer.step / self.steps)) / 2
+        rate = self.rates[player.name] * (1 + math.cos(math.pi * trainer.step / self.steps)) / 2
         for group in player.optimizer.param_groups:
             group["lr"] = rate
 
@@ -69,8 +69,8 @@ class Mixture:
 
     samples = 2_500
     batch = 128
-    weight = 0.003
-    optimizer = partial(torch.optim.Adam, lr=RATE, betas=(0.5, 0.99), fused=True)
+    weight = 0.02
+    optimizer = partial(torch.optim.Adam, betas=(0.5, 0.99), fused=True)
     prior = staticmethod(sampling.normal)
 
     def __init__(self, name: str, means: torch.Tensor, *, sd: float, scale: float) -> None:
@@ -83,7 +83,7 @@ class Mixture:
 
     def hooks(self, steps: int) -> list[tinygan.Hook]:
         """Return what a run of so many steps needs: rates that end at 0."""
-        return [Decay(RATE, steps)]
+        return [Decay(RATES, steps)]
 
     def batches(self, seed: int, steps: int) -> Sequence[torch.Tensor]:
         """Return the batches of a whole run."""
@@ -145,6 +145,14 @@ def _layers(inputs: int, outputs: int, activation: type[nn.Module]) -> list[nn.M
     return [*layers, nn.Linear(WIDTH, outputs)]
 
 
+class SteepTanh(nn.Module):
+    """tanh(3 x), which saturates after smaller changes of the weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map each value to (-1, 1)."""
+        return (3 * x).tanh()
+
+
 class PointGenerator(nn.Module):
     """Three hidden layers of tanh: they saturate, so G can be flat on modes and steep between."""
 
@@ -152,10 +160,10 @@ class PointGenerator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.main = nn.Sequential(*_layers(LATENT, 2, nn.Tanh))
+        self.main = nn.Sequential(*_layers(LATENT, 2, SteepTanh))
         with torch.no_grad():  # steep from the start, or bridges between modes take long to thin
-            self.main[0].weight.mul_(4)
-            self.main[0].bias.mul_(4)
+            self.main[0].weight.mul_(2)
+            self.main[0].bias.mul_(2)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Map z (N, Z) to points (N, 2, 1, 1)."""

@@ -1,0 +1,65 @@
+"""The recipes of the table: each differs from ``plain`` in what its name says, in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from tinygan import losses, models, penalties
+from tinygan.losses import Loss, PairedLoss
+from tinygan.penalties import Penalty
+
+EVERY = 4
+"""In which steps R1 and R2 are applied: they double a step's time otherwise."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run may differ in.
+
+    Args:
+        loss: makes what the players pay.
+        penalty: makes what D pays besides, from a set's weight of zero-centred penalties.
+        pack: images that D sees at once.
+        bounded: divide D's weights by their spectral norm.
+        ema_half_life: images after which weights count half in the average that is sampled from.
+    """
+
+    loss: Callable[[], Loss | PairedLoss] = losses.non_saturating
+    penalty: Callable[[float], tuple[Penalty, ...]] = lambda weight: ()
+    pack: int = 1
+    bounded: bool = False
+    ema_half_life: float | None = None
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether D may have batch norm, which mixes the slopes that are penalised or bounded."""
+        return not self.bounded and not self.penalty(1.0)
+
+    def judged(self, discriminator: nn.Module) -> nn.Module:
+        """Return D as the recipe wants it."""
+        return models.spectral_norm(discriminator) if self.bounded else discriminator
+
+
+def _r1(weight: float) -> tuple[Penalty, ...]:
+    return (penalties.r1(weight, every=EVERY),)
+
+
+def _r1_and_r2(weight: float) -> tuple[Penalty, ...]:
+    return penalties.r1(weight, every=EVERY), penalties.r2(weight, every=EVERY)
+
+
+RECIPES = {
+    "plain": Recipe(),
+    "pack2": Recipe(pack=2),
+    "pack4": Recipe(pack=4),
+    "least-squares": Recipe(loss=losses.least_squares),
+    "hinge-sn": Recipe(loss=losses.hinge, bounded=True),
+    "wgan-gp": Recipe(loss=losses.wasserstein, penalty=lambda weight: (penalties.wgan_gp(),)),
+    "dragan": Recipe(penalty=lambda weight: (penalties.dragan(),)),
+    "r1": Recipe(penalty=_r1),
+    "r3gan": Recipe(loss=losses.relativistic, penalty=_r1_and_r2),
+    "r3gan-ema": Recipe(losses.relativistic, _r1_and_r2, ema_half_life=10_000),
+}

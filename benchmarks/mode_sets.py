@@ -21,10 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tinygan
-from tinygan import data, models, optimizers, pictures, sampling, seeds
-from tinygan.step import Player
-
-from mode_coverage import Coverage, mode_coverage, nearest_mode
+from tinygan import Player, data, metrics, pictures, sampling, seeds
 
 STEPS = {"ring": 10_000, "grid": 10_000}
 RATES = {"generator": 2e-3, "discriminator": 3e-3}
@@ -96,11 +93,11 @@ class Mixture:
         points = (self.means[modes] + self.sd * noise) / self.scale
         return points.clamp(-1, 1)[:, :, None, None]
 
-    def coverage(self, samples: torch.Tensor) -> Coverage:
+    def coverage(self, samples: torch.Tensor) -> metrics.ModeCoverage:
         """Return which modes samples (N, 2, 1, 1) lie near, and how many of them do."""
         points = samples.flatten(1).cpu() * self.scale
-        modes, near = nearest_mode(points, self.means, self.sd)
-        return mode_coverage(modes, len(self.means), near)
+        modes, near = metrics.nearest_mode(points, self.means, self.sd)
+        return metrics.mode_coverage(modes, len(self.means), high_quality=near)
 
     def real(self, count: int) -> torch.Tensor:
         """Return data to draw beside samples."""
@@ -182,7 +179,7 @@ class PointDiscriminator(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map points (N, 2, 1, 1) to logits (N / pack,)."""
-        points = models.pack(images, self.pack).flatten(1)
+        points = tinygan.pack(images, self.pack).flatten(1)
         phases = (points[:, :, None] * self.waves).flatten(1)
         return self.main(torch.cat([points, phases.sin(), phases.cos()], 1)).flatten()
 
@@ -201,7 +198,7 @@ class Stacked:
     batch = 64
     steps = 100_000
     weight = 1.0
-    optimizer = optimizers.dcgan_adam
+    optimizer = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
     prior = staticmethod(sampling.uniform)
 
     def __init__(self, file: Path, classifier: Path, device: torch.device | str = "cpu") -> None:
@@ -234,14 +231,14 @@ class Stacked:
         return data.Loader(self, self.batch, seed=seed, drop_last=True, device=self.device)
 
     @torch.no_grad()
-    def coverage(self, samples: torch.Tensor) -> Coverage:
+    def coverage(self, samples: torch.Tensor) -> metrics.ModeCoverage:
         """Return which numbers samples (N, 3, 28, 28) show, as the classifier reads them."""
         modes = [
             self.classifier(some.to(self.device).flatten(0, 1)[:, None]).argmax(1).view(-1, 3).cpu()
             for some in samples.split(1000)
         ]
         numbers = (torch.cat(modes) * torch.tensor([100, 10, 1])).sum(1)
-        return mode_coverage(numbers, 1000, reference=self.shares)
+        return metrics.mode_coverage(numbers, 1000, data=self.shares)
 
     def real(self, count: int) -> torch.Tensor:
         """Return data to draw beside samples."""

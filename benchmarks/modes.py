@@ -21,15 +21,14 @@ from pathlib import Path
 import torch
 
 import tinygan
-from tinygan import hooks
-from tinygan.step import StepReport
+from tinygan import StepReport, hooks
 
 from mode_recipes import RECIPES, Recipe
 from mode_sets import Mixture, Stacked, grid, ring
 
 Set = Mixture | Stacked
 
-COLUMNS = {"modes": "modes", "high_quality": "high quality, %", "reverse_kl": "reverse KL"}
+COLUMNS = {"found": "modes", "high_quality": "high quality, %", "reverse_kl": "reverse KL"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,7 +161,7 @@ def _mean(values: list[float | None], key: str) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    scale, digits = {"modes": (1, 1), "high_quality": (100, 1), "reverse_kl": (1, 4)}[key]
+    scale, digits = {"found": (1, 1), "high_quality": (100, 1), "reverse_kl": (1, 4)}[key]
     mean = scale * statistics.mean(known)
     if len(known) == 1:
         return f"{mean:.{digits}f}"

@@ -23,8 +23,9 @@ import torch
 import tinygan
 from tinygan import StepReport, hooks
 
+from mode_mixtures import Mixture, grid, ring
 from mode_recipes import RECIPES, Recipe
-from mode_sets import Mixture, Stacked, grid, ring
+from mode_stacked_mnist import Stacked
 
 Set = Mixture | Stacked
 

@@ -379,7 +379,7 @@ class GANTrainer:
         self.real = images[:whole].to(
             self.device, self.weights_dtype, non_blocking=True, memory_format=torch.channels_last
         )
-        self.labels = None if labels is None else labels.to(self.device, non_blocking=True)
+        self.labels = None if labels is None else labels[:whole].to(self.device, non_blocking=True)
         call(self._watching, "on_step_start", self)
 
         discriminator, generator = self.players

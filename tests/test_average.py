@@ -178,3 +178,13 @@ def test_a_half_life_that_is_none_is_refused(half_life):
     """The error names the value and the rule."""
     with pytest.raises(ValueError, match="ema_half_life must be above 0 images, got"):
         with_average(half_life)
+
+
+@pytest.mark.parametrize("other", [None, 20.0])
+def test_another_half_life_is_another_run(other):
+    """A run does not go on by another average, or without the one that it had."""
+    state = with_average(50.0).state_dict()
+    with pytest.raises(ValueError, match=r"ema_half_life: 50\.0 when saved"):
+        with_average(other).load_state_dict(state)
+    with pytest.raises(ValueError, match="ema_half_life"):
+        with_average(50.0).load_state_dict(with_average(other).state_dict())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
-import modes
 import pytest
 import torch
 
 from tinygan import metrics
+
+import modes
 
 
 @pytest.mark.parametrize("name", ["ring", "grid"])

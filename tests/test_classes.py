@@ -60,7 +60,7 @@ def test_packs_of_any_shape_give_a_logit_each(size, channels, packs, pack):
 
 
 def test_a_logit_is_the_papers_projection():
-    """psi(phi(x)) + <e_y, phi(x)>, phi(x) averaged over its places."""
+    """psi(phi(x)) + <e_y, phi(x)>, phi(x) the whole last map."""
     _, net = recipes.nets(num_classes=CLASSES)
     images, labels = recipes.batches()[0]
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_a_logit_is_the_papers_projection():
         alone = net.main[-1](phi).flatten()
         wanted = torch.stack(
             [
-                psi + (net.embedding.weight[y] * features.mean((1, 2))).sum()
+                psi + net.embedding.weight[y] @ features.flatten()
                 for psi, y, features in zip(alone, labels, phi)
             ]
         )

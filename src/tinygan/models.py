@@ -96,8 +96,7 @@ class DCGANGenerator(nn.Module):
         checks.count("base_channels", base_channels)
         if max_channels is not None:
             checks.count("max_channels", max_channels)
-        # Not a learned vector as long as z: all its numbers move together, and G soon hears nothing
-        # but the class, and makes one image of each.
+        # Not a learned vector as long as z: with it G soon hears nothing but the class.
         given = latent_dim
         if num_classes is not None:
             given += checks.count("num_classes", num_classes)
@@ -160,8 +159,7 @@ class DCGANDiscriminator(nn.Module):
         activation: makes the activation between layers.
         pack: m, how many images are judged together, see ``pack``; 1 for each alone.
         num_classes: judges images of a class, which ``forward`` then takes as a label, by a
-            projection (Miyato and Koyama 2018, equation 3), of features averaged over their places
-            rather than summed. None for no classes.
+            projection (Miyato and Koyama 2018, equation 3) of the whole last map. None for none.
 
     Raises:
         ValueError: for a size under 8 or a count under 1, naming it, or classes of packed images.
@@ -202,8 +200,13 @@ class DCGANDiscriminator(nn.Module):
                     f"pack must be 1 with num_classes, got {pack}: images of several classes have "
                     "no label together; leave one of the two out."
                 )
-            self.embedding = nn.Embedding(checks.count("num_classes", num_classes), widths[-1])
-            # As small as the paper draws its convolutions: at first the class hardly counts.
+            # Each class has a filter of the last map, places and all: summed or averaged over
+            # places, the features of so few layers do not tell a digit from another.
+            places = smallest[0] * smallest[1]
+            self.embedding = nn.Embedding(
+                checks.count("num_classes", num_classes), widths[-1] * places
+            )
+            # As small as the last convolution: at first the class hardly counts.
             nn.init.normal_(self.embedding.weight, 0.0, 0.02)
         # No normalisation next to the image: the paper found that it destabilises training.
         layers = [
@@ -251,9 +254,7 @@ class DCGANDiscriminator(nn.Module):
         *body, last = self.main
         for layer in body:
             images = layer(images)
-        # Averaged: summed, a class would weigh more the larger the map, and fakes would soon be
-        # told by their class alone.
-        projection = (images.mean((2, 3)) * self.embedding(labels)).sum(1)
+        projection = (images.flatten(1) * self.embedding(labels)).sum(1)
         logits: torch.Tensor = last(images).reshape(-1) + projection
         return logits
 

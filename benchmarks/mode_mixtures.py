@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -20,11 +20,10 @@ from torch import nn
 import tinygan
 from tinygan import Player, metrics, sampling, seeds
 
-STEPS = {"ring": 10_000, "grid": 10_000}
 RATES = {"generator": 2e-3, "discriminator": 3e-3}
 WIDTH = 128
-LATENT = 4
-OCTAVES = 4
+LATENT = 2
+OCTAVES = 6
 
 
 def ring() -> Mixture:
@@ -61,6 +60,7 @@ class Mixture:
         scale: what points are divided by.
     """
 
+    steps = 20_000
     samples = 2_500
     batch = 128
     weight = 0.02
@@ -69,7 +69,6 @@ class Mixture:
 
     def __init__(self, name: str, means: torch.Tensor, *, sd: float, scale: float) -> None:
         self.name, self.means, self.sd, self.scale = name, means, sd, scale
-        self.steps = STEPS[name]
 
     def nets(self, *, pack: int, batch_norm: bool) -> tuple[nn.Module, nn.Module]:
         """Return G and D: neither has batch norm here."""
@@ -132,9 +131,11 @@ class Points(Sequence[torch.Tensor]):
         return self.mixture.draw(self.mixture.batch, generator)
 
 
-def _layers(inputs: int, outputs: int, activation: type[nn.Module]) -> list[nn.Module]:
+def _layers(
+    inputs: int, outputs: int, *, hidden: int, activation: Callable[[], nn.Module]
+) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for width in (inputs, WIDTH, WIDTH):
+    for width in [inputs, *[WIDTH] * (hidden - 1)]:
         layers += [nn.Linear(width, WIDTH), activation()]
     return [*layers, nn.Linear(WIDTH, outputs)]
 
@@ -148,13 +149,13 @@ class SteepTanh(nn.Module):
 
 
 class PointGenerator(nn.Module):
-    """Three hidden layers of tanh: they saturate, so G can be flat on modes and steep between."""
+    """Four hidden layers of tanh: they saturate, so G can be flat on modes and steep between."""
 
     latent_dim = LATENT
 
     def __init__(self) -> None:
         super().__init__()
-        self.main = nn.Sequential(*_layers(LATENT, 2, SteepTanh))
+        self.main = nn.Sequential(*_layers(LATENT, 2, hidden=4, activation=SteepTanh))
         with torch.no_grad():  # steep from the start, or bridges between modes take long to thin
             self.main[0].weight.mul_(2)
             self.main[0].bias.mul_(2)
@@ -172,7 +173,8 @@ class PointDiscriminator(nn.Module):
         self.pack = pack
         self.register_buffer("waves", math.pi * 2.0 ** torch.arange(OCTAVES))
         inputs = 2 * pack * (1 + 2 * OCTAVES)
-        self.main = nn.Sequential(*_layers(inputs, 1, partial(nn.LeakyReLU, 0.2)))
+        activation = partial(nn.LeakyReLU, 0.2)
+        self.main = nn.Sequential(*_layers(inputs, 1, hidden=3, activation=activation))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map points (N, 2, 1, 1) to logits (N / pack,)."""

@@ -18,6 +18,9 @@ from tinygan.penalties import Penalty
 EVERY = 4
 """In which steps R1 and R2 are applied: they double a step's time otherwise."""
 
+FALL = 40
+"""What their weight is divided by at the end, where it falls."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,14 +28,15 @@ class Recipe:
 
     Args:
         loss: makes what the players pay.
-        penalty: makes what D pays besides, from a set's weight of zero-centred penalties.
+        penalty: makes what D pays besides, from a set's weight of zero-centred penalties and the
+            images of a run.
         pack: images that D sees at once.
         bounded: divide D's weights by their spectral norm.
         ema_half_life: images after which weights count half in the average that is sampled from.
     """
 
     loss: Callable[[], Loss | PairedLoss] = losses.non_saturating
-    penalty: Callable[[float], tuple[Penalty, ...]] = lambda weight: ()
+    penalty: Callable[[float, int], tuple[Penalty, ...]] = lambda weight, images: ()
     pack: int = 1
     bounded: bool = False
     ema_half_life: float | None = None
@@ -40,19 +44,24 @@ class Recipe:
     @property
     def batch_norm(self) -> bool:
         """Whether D may have batch norm, which mixes the slopes that are penalised or bounded."""
-        return not self.bounded and not self.penalty(1.0)
+        return not self.bounded and not self.penalty(1.0, 1)
 
     def judged(self, discriminator: nn.Module) -> nn.Module:
         """Return D as the recipe wants it."""
         return tinygan.spectral_norm(discriminator) if self.bounded else discriminator
 
 
-def _r1(weight: float) -> tuple[Penalty, ...]:
+def _r1(weight: float, images: int) -> tuple[Penalty, ...]:
     return (penalties.r1(weight, every=EVERY),)
 
 
-def _r1_and_r2(weight: float) -> tuple[Penalty, ...]:
+def _r1_and_r2(weight: float, images: int) -> tuple[Penalty, ...]:
     return penalties.r1(weight, every=EVERY), penalties.r2(weight, every=EVERY)
+
+
+def _falling(weight: float, images: int) -> tuple[Penalty, ...]:
+    fall = {"every": EVERY, "final": weight / FALL, "until": images}
+    return penalties.r1(weight, **fall), penalties.r2(weight, **fall)
 
 
 RECIPES = {
@@ -61,9 +70,12 @@ RECIPES = {
     "pack4": Recipe(pack=4),
     "least-squares": Recipe(loss=losses.least_squares),
     "hinge-sn": Recipe(loss=losses.hinge, bounded=True),
-    "wgan-gp": Recipe(loss=losses.wasserstein, penalty=lambda weight: (penalties.wgan_gp(),)),
-    "dragan": Recipe(penalty=lambda weight: (penalties.dragan(),)),
+    "wgan-gp": Recipe(
+        loss=losses.wasserstein, penalty=lambda weight, images: (penalties.wgan_gp(),)
+    ),
+    "dragan": Recipe(penalty=lambda weight, images: (penalties.dragan(),)),
     "r1": Recipe(penalty=_r1),
     "r3gan": Recipe(loss=losses.relativistic, penalty=_r1_and_r2),
     "r3gan-ema": Recipe(losses.relativistic, _r1_and_r2, ema_half_life=10_000),
+    "r3gan-falling": Recipe(losses.relativistic, _falling, ema_half_life=10_000),
 }

@@ -106,7 +106,7 @@ def trainer_of(
         generator,
         recipe.judged(discriminator),
         loss=recipe.loss(),
-        penalty=recipe.penalty(modes.weight),
+        penalty=recipe.penalty(modes.weight, steps * modes.batch),
         ema_half_life=recipe.ema_half_life,
         prior=modes.prior,
         generator_optimizer=modes.optimizer,

@@ -48,6 +48,25 @@ def test_r1_moves_the_discriminators_weights():
     assert cost().mean() < before
 
 
+@given(
+    kind=st.sampled_from([penalties.r1, penalties.r2]),
+    weight=st.floats(0.01, 100),
+    final=st.floats(0.01, 100),
+    until=st.integers(1, 10_000),
+    images=st.integers(0, 20_000),
+)
+def test_a_weight_falls_by_the_same_factor_with_each_image(kind, weight, final, until, images):
+    """After so many images the cost is that of the weight which a loop over images arrives at."""
+    d, (real, fake) = smooth_discriminator(), two_batches(2)
+    penalty = kind(weight, final=final, until=until)
+    now = weight
+    for _ in range(min(images, until)):
+        now *= (final / weight) ** (1 / until)
+    drawn = penalty.draw(real.shape, torch.Generator(), images).double()
+    wanted = kind(now).cost(d, real, fake)
+    torch.testing.assert_close(penalty.cost(d, real, fake, drawn), wanted, rtol=1e-5, atol=0)
+
+
 KINDS = {
     "r1": penalties.r1,
     "r2": penalties.r2,
@@ -230,10 +249,15 @@ def test_penalties_are_computed_in_the_weights_own_type(dtype):
 def test_a_run_with_another_penalty_is_refused():
     """Its weight and how lazy it is belong to what a run is."""
     state = tiny_trainer(penalty=penalties.r1(1.0)).state_dict()
-    for other in (None, penalties.r1(2.0), penalties.r1(1.0, every=8)):
+    falling = penalties.r1(1.0, final=0.1, until=100)
+    for other in (None, penalties.r1(2.0), penalties.r1(1.0, every=8), falling):
         with pytest.raises(ValueError, match=r"penalty: tinygan\.penalties\._r1_cost\(weight=1"):
             tiny_trainer(penalty=other).load_state_dict(state)
     tiny_trainer(penalty=penalties.r1(1.0)).load_state_dict(state)
+    state = tiny_trainer(penalty=falling).state_dict()
+    for change in ({"final": 0.2, "until": 100}, {"final": 0.1, "until": 200}):
+        with pytest.raises(ValueError, match="penalty"):
+            tiny_trainer(penalty=penalties.r1(1.0, **change)).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +271,19 @@ def test_a_run_with_another_penalty_is_refused():
         (
             lambda: penalties.wgan_gp(float("inf")),
             "weight must be at least 0, got inf; use 10.0, say.",
+        ),
+        (
+            lambda: penalties.r1(final=0.1),
+            "final and until must be given together, got final=0.1 and until=None; "
+            "use final=0.1, until=1_000_000, say.",
+        ),
+        (
+            lambda: penalties.r2(final=0.0, until=10),
+            "final must be above 0 if the weight is to fall, got 0.0; use 0.1, say.",
+        ),
+        (
+            lambda: penalties.r2(final=0.1, until=0),
+            "until must be at least 1, got 0; use 1 or more.",
         ),
         (lambda: penalties.r1(every=0), "every must be at least 1, got 0; use 1 or more."),
         (lambda: penalties.r1(float("nan")), "weight must be at least 0, got nan; use 10.0, say."),

@@ -5,6 +5,7 @@ The slope is D's gradient with respect to its input, one image's, or with packin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,29 +91,48 @@ def slopes(d: Judge, images: torch.Tensor) -> torch.Tensor:
     return gradient.reshape(len(logits), -1)
 
 
-def r1(weight: float = 10.0, *, every: int = 16) -> Penalty:
+def r1(
+    weight: float = 10.0,
+    *,
+    every: int = 16,
+    final: float | None = None,
+    until: int | None = None,
+) -> Penalty:
     """Return R1: weight / 2 times the squared slope of D at each real image.
 
     R1 = weight / 2 * E[||grad_x D(x)||^2] over real x (Mescheder et al. 2018, equation 9). With
     batch norm in D the slope at one image is mixed with those of its batch, and the passes that
     are penalised count once more in its statistics: take a D with ``norm=None``.
 
+    The weight may fall in the course of a run, by the same factor with each image (Huang et al.
+    2024 lower it too, by a cosine): a smooth D at first, and at last one that sees fine detail.
+
     Args:
-        weight: gamma, at least 0.
+        weight: gamma, at least 0; above 0 if it is to fall.
         every: in which steps it is applied, as in ``Penalty``.
+        final: the weight that it falls to, above 0; None if it stays.
+        until: the images after which it is ``final``.
 
     Raises:
-        ValueError: for a negative weight, or ``every`` under 1.
+        ValueError: for a weight out of its range, ``every`` or ``until`` under 1, or one of
+            ``final`` and ``until`` without the other.
 
     Examples:
         >>> steep = lambda images: 3 * images[:, 0, 0, 0]
         >>> r1(2.0).cost(steep, torch.ones(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
         tensor([9., 9.])
+        >>> falling = r1(10.0, final=0.1, until=1_000_000)
     """
-    return Penalty(partial(_r1_cost, weight=_checked(weight)), every)
+    return _zero_centred(_r1_cost, weight, every, final, until)
 
 
-def r2(weight: float = 10.0, *, every: int = 16) -> Penalty:
+def r2(
+    weight: float = 10.0,
+    *,
+    every: int = 16,
+    final: float | None = None,
+    until: int | None = None,
+) -> Penalty:
     """Return R2: weight / 2 times the squared slope of D at each fake.
 
     R2 = weight / 2 * E[||grad_x D(x)||^2] over x = G(z) (Mescheder et al. 2018, equation 10). For
@@ -121,7 +141,7 @@ def r2(weight: float = 10.0, *, every: int = 16) -> Penalty:
     Examples:
         >>> both = [r1(1.0, every=1), r2(1.0, every=1)]
     """
-    return Penalty(partial(_r2_cost, weight=_checked(weight)), every)
+    return _zero_centred(_r2_cost, weight, every, final, until)
 
 
 def wgan_gp(weight: float = 10.0, *, every: int = 1) -> Penalty:
@@ -166,12 +186,56 @@ def _checked(weight: float) -> float:
     return checks.number("weight", weight, at_least=0, say=10.0)
 
 
-def _r1_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
-    return weight / 2 * slopes(d, real).square().sum(1)
+def _zero_centred(
+    cost: PenaltyCost, weight: float, every: int, final: float | None, until: int | None
+) -> Penalty:
+    if final is None and until is None:
+        return Penalty(partial(cost, weight=_checked(weight)), every)
+    if final is None or until is None:
+        raise ValueError(
+            f"final and until must be given together, got final={final!r} and until={until!r}; "
+            "use final=0.1, until=1_000_000, say."
+        )
+    for name, value in (("weight", weight), ("final", final)):
+        if not 0 < value < math.inf:  # by factors 0 is never reached
+            raise ValueError(
+                f"{name} must be above 0 if the weight is to fall, got {value!r}; use 0.1, say."
+            )
+    checks.count("until", until)
+    return Penalty(cost, every, partial(_falling, weight=weight, final=final, until=until))
 
 
-def _r2_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
-    return weight / 2 * slopes(d, fake).square().sum(1)
+def _falling(
+    shape: Sequence[int],
+    generator: torch.Generator,
+    images: int,
+    *,
+    weight: float,
+    final: float,
+    until: int,
+) -> torch.Tensor:
+    """Return the weight after so many images, once for each image: nothing of it is random."""
+    now = weight * (final / weight) ** min(1.0, images / until)
+    return torch.full((shape[0],), now, device=generator.device)
+
+
+def _r1_cost(
+    d: Judge, real: torch.Tensor, fake: torch.Tensor, weight: float | torch.Tensor
+) -> torch.Tensor:
+    return _weighted(weight, slopes(d, real))
+
+
+def _r2_cost(
+    d: Judge, real: torch.Tensor, fake: torch.Tensor, weight: float | torch.Tensor
+) -> torch.Tensor:
+    return _weighted(weight, slopes(d, fake))
+
+
+def _weighted(weight: float | torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    if isinstance(weight, torch.Tensor):
+        # Packs have fewer slopes than images, and all weights are alike.
+        weight = weight[: len(slope)].to(slope)
+    return weight / 2 * slope.square().sum(1)
 
 
 def _wgan_gp_cost(

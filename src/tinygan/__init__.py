@@ -1,7 +1,7 @@
 """GANs on PyTorch, small enough to read in an afternoon.
 
-The nets and their initial weights are in ``models``, what the players pay in ``losses``, one step
-in ``step``, the loop in ``trainer``, what may watch it in ``hook``.
+The nets are in ``models``, their initial weights in ``weights``, what the players pay in
+``losses``, one step in ``step``, the loop in ``trainer``, what may watch it in ``hook``.
 """
 
 from tinygan import (
@@ -17,15 +17,10 @@ from tinygan import (
     seeds,
 )
 from tinygan.hook import Hook
-from tinygan.models import (
-    DCGANDiscriminator,
-    DCGANGenerator,
-    pack,
-    spectral_norm,
-    weights_init,
-)
+from tinygan.models import DCGANDiscriminator, DCGANGenerator, pack
 from tinygan.step import Player, StepReport
 from tinygan.trainer import GANTrainer
+from tinygan.weights import spectral_norm, weights_init
 
 __version__ = "0.1.0"
 

@@ -1,0 +1,68 @@
+"""The weights of nets: how they are drawn at first, and how a net's slope is bounded by them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import is_parametrized
+
+_CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@torch.no_grad()
+def weights_init(module: nn.Module) -> None:
+    """Draw one layer's weights as the DCGAN paper does; use it as ``net.apply(weights_init)``.
+
+    Convolutions are drawn from N(0, 0.02), batch norm scales from N(1, 0.02), batch norm shifts
+    are zero (Radford et al. 2015, section 4); other layers are left alone. It draws from PyTorch's
+    global generator, as the tutorial does: call ``torch.manual_seed`` first to repeat it.
+
+    Examples:
+        >>> import tinygan
+        >>> _ = torch.manual_seed(999)
+        >>> generator = tinygan.DCGANGenerator().apply(weights_init)
+    """
+    if isinstance(module, _CONVOLUTIONS):
+        # A parametrised weight (spectral norm, say) is computed anew at each use: writing to it
+        # would be lost, so the original beneath it is drawn.
+        name = "parametrizations.weight.original" if is_parametrized(module, "weight") else "weight"
+        nn.init.normal_(module.get_parameter(name), 0.0, 0.02)
+    elif isinstance(module, _BATCH_NORMS) and module.affine:
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def spectral_norm(net: nn.Module) -> nn.Module:
+    """Divide the weights of all layers by their largest singular value (Miyato et al. 2018).
+
+    So each layer's slope is 1 at most, and D's is bounded without a penalty. It is for a D with
+    ``norm=None``, whose slope no batch norm changes again. PyTorch's own parametrization does it,
+    by one power iteration at each use in training.
+
+    Args:
+        net: whose convolutions, linear layers and embeddings are changed in place.
+
+    Returns:
+        The net.
+
+    Examples:
+        >>> import tinygan
+        >>> d = tinygan.DCGANDiscriminator(32, norm=None).apply(weights_init)
+        >>> d = spectral_norm(d)
+        >>> d(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2])
+    """
+    for layer in [*net.modules()]:
+        if isinstance(layer, (*_CONVOLUTIONS, nn.Linear, nn.Embedding)):
+            # Over the axis of a transposed convolution's outputs, as PyTorch chooses it.
+            parametrizations.spectral_norm(layer)
+    return net

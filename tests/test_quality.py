@@ -17,6 +17,7 @@ from tinygan import checkpoint, data, hooks, metrics, seeds
 from tinygan.distributed import Ranks
 
 import ranks
+import recipes
 from helpers import assert_identical, fingerprint, flat, tiny_images, tiny_trainer
 
 BATCHES = list(tiny_images().split(8))
@@ -71,6 +72,33 @@ def test_what_is_written(tmp_path):
     features = [metrics.features(images, hook.module) for images in (tiny_images(), parts)]
     expected = {"step": 4, "images": 32, **metrics.quality(*features)}
     assert lines(tmp_path)[-1] == expected
+
+
+def test_the_average_is_measured_by_each_class_in_turn(tmp_path):
+    """With an average and classes, what is measured is what ``sample`` gives by default."""
+    measured = []
+
+    def keep(real, fake):
+        measured.append(fake)
+        return {"distance": 1.0}
+
+    hook = watch(tmp_path, every=3, count=7, measure=keep, best="distance")
+    trainer = tinygan.GANTrainer(
+        *recipes.nets(num_classes=recipes.CLASSES), ema_half_life=50, hooks=[hook]
+    )
+    trainer.fit(recipes.batches(), steps=3)
+    z = seeds.mix(0, "quality", 0)
+    turns = torch.arange(7) % recipes.CLASSES
+    for average in (True, False):
+        images = trainer.sample(7, seed=z, labels=turns, average=average)
+        assert torch.equal(measured[0], metrics.features(images, hook.module)) == average
+    best = tinygan.GANTrainer(
+        *recipes.nets(num_classes=recipes.CLASSES),
+        ema_half_life=50,
+        hooks=[watch(tmp_path, every=3, count=7, measure=keep, best="distance")],
+    )
+    best.resume(tmp_path / "best.pt")
+    assert torch.equal(best.sample(7), trainer.sample(7))
 
 
 def test_features_of_real_images_are_made_once(tmp_path):

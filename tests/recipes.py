@@ -52,8 +52,10 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
             "ema_half_life": 50,
         },
     ),
-    "R1 that falls": (nets, {"penalty": penalties.r1(1.0, every=2, final=0.01, until=100)}),
-    "packing": (partial(nets, pack=2), {"penalty": penalties.r1(1.0, every=2)}),
+    "packing, R1 that falls": (
+        partial(nets, pack=2),
+        {"penalty": penalties.r1(1.0, every=2, final=0.01, until=100)},
+    ),
     "instance noise": (nets, {"augment": augmentations.instance_noise(0.2, until=100)}),
     "DiffAugment": (
         nets,

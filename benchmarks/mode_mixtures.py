@@ -22,8 +22,6 @@ from tinygan import Player, metrics, sampling, seeds
 
 RATES = {"generator": 2e-3, "discriminator": 3e-3}
 WIDTH = 128
-LATENT = 2
-OCTAVES = 6
 
 
 def ring() -> Mixture:
@@ -70,9 +68,11 @@ class Mixture:
     def __init__(self, name: str, means: torch.Tensor, *, sd: float, scale: float) -> None:
         self.name, self.means, self.sd, self.scale = name, means, sd, scale
 
-    def nets(self, *, pack: int, batch_norm: bool) -> tuple[nn.Module, nn.Module]:
+    def nets(self, *, pack: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
         """Return G and D: neither has batch norm here."""
-        return PointGenerator(), PointDiscriminator(pack)
+        if sharp:
+            return PointGenerator(latent_dim=2, hidden=4), PointDiscriminator(pack, octaves=6)
+        return PointGenerator(latent_dim=4, hidden=3), PointDiscriminator(pack, octaves=4)
 
     def hooks(self, steps: int) -> list[tinygan.Hook]:
         """Return what a run of so many steps needs: rates that end at 0."""
@@ -149,13 +149,12 @@ class SteepTanh(nn.Module):
 
 
 class PointGenerator(nn.Module):
-    """Four hidden layers of tanh: they saturate, so G can be flat on modes and steep between."""
+    """Hidden layers of tanh: they saturate, so G can be flat on modes and steep between."""
 
-    latent_dim = LATENT
-
-    def __init__(self) -> None:
+    def __init__(self, latent_dim: int, hidden: int) -> None:
         super().__init__()
-        self.main = nn.Sequential(*_layers(LATENT, 2, hidden=4, activation=SteepTanh))
+        self.latent_dim = latent_dim
+        self.main = nn.Sequential(*_layers(latent_dim, 2, hidden=hidden, activation=SteepTanh))
         with torch.no_grad():  # steep from the start, or bridges between modes take long to thin
             self.main[0].weight.mul_(2)
             self.main[0].bias.mul_(2)
@@ -168,11 +167,11 @@ class PointGenerator(nn.Module):
 class PointDiscriminator(nn.Module):
     """Three hidden layers on the points and their waves, which show it what is a hundredth wide."""
 
-    def __init__(self, pack: int) -> None:
+    def __init__(self, pack: int, octaves: int) -> None:
         super().__init__()
         self.pack = pack
-        self.register_buffer("waves", math.pi * 2.0 ** torch.arange(OCTAVES))
-        inputs = 2 * pack * (1 + 2 * OCTAVES)
+        self.register_buffer("waves", math.pi * 2.0 ** torch.arange(octaves))
+        inputs = 2 * pack * (1 + 2 * octaves)
         activation = partial(nn.LeakyReLU, 0.2)
         self.main = nn.Sequential(*_layers(inputs, 1, hidden=3, activation=activation))
 

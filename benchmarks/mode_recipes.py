@@ -1,12 +1,14 @@
 """The recipes of the table: each differs from ``plain`` in what its name says.
 
-On Stacked MNIST D has no batch norm where it is penalised or bounded.
+On Stacked MNIST D has no batch norm where it is penalised or bounded. On points the pairing loss
+has sharper nets, with which it finds narrower modes; all other recipes diverge with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -32,6 +34,7 @@ class Recipe:
             images of a run.
         pack: images that D sees at once.
         bounded: divide D's weights by their spectral norm.
+        sharp: of points, let D see finer waves and G bend more.
         ema_half_life: images after which weights count half in the average that is sampled from.
     """
 
@@ -39,6 +42,7 @@ class Recipe:
     penalty: Callable[[float, int], tuple[Penalty, ...]] = lambda weight, images: ()
     pack: int = 1
     bounded: bool = False
+    sharp: bool = False
     ema_half_life: float | None = None
 
     @property
@@ -64,6 +68,8 @@ def _falling(weight: float, images: int) -> tuple[Penalty, ...]:
     return penalties.r1(weight, **fall), penalties.r2(weight, **fall)
 
 
+_r3gan = partial(Recipe, losses.relativistic, sharp=True)
+
 RECIPES = {
     "plain": Recipe(),
     "pack2": Recipe(pack=2),
@@ -75,7 +81,7 @@ RECIPES = {
     ),
     "dragan": Recipe(penalty=lambda weight, images: (penalties.dragan(),)),
     "r1": Recipe(penalty=_r1),
-    "r3gan": Recipe(loss=losses.relativistic, penalty=_r1_and_r2),
-    "r3gan-ema": Recipe(losses.relativistic, _r1_and_r2, ema_half_life=10_000),
-    "r3gan-falling": Recipe(losses.relativistic, _falling, ema_half_life=10_000),
+    "r3gan": _r3gan(_r1_and_r2),
+    "r3gan-ema": _r3gan(_r1_and_r2, ema_half_life=10_000),
+    "r3gan-falling": _r3gan(_falling, ema_half_life=10_000),
 }

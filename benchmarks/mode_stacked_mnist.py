@@ -45,7 +45,7 @@ class Stacked:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def nets(self, *, pack: int, batch_norm: bool) -> tuple[nn.Module, nn.Module]:
+    def nets(self, *, pack: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
         """Return DCGAN's nets of width 64; D without batch norm if it is to be penalised."""
         norm = nn.BatchNorm2d if batch_norm else None
         return (

@@ -101,7 +101,9 @@ def trainer_of(
 ) -> tinygan.GANTrainer:
     """Return the trainer of a recipe on a set."""
     torch.manual_seed(seed)  # the nets' first weights
-    generator, discriminator = modes.nets(pack=recipe.pack, batch_norm=recipe.batch_norm)
+    generator, discriminator = modes.nets(
+        pack=recipe.pack, batch_norm=recipe.batch_norm, sharp=recipe.sharp
+    )
     return tinygan.GANTrainer(
         generator,
         recipe.judged(discriminator),

@@ -117,6 +117,20 @@ def test_samples_come_from_the_average():
     assert not torch.equal(trainer.sample(3), trainer.sample(3, average=False))
 
 
+def test_what_a_hook_does_to_the_weights_is_averaged():
+    """The average takes them in when all hooks have seen the update, and may have changed it."""
+
+    class Sevens(tinygan.Hook):
+        def on_update(self, trainer, player):
+            if player.name == "generator":
+                with torch.no_grad():
+                    player.module.main[0].weight.fill_(7)
+
+    trainer = with_average(1e-3, hooks=[Sevens()])  # so short that it is the last weights
+    trainer.fit(images(), steps=1)
+    assert (trainer.average.net.main[0].weight == 7).all()
+
+
 def test_it_changes_nothing_of_the_run():
     """A run with an average ends in the weights of one without."""
     ends = []
@@ -173,10 +187,10 @@ def test_it_is_in_float32_at_least(dtype):
     assert not torch.equal(kept.net.weight, before)
 
 
-@pytest.mark.parametrize("half_life", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("half_life", [0, -1.0, float("nan"), "9"])
 def test_a_half_life_that_is_none_is_refused(half_life):
     """The error names the value and the rule."""
-    with pytest.raises(ValueError, match="ema_half_life must be above 0 images, got"):
+    with pytest.raises(ValueError, match=r"ema_half_life must be in \(0, inf\], got"):
         with_average(half_life)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tinygan
-from tinygan import data
+from tinygan import augmentations, data, losses, penalties, sampling
 
 import tutorial
 from helpers import tiny_images, tiny_trainer
@@ -184,6 +184,47 @@ def test_losses_and_optimizers_of_another_kind():
     ready = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     with pytest.raises(TypeError, match="must be given as what makes it, got Adam; use functools"):
         tiny_trainer(generator_optimizer=ready)
+
+
+@pytest.mark.parametrize(
+    ("ingredient", "sentence"),
+    [
+        (
+            {"loss": losses.Loss(lambda x: x[:, None] - x, lambda x: x, lambda x: x)},
+            "loss.real must give a cost for each logit, (8,), got (8, 8); leave the mean to the",
+        ),
+        (
+            {"loss": losses.PairedLoss(lambda r, f: r - f, lambda r, f: f.mean())},
+            "loss.generator must give a cost for each logit, (8,), got ();",
+        ),
+        (
+            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean())},
+            "penalty 0 must give a cost for each image, (N,), got (); sum over all axes but",
+        ),
+        (
+            {
+                "augment": augmentations.Augmentation(
+                    sampling.one_each, lambda images, drawn: images[:2]
+                )
+            },
+            "augment must give images of the same shape, (8, 3, 8, 8), got (2, 3, 8, 8);",
+        ),
+        (
+            {
+                "augment": augmentations.Augmentation(
+                    lambda shape, generator, images: torch.zeros(2 * shape[0]),
+                    lambda images, drawn: images,
+                )
+            },
+            "augment.real must draw a row for each image of the whole batch, 8, got (16,);",
+        ),
+    ],
+)
+def test_ingredients_of_ones_own_give_one_for_each(ingredient, sentence):
+    """What mixes images by mistake, as by broadcasting, would train all the same."""
+    with pytest.raises(ValueError) as error:
+        tiny_trainer(**ingredient).fit(tiny_images().split(8), steps=1)
+    assert str(error.value).startswith(sentence)
 
 
 def test_every_fit_checks_its_first_batch():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import tinygan
 from tinygan import data
@@ -193,6 +194,15 @@ def test_bad_labels_are_refused_before_the_first_step(labels, sentence):
     assert trainer.step == 0
 
 
+def test_a_wrong_label_of_a_later_batch_is_refused():
+    """Its step does not begin: on a GPU it would end the process without a word of labels."""
+    trainer = conditional()
+    (images, labels), *_ = recipes.batches()
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\), got \[0, 3\]"):
+        trainer.fit([[images, labels], [images, labels.masked_fill(labels == 2, 3)]], epochs=1)
+    assert (trainer.step, trainer.between_steps) == (1, True)
+
+
 def test_missing_labels_are_refused():
     """Batches without labels, nets that do not agree, labels for nets without classes."""
     images, labels = recipes.batches()[0]
@@ -211,8 +221,12 @@ def test_missing_labels_are_refused():
         with_classes[0](torch.randn(2, 5))
     with pytest.raises(ValueError, match="labels must be given to a net with num_classes, and to"):
         plain[1](images, labels)
-    with pytest.raises(ValueError, match=r"labels must be \(N,\), got \(3,\) for N=8"):
+    with pytest.raises(ValueError, match=r"labels must be \(N,\) of int64, got \(3,\) of torch"):
         with_classes[1](images, labels[:3])
+    with pytest.raises(ValueError, match=r"labels must be .* got \(8,\) of torch.int32 for N=8"):
+        with_classes[1](images, labels.int())
+    with pytest.raises(ValueError, match=r"labels must be \(N,\) of int64, got \(3,\) of torch"):
+        conditional().sample(8, labels=labels[:3])
     with pytest.raises(ValueError, match="pack must be 1 with num_classes, got 2"):
         tinygan.DCGANDiscriminator(8, pack=2, num_classes=3)
 
@@ -229,21 +243,63 @@ def test_images_that_fill_no_pack_are_left_out():
     trainer.fit(images, epochs=1)
     assert sizes == [8] * 6 + [4] * 3
     assert trainer.images == 21
+    one_left = [*images[:2], images[2][:1]]
+    del sizes[:]
+    trainer.fit(one_left, epochs=3)
+    assert sizes == [8] * 12
+    assert (trainer.epoch, trainer.batch, trainer.step) == (3, 0, 7)
     with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D packs"):
         tinygan.GANTrainer(*recipes.nets(norm=False, pack=2)).fit([images[0][:1]], steps=1)
     with pytest.raises(ValueError, match="images must fill whole packs of 2, got 3"):
         tinygan.pack(images[0][:3], 2)
 
 
+def largest_singular_values(net):
+    """Return those of the matrices of weights that spectral norm divides."""
+    layers = [layer for layer in net.modules() if hasattr(layer, "parametrizations")]
+    return [torch.linalg.matrix_norm(x.weight.detach().flatten(1), 2).item() for x in layers]
+
+
 def test_spectral_norm_bounds_every_layer():
     """After some passes in training the largest singular value of each weight is 1."""
     _, net = recipes.nets(norm=False, num_classes=CLASSES)
     assert tinygan.spectral_norm(net) is net
-    for module in net.modules():  # drawn after wrapping, too
-        tinygan.weights_init(module)
     images, labels = recipes.batches()[0]
     for _ in range(60):
         net(images, labels)
-    for layer in (net.main[0], net.main[-1], net.embedding):
-        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
-        assert largest.item() == pytest.approx(1, abs=1e-3)
+    assert largest_singular_values(net) == pytest.approx([1] * 3, abs=1e-3)
+
+
+def test_weights_drawn_after_spectral_norm_are_bounded_from_the_first():
+    """Drawing anew takes the vectors along, by which the singular value is found."""
+    net = tinygan.spectral_norm(tinygan.DCGANDiscriminator(32, base_channels=8, norm=None)).eval()
+    net.apply(tinygan.weights_init)
+    assert not any(module.training for module in net.modules())
+    assert largest_singular_values(net) == pytest.approx([1] * 4, rel=0.1)
+
+
+@given(
+    kernel=st.sampled_from([(4, 2), (3, 2), (4, 1)]), seed=st.integers(0, 1000), ones=st.booleans()
+)
+def test_a_bounded_convolutions_slope_is_the_outputs_that_see_a_pixel(kernel, seed, ones):
+    """It is not the matrix of its weights, whose largest singular value is 1."""
+    size, stride = kernel
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(2, 3, size, stride, 1, bias=False)
+    if ones:
+        nn.init.ones_(conv.weight)
+    tinygan.spectral_norm(nn.Sequential(conv))
+    for _ in range(50):
+        weight = conv.weight.detach()
+    inputs = torch.eye(2 * 81).view(-1, 2, 9, 9)
+    slope = nn.functional.conv2d(inputs, weight, stride=stride, padding=1).flatten(1)
+    assert torch.linalg.matrix_norm(slope, 2) <= -(-size // stride) * 1.01
+
+
+def test_spectral_norm_is_refused_where_it_makes_no_sense():
+    """Twice, or of a net without weights to divide."""
+    with pytest.raises(ValueError, match="net must have layers whose weights are their own, got n"):
+        tinygan.spectral_norm(nn.Flatten())
+    net = tinygan.spectral_norm(nn.Linear(2, 1))
+    with pytest.raises(ValueError, match="got one that has it already; call spectral_norm once"):
+        tinygan.spectral_norm(net)

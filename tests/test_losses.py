@@ -143,11 +143,11 @@ def test_smoothing_is_one_sided(logits, smoothing):
     assert best.grad.item() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("smoothing", [-0.1, 0.5, 1.0, float("nan")])
+@pytest.mark.parametrize("smoothing", [-0.1, 0.5, 1.0, float("nan"), "none"])
 def test_smoothing_out_of_range_is_refused(smoothing):
     """Smoothing outside [0, 0.5) is named with its value, the rule and the remedy."""
     with pytest.raises(ValueError) as error:
         losses.non_saturating(label_smoothing=smoothing)
     assert str(error.value) == (
-        f"label_smoothing must be in [0, 0.5), got {smoothing}; use 0.1, say."
+        f"label_smoothing must be in [0, 0.5), got {smoothing!r}; use 0.1, say."
     )

@@ -51,13 +51,14 @@ def test_r1_moves_the_discriminators_weights():
 @given(
     kind=st.sampled_from([penalties.r1, penalties.r2]),
     weight=st.floats(0.01, 100),
-    final=st.floats(0.01, 100),
+    share=st.floats(0.001, 1),
     until=st.integers(1, 10_000),
     images=st.integers(0, 20_000),
 )
-def test_a_weight_falls_by_the_same_factor_with_each_image(kind, weight, final, until, images):
+def test_a_weight_falls_by_the_same_factor_with_each_image(kind, weight, share, until, images):
     """After so many images the cost is that of the weight which a loop over images arrives at."""
     d, (real, fake) = smooth_discriminator(), two_batches(2)
+    final = share * weight
     penalty = kind(weight, final=final, until=until)
     now = weight
     for _ in range(min(images, until)):
@@ -184,6 +185,25 @@ def test_a_pack_pays_for_its_slope_as_a_whole(packs, packed):
     torch.testing.assert_close(found, a.expand(packs, -1))
 
 
+@given(packs=st.integers(1, 4), packed=st.integers(1, 4))
+def test_wgan_gp_looks_between_two_packs(packs, packed):
+    """With packing all images of a pack are mixed by one share, the first that is drawn for it."""
+    seen = []
+
+    class Packing(nn.Module):
+        pack = packed
+
+        def forward(self, images):
+            seen.append(images.detach())
+            return tinygan.pack(images, packed).flatten(1).sum(1)
+
+    real = torch.ones(packs * packed, 3, 2, 2)
+    drawn = torch.rand(len(real), generator=torch.Generator().manual_seed(0))
+    penalties.wgan_gp().cost(Packing(), real, -real, drawn)
+    shares = (tinygan.pack(seen[0], packed).flatten(1) + 1) / 2
+    torch.testing.assert_close(shares, drawn[::packed, None].expand(shares.shape))
+
+
 def test_wgan_gp_draws_evenly_between_and_dragan_as_far_as_it_says():
     """Both draw a row for each image, of the distribution that their papers name."""
     shape = (4000, 1, 1, 1)
@@ -263,14 +283,14 @@ def test_a_run_with_another_penalty_is_refused():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: penalties.r1(-1.0), "weight must be at least 0, got -1.0; use 10.0, say."),
+        (lambda: penalties.r1(-1.0), "weight must be in [0, inf), got -1.0; use 10.0, say."),
         (
             lambda: penalties.dragan(noise=-1.0),
-            "noise must be at least 0, got -1.0; use 0.25, say.",
+            "noise must be in [0, inf), got -1.0; use 0.25, say.",
         ),
         (
             lambda: penalties.wgan_gp(float("inf")),
-            "weight must be at least 0, got inf; use 10.0, say.",
+            "weight must be in [0, inf), got inf; use 10.0, say.",
         ),
         (
             lambda: penalties.r1(final=0.1),
@@ -279,14 +299,20 @@ def test_a_run_with_another_penalty_is_refused():
         ),
         (
             lambda: penalties.r2(final=0.0, until=10),
-            "final must be above 0 if the weight is to fall, got 0.0; use 0.1, say.",
+            "final must be in (0, 10.0], got 0.0; use 0.1, say.",
         ),
+        (
+            lambda: penalties.r1(0.5, final=2.0, until=10),
+            "final must be in (0, 0.5], got 2.0; use 0.005, say.",
+        ),
+        (lambda: penalties.r1("10"), "weight must be in [0, inf), got '10'; use 10.0, say."),
+        (lambda: penalties.r1(True), "weight must be in [0, inf), got True; use 10.0, say."),
         (
             lambda: penalties.r2(final=0.1, until=0),
             "until must be at least 1, got 0; use 1 or more.",
         ),
         (lambda: penalties.r1(every=0), "every must be at least 1, got 0; use 1 or more."),
-        (lambda: penalties.r1(float("nan")), "weight must be at least 0, got nan; use 10.0, say."),
+        (lambda: penalties.r1(float("nan")), "weight must be in [0, inf), got nan; use 10.0, say."),
     ],
 )
 def test_bad_penalties_are_refused(make, sentence):

@@ -27,7 +27,9 @@ class Augmentation:
 
     Examples:
         >>> dim = Augmentation(
-        ...     draw=lambda shape, generator, images: torch.rand(shape[0], 1, 1, 1),
+        ...     draw=lambda shape, generator, images: torch.rand(
+        ...         shape[0], 1, 1, 1, generator=generator, device=generator.device
+        ...     ),
         ...     apply=lambda images, drawn: images * drawn,
         ... )
     """
@@ -72,7 +74,7 @@ def instance_noise(deviation: float = 0.1, *, until: int | None = None) -> Augme
         >>> noise.draw((2, 3, 8, 8), torch.Generator(), 1000).abs().max()
         tensor(0.)
     """
-    checks.number("deviation", deviation, at_least=0, say=0.1)
+    checks.number("deviation", deviation, "[0, inf)", say=0.1)
     if until is not None:
         checks.count("until", until)
     return Augmentation(partial(_fading_noise, deviation=deviation, until=until), _sum)
@@ -91,6 +93,8 @@ def _fading_noise(
     until: int | None,
 ) -> torch.Tensor:
     left = 1.0 if until is None else max(0.0, 1 - images / until)
+    if left == 0:
+        return torch.zeros(tuple(shape), device=generator.device)
     return sampling.gaussian_noise(shape, generator, deviation=deviation * left)
 
 
@@ -119,9 +123,8 @@ def diff_augment(
         >>> augment.apply(images, drawn).shape
         torch.Size([2, 3, 8, 8])
     """
-    for name, share in (("translation", translation), ("cutout", cutout)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {share!r}; use 0.125, say.")
+    checks.number("translation", translation, "[0, 1]", say=0.125)
+    checks.number("cutout", cutout, "[0, 1]", say=0.5)
     return Augmentation(
         draw=_seven_each,
         apply=partial(_diff_augment, colour=colour, translation=translation, cutout=cutout),
@@ -162,8 +165,7 @@ def _moved(
         return images
     padding = [0, 0, most, most] if axis == 2 else [most, most, 0, 0]
     padded = torch.nn.functional.pad(images, padding)
-    # A share just under 1 may round to 1 in fewer bits.
-    first = (share * (2 * most + 1)).long().clamp(max=2 * most).view(-1, 1, 1, 1)
+    first = _whole(share, 2 * most + 1)
     view = [1, 1, 1, 1]
     view[axis] = side
     places = first + torch.arange(side, device=images.device).view(view)
@@ -172,12 +174,18 @@ def _moved(
     return padded.gather(axis, places.expand(images.shape))
 
 
+def _whole(share: torch.Tensor, count: int) -> torch.Tensor:
+    """Return for each image a whole number under ``count``, as its share of [0, 1) says."""
+    # The product with a share just under 1 may round up to the count.
+    return (share * count).long().clamp(max=count - 1).view(-1, 1, 1, 1)
+
+
 def _inside(images: torch.Tensor, axis: int, share: torch.Tensor, cutout: float) -> torch.Tensor:
     """Return for each image which rows, or columns, its rectangle covers, its centre inside."""
     side = images.shape[axis]
     length = int(side * cutout + 0.5)
     view = [1, 1, 1, 1]
     view[axis] = side
-    first = (share * (side + 1 - length % 2)).long().view(-1, 1, 1, 1) - length // 2
+    first = _whole(share, side + 1 - length % 2) - length // 2
     places = torch.arange(side, device=images.device).view(view)
     return (places >= first) & (places < first + length)

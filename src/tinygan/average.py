@@ -8,6 +8,8 @@ import math
 import torch
 from torch import nn
 
+from tinygan import checks
+
 RAMP = 0.05
 """The half-life is at most this share of the images seen: no run should end in its beginnings."""
 
@@ -73,11 +75,7 @@ class Average:
     """
 
     def __init__(self, live: nn.Module, half_life: float) -> None:
-        if not half_life > 0:
-            raise ValueError(
-                f"ema_half_life must be above 0 images, got {half_life!r}; use 10_000, say."
-            )
-        self.half_life = half_life
+        self.half_life = checks.number("ema_half_life", half_life, "(0, inf]", say=10_000)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
         self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tinygan import checks
+from tinygan.compatibility import check_labels
 from tinygan.distributed import Ranks
 
 
@@ -59,20 +60,26 @@ def labels(batch: object) -> torch.Tensor:
 
 
 def part(
-    batch: object, batches: Iterable[object], ranks: Ranks, *, labelled: bool
+    batch: object, batches: Iterable[object], ranks: Ranks, *, num_classes: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
     """Return a rank's images and labels of a batch, and how many images the whole batch has.
 
     A ``tinygan.data.Loader`` loads each rank its part; of others each loads the whole.
 
+    Raises:
+        TypeError: for batches of nothing else than images.
+        ValueError: for labels on the CPU that are not of the nets' classes.
+
     Examples:
         >>> from tinygan.distributed import ALONE
         >>> whole = torch.zeros(4, 3, 8, 8)
-        >>> images, labels, size = part(whole, [whole], ALONE, labelled=False)
+        >>> images, labels, size = part(whole, [whole], ALONE)
         >>> images.shape, labels, size
         (torch.Size([4, 3, 8, 8]), None, 4)
     """
-    found, classes = images(batch), labels(batch) if labelled else None
+    found, classes = images(batch), labels(batch) if num_classes is not None else None
+    if classes is not None and num_classes is not None and classes.device.type == "cpu":
+        check_labels(classes, len(found), num_classes)  # here it waits for nothing
     if _shared_out(batches, ranks):
         return found, classes, batches.whole  # type: ignore[attr-defined]
     own = ranks.part(len(found))

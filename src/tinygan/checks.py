@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from numbers import Real
+from typing import Any
 
 
 def count(name: str, value: int, *, at_least: int = 1) -> int:
@@ -26,19 +27,25 @@ def count(name: str, value: int, *, at_least: int = 1) -> int:
     return value
 
 
-def number(name: str, value: float, *, at_least: float, say: float) -> float:
-    """Return ``value`` if it is a finite number of at least ``at_least``.
+def number(name: str, value: Any, interval: str, *, say: float) -> float:
+    """Return ``value`` if it is a number of the ``interval``, such as "[0, 1)".
 
     Raises:
-        ValueError: naming the argument, its value, the rule, and ``say`` as the remedy.
+        ValueError: naming the argument, its value, the interval, and ``say`` as the remedy.
 
     Examples:
-        >>> number("weight", 0.5, at_least=0, say=10.0)
+        >>> number("weight", 0.5, "[0, inf)", say=10.0)
         0.5
     """
-    if not at_least <= value < math.inf:  # NaN compares false
-        raise ValueError(f"{name} must be at least {at_least}, got {value!r}; use {say}, say.")
-    return value
+    inside = isinstance(value, Real) and not isinstance(value, bool)
+    if inside:
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        # NaN is in none of them: it compares false.
+        inside = low <= value if interval[0] == "[" else low < value
+        inside &= value <= high if interval[-1] == "]" else value < high
+    if not inside:
+        raise ValueError(f"{name} must be in {interval}, got {value!r}; use {say}, say.")
+    return float(value)
 
 
 def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:

@@ -58,15 +58,22 @@ def _drawn(draw: object) -> str:
 def name_of(function: object) -> str:
     """Return a function's name, with the arguments of a ``functools.partial``.
 
+    It is the same in every process.
+
     Examples:
         >>> name_of(partial(int, base=2))
         'builtins.int(base=2)'
     """
     if isinstance(function, partial):
-        given = [repr(value) for value in function.args]
-        given += [f"{name}={value!r}" for name, value in function.keywords.items()]
+        given = [_told(value) for value in function.args]
+        given += [f"{name}={_told(value)}" for name, value in function.keywords.items()]
         return f"{name_of(function.func)}({', '.join(given)})"
     return _qualified(function if hasattr(function, "__qualname__") else type(function))
+
+
+def _told(value: object) -> str:
+    # Not the repr of a function, which tells where it lies in this process's memory.
+    return name_of(value) if callable(value) else repr(value)
 
 
 def _qualified(thing: Any) -> str:

@@ -127,6 +127,15 @@ class Ranks:
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
 
+    def least(self, size: int) -> int:
+        """Return how many images of a batch of ``size`` the smallest part has.
+
+        Examples:
+            >>> Ranks(0, 3).least(8)
+            2
+        """
+        return size // self.count if size >= 2 * self.count else size
+
     def share(self, size: int) -> float:
         """Return the weight of this rank's mean in the mean over a batch of ``size``."""
         part = self.part(size)

@@ -29,6 +29,8 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
+from tinygan import checks
+
 Cost: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """Maps logits (N,) to costs (N,)."""
 
@@ -128,10 +130,7 @@ def non_saturating(*, label_smoothing: float = 0.0) -> Loss:
         >>> non_saturating(label_smoothing=0.1).real(torch.zeros(1))
         tensor([0.6931])
     """
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(
-            f"label_smoothing must be in [0, 0.5), got {label_smoothing}; use 0.1, say."
-        )
+    checks.number("label_smoothing", label_smoothing, "[0, 0.5)", say=0.1)
     return Loss(
         real=partial(cross_entropy, target=1 - label_smoothing),
         fake=partial(cross_entropy, target=0.0),

@@ -264,9 +264,12 @@ def _check_labels(labels: torch.Tensor | None, num_classes: int | None, count: i
             f"labels must be given to a net with num_classes, and to no other, got {given} for "
             f"num_classes={num_classes}; build the net with num_classes=10, say, or without."
         )
-    if labels is not None and labels.shape != (count,):
+    # Not whether they are in range, which would wait for the device: for others G makes images of
+    # no class, and D's embedding fails. The trainer and sampling look at them before.
+    if labels is not None and (labels.shape != (count,) or labels.dtype != torch.int64):
         raise ValueError(
-            f"labels must be (N,), got {tuple(labels.shape)} for N={count}; give each image one."
+            f"labels must be (N,) of int64, got {tuple(labels.shape)} of {labels.dtype} for "
+            f"N={count}; give each image the number of its class."
         )
 
 
@@ -285,12 +288,13 @@ def pack(images: torch.Tensor, count: int) -> torch.Tensor:
         Packs (N / m, m C, H, W).
 
     Raises:
-        ValueError: for images that do not fill whole packs, one at least.
+        ValueError: for images that do not fill whole packs, one at least, or a count under 1.
 
     Examples:
         >>> pack(torch.zeros(8, 3, 8, 8), 2).shape
         torch.Size([4, 6, 8, 8])
     """
+    checks.count("count", count)
     if len(images) == 0 or len(images) % count:
         raise ValueError(
             f"images must fill whole packs of {count}, got {len(images)}; leave some out, or use "

@@ -5,7 +5,6 @@ The slope is D's gradient with respect to its input, one image's, or with packin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,10 @@ from tinygan import checks, sampling
 from tinygan.sampling import Draw
 
 Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""Maps images (N, C, H, W) to logits (N,): D, with the images' labels if it takes any."""
+"""Maps images (N, C, H, W) to logits (N,): D, with the images' labels if it takes any.
+
+These are the batch's, in its order: then it takes as many images as the batch has, and no others.
+"""
 
 PenaltyCost: TypeAlias = Callable[..., torch.Tensor]
 """Maps D, real images and fakes, both (N, C, H, W), and what was drawn, to costs (N,)."""
@@ -114,8 +116,8 @@ def r1(
         until: the images after which it is ``final``.
 
     Raises:
-        ValueError: for a weight out of its range, ``every`` or ``until`` under 1, or one of
-            ``final`` and ``until`` without the other.
+        ValueError: for a weight out of its range, a ``final`` above it, ``every`` or ``until``
+            under 1, or one of ``final`` and ``until`` without the other.
 
     Examples:
         >>> steep = lambda images: 3 * images[:, 0, 0, 0]
@@ -147,8 +149,9 @@ def r2(
 def wgan_gp(weight: float = 10.0, *, every: int = 1) -> Penalty:
     """Return WGAN-GP's penalty: weight times (slope - 1)^2 between real images and fakes.
 
-    E[(||grad_x D(x)|| - 1)^2] over x = e real + (1 - e) fake, e from U(0, 1) for each image
-    (Gulrajani et al. 2017, equation 3). For arguments, errors and batch norm see ``r1``.
+    E[(||grad_x D(x)|| - 1)^2] over x = e real + (1 - e) fake, e from U(0, 1) for each of D's
+    inputs, an image or a pack (Gulrajani et al. 2017, equation 3). For arguments, errors and batch
+    norm see ``r1``.
 
     Examples:
         >>> steep = lambda images: 3 * images[:, 0, 0, 0]
@@ -178,12 +181,12 @@ def dragan(weight: float = 10.0, *, noise: float = 0.25, every: int = 1) -> Pena
         tensor([40., 40.])
     """
     cost = partial(_dragan_cost, weight=_checked(weight))
-    checks.number("noise", noise, at_least=0, say=0.25)
+    checks.number("noise", noise, "[0, inf)", say=0.25)
     return Penalty(cost, every, partial(sampling.gaussian_noise, deviation=noise))
 
 
 def _checked(weight: float) -> float:
-    return checks.number("weight", weight, at_least=0, say=10.0)
+    return checks.number("weight", weight, "[0, inf)", say=10.0)
 
 
 def _zero_centred(
@@ -196,11 +199,9 @@ def _zero_centred(
             f"final and until must be given together, got final={final!r} and until={until!r}; "
             "use final=0.1, until=1_000_000, say."
         )
-    for name, value in (("weight", weight), ("final", final)):
-        if not 0 < value < math.inf:  # by factors 0 is never reached
-            raise ValueError(
-                f"{name} must be above 0 if the weight is to fall, got {value!r}; use 0.1, say."
-            )
+    # By factors 0 is never reached.
+    checks.number("weight", weight, "(0, inf)", say=10.0)
+    checks.number("final", final, f"(0, {weight}]", say=weight / 100)
     checks.count("until", until)
     return Penalty(cost, every, partial(_falling, weight=weight, final=final, until=until))
 
@@ -241,7 +242,9 @@ def _weighted(weight: float | torch.Tensor, slope: torch.Tensor) -> torch.Tensor
 def _wgan_gp_cost(
     d: Judge, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, weight: float
 ) -> torch.Tensor:
-    between = fake.lerp(real, drawn.to(real).view(-1, 1, 1, 1))
+    pack: int = getattr(d, "pack", 1)
+    share = drawn.to(real)[::pack].repeat_interleave(pack)  # a pack lies on one line
+    between = fake.lerp(real, share.view(-1, 1, 1, 1))
     return weight * (_length(slopes(d, between)) - 1).square()
 
 

@@ -100,7 +100,9 @@ def generate(
     if num_classes is not None:
         if labels is None:
             labels = torch.arange(len(z)) % num_classes
-        labels = torch.as_tensor(labels).expand(len(z))
+        labels = torch.as_tensor(labels)
+        if labels.dim() == 0:
+            labels = labels.expand(len(z))
         check_labels(labels, len(z), num_classes)
         inputs.append(labels.to(weights.device))
     elif labels is not None:

@@ -103,6 +103,16 @@ STATISTICS = tuple(field.name for field in fields(StepReport))
 """The names of a report's values, in order."""
 
 
+def _mean(role: str, cost: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return the mean of a loss's costs: one for each logit, or they were mixed by mistake."""
+    if cost.shape != logits.shape:
+        raise ValueError(
+            f"loss.{role} must give a cost for each logit, {tuple(logits.shape)}, got "
+            f"{tuple(cost.shape)}; leave the mean to the trainer."
+        )
+    return cost.mean()
+
+
 def _probability(logits: torch.Tensor) -> torch.Tensor:
     return logits.detach().sigmoid().mean()
 
@@ -173,18 +183,19 @@ class Step:
         real = self._augmented(inputs.real, inputs, "real")
         real_logits = self._logits(self._judge, real, *inputs.classes)
         if isinstance(self.loss, Loss):
-            loss_real = self.loss.real(real_logits).mean()
+            loss_real = _mean("real", self.loss.real(real_logits), real_logits)
             self._scaled(loss_real).backward()
 
         self._make_fakes(inputs)
         fake = self._augmented(self._fake.detach(), inputs, "fake")
         fake_logits = self._logits(self._judge, fake, *inputs.classes)
         if isinstance(self.loss, Loss):
-            loss_fake = self.loss.fake(fake_logits).mean()
+            loss_fake = _mean("fake", self.loss.fake(fake_logits), fake_logits)
             self._scaled(loss_fake).backward()
             loss = loss_real.detach() + loss_fake.detach()
         else:
-            loss = self.loss.discriminator(real_logits, fake_logits).mean()
+            cost = self.loss.discriminator(real_logits, fake_logits)
+            loss = _mean("discriminator", cost, fake_logits)
             self._scaled(loss).backward()
 
         for index in inputs.due:
@@ -218,12 +229,13 @@ class Step:
         fake = self._augmented(self._fake, inputs, "generator")
         logits = self._logits(self._judge_for_generator, fake, *inputs.classes)
         if isinstance(self.loss, Loss):
-            loss = self.loss.generator(logits).mean()
+            cost = self.loss.generator(logits)
         else:
             with torch.no_grad():
                 real = self._augmented(inputs.real, inputs, "real")
                 real_logits = self._logits(self._judge, real, *inputs.classes)
-            loss = self.loss.generator(real_logits, logits).mean()
+            cost = self.loss.generator(real_logits, logits)
+        loss = _mean("generator", cost, logits)
         learning = [p for p in g.parameters if p.requires_grad]
         self._scaled(loss).backward(inputs=learning)
         self._unscale(g)
@@ -257,6 +269,11 @@ class Step:
         if self.augment is None:
             return images
         changed = self.augment.apply(images.to(self._weights), inputs.drawn[f"augment.{which}"])
+        if changed.shape != images.shape:
+            raise ValueError(
+                f"augment must give images of the same shape, {tuple(images.shape)}, got "
+                f"{tuple(changed.shape)}; change each image for itself."
+            )
         return changed.to(self._weights, memory_format=torch.channels_last)
 
     def _logits(
@@ -273,8 +290,13 @@ class Step:
         # and torch.compile has none.
         judge: Judge = net if inputs.labels is None else partial(_of_classes, net, inputs.labels)
         drawn = [] if penalty.draw is None else [inputs.drawn[f"penalty.{index}"]]
-        cost = penalty.every * penalty.cost(judge, real, fake, *drawn).mean()
-        self._scaled(cost).backward()
+        cost = penalty.cost(judge, real, fake, *drawn)
+        if cost.dim() != 1:
+            raise ValueError(
+                f"penalty {index} must give a cost for each image, (N,), got {tuple(cost.shape)}; "
+                "sum over all axes but the first."
+            )
+        self._scaled(penalty.every * cost.mean()).backward()
 
     def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.loss_scale is None else self.loss_scale.scaled(loss)

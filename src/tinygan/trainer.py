@@ -307,6 +307,9 @@ class GANTrainer:
                 images, labels, size = self._part_of(batch, batches)
                 if batch is END or self._stopping:
                     break  # asked to stop while waiting: this batch will be fetched again
+                if self._fills_no_pack(size):
+                    self.batch, self._place = self.batch + 1, batches_of.state(batches)
+                    continue
                 self._replica.begin_step(self.players)
                 # Where the batches stand once this one is trained on: asked before any hook
                 # runs, and kept only when the step is complete.
@@ -343,18 +346,23 @@ class GANTrainer:
         There all go on, or all stop.
         """
         images, labels, size, digest = torch.empty(0), None, 0, 0
-        labelled = self.num_classes is not None
         if batch is not END:
-            images, labels, size = batches_of.part(batch, batches, self.ranks, labelled=labelled)
-            if self.real.numel() == 0:
+            classes = self.num_classes
+            images, labels, size = batches_of.part(batch, batches, self.ranks, num_classes=classes)
+            if self.real.numel() == 0 and not self._fills_no_pack(size):
                 nets = self.generator, self.discriminator
                 check_first_batch(images, labels, self.noise(0, 2), *nets)
             if self.real.numel() == 0 or self.batch == 0:
+                labelled = classes is not None
                 digest = batches_of.digest(batch, batches, self.ranks, labelled=labelled)
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
             self._replica.check_identical(self.step, self.players)
         return images, labels, size
+
+    def _fills_no_pack(self, size: int) -> bool:
+        """Whether a batch that is not an epoch's first is too small for D: it is left out."""
+        return self.batch > 0 and self.ranks.least(size) < self._pack
 
     def _agree(self, size: int = NO_BATCH, digest: int = 0) -> None:
         """Meet the other ranks: a request to stop that one has is all ranks' from here on."""
@@ -374,8 +382,7 @@ class GANTrainer:
         place: dict[str, Any] | None,
     ) -> None:
         """One iteration: D backward, D update, G backward, G update, and hooks between them."""
-        # What does not fill a pack is left out; less than one is for D to refuse.
-        whole = max(len(images) // self._pack, 1) * self._pack
+        whole = len(images) // self._pack * self._pack  # what does not fill a pack is left out
         self.real = images[:whole].to(
             self.device, self.weights_dtype, non_blocking=True, memory_format=torch.channels_last
         )
@@ -392,9 +399,9 @@ class GANTrainer:
         self._replica.average(generator, size)
         call(self._watching, "on_gradients", self, generator)
         self._step.generator_update()
-        if self.average is not None:
-            self.average.update(self.images + size, size, generator.moved)
         call(self._watching, "on_update", self, generator)
+        if self.average is not None:  # behind the hooks, which may change weights
+            self.average.update(self.images + size, size, generator.moved)
         self._replica.agree()
 
         self.step += 1
@@ -415,11 +422,16 @@ class GANTrainer:
         if self.augment is not None:
             for which in ("real", "fake", "generator"):
                 draws[f"augment.{which}"] = self.augment.draw
-        drawn = {
-            name: draw(shape, self._random(name, self.step), self.images)[own][: len(self.real)]
-            for name, draw in draws.items()
-            if draw is not None
-        }
+        drawn = {}
+        for name, draw in draws.items():
+            if draw is not None:
+                rows = draw(shape, self._random(name, self.step), self.images)
+                if len(rows) != size:
+                    raise ValueError(
+                        f"{name} must draw a row for each image of the whole batch, {size}, got "
+                        f"{tuple(rows.shape)}; begin its shape with shape[0]."
+                    )
+                drawn[name] = rows[own][: len(self.real)]
         z = self.noise(self.step, size)[own][: len(self.real)]
         return Inputs(self.real, z, self.labels, drawn, due, size)
 

@@ -34,25 +34,43 @@ def weights_init(module: nn.Module) -> None:
     if isinstance(module, _CONVOLUTIONS):
         # A parametrised weight (spectral norm, say) is computed anew at each use: writing to it
         # would be lost, so the original beneath it is drawn.
-        name = "parametrizations.weight.original" if is_parametrized(module, "weight") else "weight"
+        computed = is_parametrized(module, "weight")
+        name = "parametrizations.weight.original" if computed else "weight"
         nn.init.normal_(module.get_parameter(name), 0.0, 0.02)
+        if computed:
+            _settle(module)
     elif isinstance(module, _BATCH_NORMS) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
 
 
+def _settle(module: nn.Module) -> None:
+    """Let spectral norm's vectors follow weights that were drawn anew, as uses in training do."""
+    was_training = module.training
+    module.train()
+    for _ in range(15):  # as many as PyTorch takes at first
+        _ = module.weight
+    module.train(was_training)
+
+
 def spectral_norm(net: nn.Module) -> nn.Module:
     """Divide the weights of all layers by their largest singular value (Miyato et al. 2018).
 
-    So each layer's slope is 1 at most, and D's is bounded without a penalty. It is for a D with
-    ``norm=None``, whose slope no batch norm changes again. PyTorch's own parametrization does it,
-    by one power iteration at each use in training.
+    So D's slope is bounded without a penalty. A convolution's weights are taken for a matrix, of
+    outputs by all else; its own slope may be its kernel over its stride, rounded up: in the nets
+    here 2. It is for a D with ``norm=None``, whose slope no batch norm changes again.
+
+    PyTorch's own parametrization does it, by one power iteration at each use in training, whose
+    first vectors come from PyTorch's global generator.
 
     Args:
         net: whose convolutions, linear layers and embeddings are changed in place.
 
     Returns:
         The net.
+
+    Raises:
+        ValueError: for a net without such layers, or whose weights are parametrized already.
 
     Examples:
         >>> import tinygan
@@ -61,8 +79,15 @@ def spectral_norm(net: nn.Module) -> nn.Module:
         >>> d(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2])
     """
-    for layer in [*net.modules()]:
-        if isinstance(layer, (*_CONVOLUTIONS, nn.Linear, nn.Embedding)):
-            # Over the axis of a transposed convolution's outputs, as PyTorch chooses it.
-            parametrizations.spectral_norm(layer)
+    bounded = (*_CONVOLUTIONS, nn.Linear, nn.Embedding)
+    layers = [layer for layer in net.modules() if isinstance(layer, bounded)]
+    if not layers or any(is_parametrized(layer, "weight") for layer in layers):
+        given = "one that has it already" if layers else "none with weights to divide"
+        raise ValueError(
+            f"net must have layers whose weights are their own, got {given}; call spectral_norm "
+            "once, on D."
+        )
+    for layer in layers:
+        # Over the axis of a transposed convolution's outputs, as PyTorch chooses it.
+        parametrizations.spectral_norm(layer)
     return net

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from typing_extensions import override
 
 from tinygan import checkpoint_folder, checks, metrics, seeds
+from tinygan.configuration import name_of
 from tinygan.distributed import ALONE
 from tinygan.extras import require
 from tinygan.hook import Hook
@@ -41,13 +43,14 @@ class Quality(Hook):
 
     The generated images are of the same noise each time, by G's moving average if there is one, and
     of each class in turn if there are any. The real ones' features are made once, before the first
-    step.
+    step; then it measures once for nothing, so that what cannot be measured is told at once.
 
     In a run of several ranks rank 0 measures while the others wait: it must take less time than the
     timeout of ``tinygan.distributed.join``, 300 seconds.
 
     When a run goes back to an earlier step, it forgets what it measured since. ``best.pt`` may
-    then be of such a step, until a better one replaces it.
+    then be of such a step, until a better one replaces it. A run that goes on with another measure,
+    or other real images, begins its search for the best anew.
 
     It must be the last hook but ``Checkpoint``, because it saves the state of those before it.
 
@@ -67,6 +70,8 @@ class Quality(Hook):
             The default is ``metrics.quality``: FID, KID, precision and recall.
         best: the name of the value by which a checkpoint is the best, which is the least of it;
             None to keep none.
+        labels: the classes of the generated images, (count,) of int64, for data with more of some
+            than of others; None for each in turn.
         seed: of the noise.
 
     Attributes:
@@ -75,8 +80,9 @@ class Quality(Hook):
 
     Raises:
         ImportError: if torch-fidelity is not installed.
-        ValueError: for counts under 1 and, when ``fit`` is called, for a folder that cannot be
-            written, hooks in another order, or weights of Inception that are nowhere.
+        ValueError: for counts under 1, other than ``count`` labels and, when ``fit`` is called,
+            for a folder that cannot be written, hooks in another order, weights of Inception that
+            are nowhere, or what cannot be measured.
 
     Examples:
         >>> faces = torch.zeros(500, 3, 64, 64)
@@ -95,6 +101,7 @@ class Quality(Hook):
         module: nn.Module | None = None,
         measure: Measure = metrics.quality,
         best: str | None = "fid",
+        labels: torch.Tensor | None = None,
         seed: int = 0,
     ) -> None:
         if module is None or measure is metrics.quality:
@@ -105,11 +112,19 @@ class Quality(Hook):
         self.module = module
         self.measure = measure
         self.best = best
+        if labels is not None and labels.shape != (count,):
+            raise ValueError(
+                f"labels must be ({count},), as many as count, got {tuple(labels.shape)}; give "
+                "each generated image one."
+            )
+        self.labels = labels
         self.seed = seed
         self.best_value = math.inf
         self.best_step: int | None = None
         self._real = real
         self._features: torch.Tensor | None = None
+        self._best_of: dict[str, str] | None = None
+        """What ``best_value`` is the least of."""
         self._file = LogFile(self.folder / "quality.jsonl")
 
     @override
@@ -133,6 +148,28 @@ class Quality(Hook):
             self.module = metrics.inception(device=trainer.device)
         if self._features is None:
             self._features = self._features_of(self._real)
+            self._measured(trainer)
+        best_of = self._compared(self._features)
+        if self._best_of not in (None, best_of):
+            logger.warning(
+                "the search for the best begins anew: %.6g at step %s was of %s, now it is of %s",
+                self.best_value, self.best_step, self._best_of, best_of,
+            )  # fmt: skip
+            self.best_value, self.best_step = math.inf, None
+        self._best_of = best_of
+
+    def _compared(self, features: torch.Tensor) -> dict[str, str]:
+        """Return in words what makes two values comparable."""
+        labels = None if self.labels is None else zlib.crc32(self.labels.cpu().numpy().tobytes())
+        return {
+            "value": str(self.best),
+            "measure": name_of(self.measure),
+            "module": name_of(self.module),
+            "real": f"{tuple(features.shape)}, sum {float(features.double().sum()):.6g}",
+            "count": str(self.count),
+            "labels": str(labels),
+            "seed": str(self.seed),
+        }
 
     def _features_of(self, images: torch.Tensor | Iterable[object]) -> torch.Tensor:
         if isinstance(images, torch.Tensor) and images.dim() == 2:
@@ -154,10 +191,16 @@ class Quality(Hook):
 
     def _measured(self, trainer: GANTrainer) -> dict[str, float]:
         assert self._features is not None
-        sizes = [min(PART, self.count - done) for done in range(0, self.count, PART)]
+        labels = self.labels
+        if labels is None and trainer.num_classes is not None:
+            labels = torch.arange(self.count) % trainer.num_classes
         parts = (
-            trainer.sample(size, seed=seeds.mix(self.seed, "quality", part))
-            for part, size in enumerate(sizes)
+            trainer.sample(
+                len(places),
+                seed=seeds.mix(self.seed, "quality", part),
+                labels=None if labels is None else labels[places],
+            )
+            for part, places in enumerate(torch.arange(self.count).split(PART))
         )
         values = self.measure(self._features, self._features_of(parts))
         found = {name: float(value) for name, value in values.items()}
@@ -190,9 +233,11 @@ class Quality(Hook):
             "file": self._file.state_dict(),
             "best_value": self.best_value,
             "best_step": self.best_step,
+            "best_of": self._best_of,
         }
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._file.load_state_dict(state["file"])
         self.best_value, self.best_step = state["best_value"], state["best_step"]
+        self._best_of = state["best_of"]

@@ -1,8 +1,8 @@
 """The ring and the grid: points whose modes are counted, and nets for them.
 
 A set, these or Stacked MNIST, has what ``modes.py`` asks for: ``name``, ``steps`` (the protocol's),
-``samples``, ``weight`` (of zero-centred penalties), ``optimizer``, ``prior``, ``hooks``, ``nets``,
-``batches``, ``coverage``, ``real`` and ``picture``.
+``samples``, ``shown`` (how many of them are drawn), ``weight`` (of zero-centred penalties),
+``optimizer``, ``prior``, ``hooks``, ``nets``, ``batches``, ``coverage``, ``real`` and ``picture``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Mixture:
     """
 
     steps = 20_000
-    samples = 2_500
+    samples = shown = 2_500
     batch = 128
     weight = 0.02
     optimizer = partial(torch.optim.Adam, betas=(0.5, 0.99), fused=True)

@@ -26,6 +26,7 @@ class Stacked:
 
     name = "stacked"
     samples = 26_000
+    shown = 64
     batch = 64
     steps = 100_000
     weight = 1.0
@@ -71,8 +72,8 @@ class Stacked:
         return self.pixels[:count].float() / 127.5 - 1
 
     def picture(self, panels: dict[str, torch.Tensor]) -> Image.Image:
-        """Draw 64 images of each side by side, with the panels' names above."""
-        return pictures.titled(*((title, pictures.grid(x[:64])) for title, x in panels.items()))
+        """Draw images side by side, with the panels' names above."""
+        return pictures.titled(*((title, pictures.grid(x)) for title, x in panels.items()))
 
 
 class Digits:
@@ -97,14 +98,20 @@ def trained_classifier(digits: Digits, path: Path, device: torch.device) -> nn.M
         RuntimeError: if it reads less than 99.2 % of the digits for tests rightly.
     """
     net = _classifier().to(device).eval()
-    if path.exists():
+    trained = path.exists()
+    if trained:
         net.load_state_dict(torch.load(path, map_location=device))
-        return net
-    _train(net, digits, device)
+    else:
+        _train(net, digits, device)
     accuracy = _accuracy(net, digits, device)
-    print(f"the classifier reads {accuracy:.2%} of the digits for tests rightly")
+    print(f"the classifier reads {accuracy:.2%} of the digits for tests rightly", flush=True)
     if accuracy < LEAST_ACCURACY:
-        raise RuntimeError(f"the classifier must read {LEAST_ACCURACY:.1%}, got {accuracy:.2%}.")
+        raise RuntimeError(
+            f"the classifier must read {LEAST_ACCURACY:.1%} of the digits for tests rightly, got "
+            f"{accuracy:.2%}; give an .npz with all of MNIST, and remove {path} if it is there."
+        )
+    if trained:
+        return net
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(net.state_dict(), path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)

@@ -3,8 +3,9 @@
     python benchmarks/modes.py --sets ring grid --seeds 10 --out runs/modes
     python benchmarks/modes.py --sets stacked --data mnist.npz --steps 5000 --seeds 1
 
-A finished run leaves a JSON file and is not run again; a run that was stopped goes on where it
-was, by the same command. Every call writes the tables and pictures of all that is finished.
+A finished run leaves a JSON file and is not run again, if it was of the same nets, losses and so
+on; a run that was stopped goes on where it was, by the same command. Every call writes the table
+and picture of all that is finished, beside the runs: runs/modes/ring/20000/table.md.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 import torch
 
 import tinygan
-from tinygan import StepReport, hooks
+from tinygan import StepReport, checks, hooks
+from tinygan.configuration import configuration
 
 from mode_mixtures import Mixture, grid, ring
 from mode_recipes import RECIPES, Recipe
@@ -42,11 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps = options.steps or modes.steps
         for seed in range(options.seeds):
             for recipe in options.recipes:
-                folder = options.out / name / f"{steps}" / recipe / str(seed)
-                if not (folder / "result.json").exists():
-                    _run(modes, recipe, seed, steps, folder, options.device)
+                folder = _folder(options, modes, steps) / recipe / str(seed)
+                _run(modes, recipe, seed, steps, folder, options.device)
                 _write(options, modes, steps)
-        print((options.out / f"{name}.md").read_text())
+        print((_folder(options, modes, steps) / "table.md").read_text())
+
+
+def _folder(options: argparse.Namespace, modes: Set, steps: int) -> Path:
+    return options.out / modes.name / f"{steps}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,25 +129,31 @@ def _run(modes: Set, name: str, seed: int, steps: int, folder: Path, device: str
     every = max(1, steps // 10)
     watching = [*modes.hooks(steps), clock, hooks.Checkpoint(folder, every=every, keep=1)]
     trainer = trainer_of(modes, RECIPES[name], seed, steps, watching, device)
+    nets = f"{trainer.generator} {trainer.discriminator}"
+    made_of = configuration(trainer) | {"nets": nets}
+    finished = folder / "result.json"
+    if finished.exists():
+        checks.same(str(finished), json.loads(finished.read_text())["made_of"], made_of)
+        return
     trainer.resume(folder)
     trainer.fit(modes.batches(seed, steps), steps=steps)
     samples = trainer.sample(modes.samples, seed=seed)
     result = asdict(modes.coverage(samples)) | {"seconds": clock.seconds}
-    torch.save(samples[:2_500].cpu(), folder / "samples.pt")
+    torch.save(samples[: modes.shown].cpu().clone(), folder / "samples.pt")
     # Last, and at once: the run is finished when it is there.
     part = folder / "result.part"
-    part.write_text(json.dumps(result))
-    part.replace(folder / "result.json")
+    part.write_text(json.dumps(result | {"made_of": made_of}))
+    part.replace(finished)
     print(f"{modes.name} {name} seed {seed}: {result}", flush=True)
 
 
 def _write(options: argparse.Namespace, modes: Set, steps: int) -> None:
     """Write a set's table and picture, of what is finished."""
-    folder = options.out / modes.name / f"{steps}"
+    folder = _folder(options, modes, steps)
     head = ["recipe", *COLUMNS.values(), "seconds", "seeds", "command"]
     lines = [f"## {modes.name}: {steps:,} steps of {modes.steps:,}, {modes.samples:,} samples", ""]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    panels = {"data": modes.real(2_500)}
+    panels = {"data": modes.real(modes.shown)}
     for name in RECIPES:
         files = sorted((folder / name).glob("*/result.json"), key=lambda f: int(f.parent.name))
         if not files:
@@ -156,8 +167,8 @@ def _write(options: argparse.Namespace, modes: Set, steps: int) -> None:
         panels[name] = torch.load(files[0].with_name("samples.pt"))
         floor = results[0]["floor"]
     lines += ["", f"Mean ± standard error. A perfect sampler's reverse KL is about {floor:.4f}."]
-    (options.out / f"{modes.name}.md").write_text("\n".join(lines) + "\n")
-    modes.picture(panels).save(options.out / f"{modes.name}.png")
+    (folder / "table.md").write_text("\n".join(lines) + "\n")
+    modes.picture(panels).save(folder / "picture.png")
 
 
 def _mean(values: list[float | None], key: str) -> str:

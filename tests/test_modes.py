@@ -1,14 +1,16 @@
-"""The table of modes: its script in short, for the sets that need no data."""
+"""The table of modes: its script in short."""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from tinygan import metrics
+from tinygan import losses, metrics
 
+import mode_stacked_mnist
 import modes
 
 
@@ -24,19 +26,88 @@ def test_a_set_judges_its_own_data_as_perfect(name):
     assert isinstance(coverage, metrics.ModeCoverage)
 
 
+def run(folder, *recipes, name="ring", seeds=1, steps=8, more=()):
+    """Run the script, and return the results by recipe and seed, but for the time."""
+    arguments = ["--sets", name, "--recipes", *recipes, "--seeds", str(seeds)]
+    arguments += ["--steps", str(steps), "--out", str(folder), "--device", "cpu", *more]
+    modes.main(arguments)
+    results = {}
+    for recipe in recipes:
+        for seed in range(seeds):
+            file = folder / name / str(steps) / recipe / str(seed) / "result.json"
+            results[recipe, seed] = json.loads(file.read_text())
+            assert results[recipe, seed].pop("seconds") > 0
+    return results
+
+
 def test_the_script_runs_once_and_makes_a_table_and_a_picture(tmp_path, capsys):
     """What is finished is not run again, and what is not is said to be not run."""
-    arguments = ["--sets", "ring", "--recipes", "plain", "r3gan-ema", "--seeds", "2"]
-    arguments += ["--steps", "8", "--out", str(tmp_path), "--device", "cpu"]
-    modes.main(arguments)
-    first = capsys.readouterr().out
-    assert first.count("ring plain seed") == first.count("ring r3gan-ema seed") == 2
-    result = json.loads((tmp_path / "ring" / "8" / "plain" / "1" / "result.json").read_text())
-    assert result["samples"] == 2_500
-    table = (tmp_path / "ring.md").read_text()
+    first = run(tmp_path, "plain", "r3gan-ema", seeds=2)
+    printed = capsys.readouterr().out
+    assert printed.count("ring plain seed") == printed.count("ring r3gan-ema seed") == 2
+    assert [result["samples"] for result in first.values()] == [2_500] * 4
+    table = (tmp_path / "ring" / "8" / "table.md").read_text()
     assert "`python benchmarks/modes.py --sets ring --recipes plain --seeds 2 --steps 8`" in table
     assert "| wgan-gp | not run |" in table
-    assert (tmp_path / "ring.png").stat().st_size > 1000
-    modes.main(arguments)
+    assert (tmp_path / "ring" / "8" / "picture.png").stat().st_size > 1000
+    assert run(tmp_path, "plain", "r3gan-ema", seeds=2) == first
     assert "seed 0:" not in capsys.readouterr().out
-    assert (tmp_path / "ring.md").read_text() == table
+    assert (tmp_path / "ring" / "8" / "table.md").read_text() == table
+
+
+@pytest.mark.parametrize("name", ["ring", "grid"])
+def test_every_recipe_runs(tmp_path, name):
+    """Each gives a row, and no two are made of the same."""
+    results = run(tmp_path, *modes.RECIPES, name=name, steps=2)
+    assert len({json.dumps(result["made_of"]) for result in results.values()}) == len(results)
+    assert "not run" not in (tmp_path / name / "2" / "table.md").read_text()
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Its result is that of a run that was left alone, rates and falling penalties included."""
+    whole = run(tmp_path / "whole", "r3gan-sharp")
+    count = modes.Clock.on_step_end
+
+    def stop_once(clock, trainer, report):
+        count(clock, trainer, report)
+        if trainer.step == 5:
+            monkeypatch.setattr(modes.Clock, "on_step_end", count)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(modes.Clock, "on_step_end", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", "r3gan-sharp")
+    assert not list(tmp_path.glob("stopped/**/result.json"))
+    assert run(tmp_path / "stopped", "r3gan-sharp") == whole
+
+
+def test_a_finished_run_of_another_recipe_is_refused(tmp_path, monkeypatch):
+    """A table does not take old results for those of a recipe that was changed since."""
+    run(tmp_path, "plain", steps=2)
+    for changed in (modes.Recipe(loss=losses.hinge), modes.Recipe(sharp=True)):
+        monkeypatch.setitem(modes.RECIPES, "plain", changed)
+        with pytest.raises(ValueError, match=r"result\.json must be as when the run was saved"):
+            run(tmp_path, "plain", steps=2)
+
+
+def test_stacked_mnist(tmp_path, monkeypatch):
+    """From a file of digits to a table, by a classifier that must read well enough."""
+    random = np.random.default_rng(0)
+    parts = {"train": 256, "test": 50}
+    images = {
+        f"{p}_images": random.integers(0, 256, (n, 28, 28), np.uint8) for p, n in parts.items()
+    }
+    labels = {f"{p}_labels": random.integers(0, 10, n) for p, n in parts.items()}
+    np.savez(tmp_path / "digits.npz", **images, **labels)
+    data = ["--data", str(tmp_path / "digits.npz")]
+    monkeypatch.setattr(modes.Stacked, "samples", 70)
+    with pytest.raises(RuntimeError, match=r"classifier must read 99\.2% of the digits for tests"):
+        run(tmp_path, "plain", name="stacked", steps=1, more=data)
+    assert not (tmp_path / "classifier.pt").exists()  # noise cannot be read
+    monkeypatch.setattr(mode_stacked_mnist, "LEAST_ACCURACY", 0.0)
+    result = run(tmp_path, "r3gan-ema", name="stacked", steps=1, more=data)["r3gan-ema", 0]
+    assert (result["count"], result["samples"], result["high_quality"]) == (1000, 70, None)
+    assert 1 <= result["found"] <= 70
+    table = (tmp_path / "stacked" / "1" / "table.md").read_text()
+    assert "--steps 1 --data digits.npz" in table
+    assert (tmp_path / "stacked" / "1" / "picture.png").stat().st_size > 1000

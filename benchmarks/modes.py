@@ -22,8 +22,7 @@ from pathlib import Path
 import torch
 
 import tinygan
-from tinygan import StepReport, checks, hooks
-from tinygan.configuration import configuration
+from tinygan import StepReport, hooks
 
 from mode_mixtures import Mixture, grid, ring
 from mode_recipes import RECIPES, Recipe
@@ -130,10 +129,13 @@ def _run(modes: Set, name: str, seed: int, steps: int, folder: Path, device: str
     watching = [*modes.hooks(steps), clock, hooks.Checkpoint(folder, every=every, keep=1)]
     trainer = trainer_of(modes, RECIPES[name], seed, steps, watching, device)
     nets = f"{trainer.generator} {trainer.discriminator}"
-    made_of = configuration(trainer) | {"nets": nets}
+    made_of = trainer.state_dict()["configuration"] | {"nets": nets}
     finished = folder / "result.json"
     if finished.exists():
-        checks.same(str(finished), json.loads(finished.read_text())["made_of"], made_of)
+        before = json.loads(finished.read_text())["made_of"]
+        changed = [k for k in made_of.keys() | before if made_of.get(k) != before.get(k)]
+        if changed:
+            raise SystemExit(f"{finished} is of another {', '.join(changed)}; use another --out.")
         return
     trainer.resume(folder)
     trainer.fit(modes.batches(seed, steps), steps=steps)

@@ -23,7 +23,7 @@ LEVELS = {
     "distributed": 0, "roll_call": 0, "extras": 0,
     "models": 1, "weights": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1,
     "data": 1, "batches": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,
-    "cuda_graphs": 1, "batch_norm": 1, "augmentations": 1, "average": 1,
+    "cuda_graphs": 1, "compiled": 1, "batch_norm": 1, "augmentations": 1, "average": 1,
     "metrics": 1,
     "hook": 2, "inputs": 2, "step": 2, "capture": 2, "run_state": 2, "configuration": 2,
     "replica": 2, "trainer": 2,

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
+
+from tinygan import seeds
+
+if TYPE_CHECKING:
+    from tinygan.trainer import GANTrainer
 
 
 @dataclass(frozen=True)
@@ -59,3 +65,39 @@ class Inputs:
         given = other.tensors()
         for name, tensor in self.tensors().items():
             tensor.copy_(given[name])
+
+
+def of_step(trainer: GANTrainer, size: int) -> Inputs:
+    """Return what a trainer's next step is computed from: this rank's part of a batch of ``size``.
+
+    All that is random is drawn for the whole batch, so that the parts of all ranks are those of one
+    process.
+
+    Raises:
+        ValueError: for a draw that has not one row for each image.
+    """
+    own, real = trainer.ranks.part(size), trainer.real
+    due = tuple(i for i, each in enumerate(trainer.penalties) if trainer.step % each.every == 0)
+    draws = {f"penalty.{i}": trainer.penalties[i].draw for i in due}
+    if trainer.augment is not None:
+        for which in ("real", "fake", "generator"):
+            draws[f"augment.{which}"] = trainer.augment.draw
+    drawn = {}
+    for name, draw in draws.items():
+        if draw is not None:
+            generator = random(trainer, name, trainer.step)
+            rows = draw((size, *real.shape[1:]), generator, trainer.images)
+            if len(rows) != size:
+                raise ValueError(
+                    f"{name} must draw a row for each image of the whole batch, {size}, got "
+                    f"{tuple(rows.shape)}; begin its shape with shape[0]."
+                )
+            drawn[name] = rows[own][: len(real)]
+    z = trainer.noise(trainer.step, size)[own][: len(real)]
+    return Inputs(real, z, trainer.labels, drawn, due, size)
+
+
+def random(trainer: GANTrainer, name: str, step: int) -> torch.Generator:
+    """Return what draws the numbers of a name and a step, after a rollback other ones."""
+    key = (name, step) if trainer.rollbacks == 0 else (name, step, trainer.rollbacks)
+    return seeds.generator(trainer.seed, *key, device=trainer.device)

@@ -11,7 +11,6 @@ device, and buffers go back to what they were. If D's update is skipped, so is G
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -23,6 +22,7 @@ from torch.optim import Optimizer
 
 from tinygan import batch_norm, optimizers, precision
 from tinygan.augmentations import Augmentation
+from tinygan.compiled import forwards
 from tinygan.finite import Buffers, SkippedSteps, all_finite
 from tinygan.inputs import Inputs
 from tinygan.losses import Loss, PairedLoss
@@ -164,8 +164,8 @@ class Step:
         self._statistics = torch.zeros(len(STATISTICS), dtype=weight.dtype, device=self.device)
         self._fake: torch.Tensor
         self._inputs: Inputs
-        self._make, self._judge, self._judge_for_generator = _forwards(
-            generator.module, discriminator.module, compile
+        self._make, self._judge, self._judge_for_generator = forwards(
+            generator.module, discriminator.module, compiled=compile
         )
 
     def discriminator_backward(self, inputs: Inputs) -> None:
@@ -327,36 +327,5 @@ class Step:
         return StepReport(loss_d, loss_g, d_real, d_fake, d_fake_after)
 
 
-def _forwards(
-    generator: nn.Module, discriminator: nn.Module, compiled: bool
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Return how to apply G, D in its own phase and D in G's phase."""
-    if not compiled:
-        return generator, discriminator, discriminator
-    # Each batch size is compiled for itself: a short last batch must not slow down the others.
-    made, judged, frozen = (
-        torch.compile(net, dynamic=False)
-        for net in (generator, discriminator, partial(_without_gradients, discriminator))
-    )
-
-    def judged_for_generator(*inputs: torch.Tensor) -> Any:
-        with warnings.catch_warnings():
-            # The compiler looks at the .grad of what it is given, which fakes do not have.
-            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            return frozen(*inputs)
-
-    return made, judged, judged_for_generator
-
-
 def _of_classes(net: nn.Module, labels: torch.Tensor, images: torch.Tensor) -> Any:
     return net(images, labels)
-
-
-def _without_gradients(net: nn.Module, *inputs: torch.Tensor) -> Any:
-    """Apply a net as if its weights were constants.
-
-    Compiled code computes every gradient that its inputs may want, whatever is asked for in the
-    end; and it may miss that ``requires_grad`` has been switched off and on.
-    """
-    constants = {name: weight.detach() for name, weight in net.named_parameters()}
-    return torch.func.functional_call(net, constants, inputs)

@@ -18,6 +18,7 @@ from tinygan import (
     checkpoint_folder,
     checks,
     distributed,
+    inputs,
     losses,
     optimizers,
     penalties,
@@ -34,7 +35,6 @@ from tinygan.compatibility import check_first_batch, check_nets
 from tinygan.distributed import LostRankError, Ranks
 from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook, call, call_on_exception, check_hooks
-from tinygan.inputs import Inputs
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.replica import NO_BATCH, Replica, Request
 from tinygan.step import Player, Step
@@ -390,7 +390,7 @@ class GANTrainer:
         call(self._watching, "on_step_start", self)
 
         discriminator, generator = self.players
-        self._step.discriminator_backward(self._inputs(size))
+        self._step.discriminator_backward(inputs.of_step(self, size))
         self._replica.average(discriminator, size)
         call(self._watching, "on_gradients", self, discriminator)
         self._step.discriminator_update()
@@ -412,28 +412,6 @@ class GANTrainer:
             self._check_skipped()
         call(self._watching, "on_step_end", self, self._step.report())
         self.between_steps = True
-
-    def _inputs(self, size: int) -> Inputs:
-        """Return what the step is computed from, this rank's part of a batch of ``size``."""
-        own = self.ranks.part(size)
-        shape = (size, *self.real.shape[1:])
-        due = tuple(i for i, each in enumerate(self.penalties) if self.step % each.every == 0)
-        draws = {f"penalty.{i}": self.penalties[i].draw for i in due}
-        if self.augment is not None:
-            for which in ("real", "fake", "generator"):
-                draws[f"augment.{which}"] = self.augment.draw
-        drawn = {}
-        for name, draw in draws.items():
-            if draw is not None:
-                rows = draw(shape, self._random(name, self.step), self.images)
-                if len(rows) != size:
-                    raise ValueError(
-                        f"{name} must draw a row for each image of the whole batch, {size}, got "
-                        f"{tuple(rows.shape)}; begin its shape with shape[0]."
-                    )
-                drawn[name] = rows[own][: len(self.real)]
-        z = self.noise(self.step, size)[own][: len(self.real)]
-        return Inputs(self.real, z, self.labels, drawn, due, size)
 
     @property
     def skipped(self) -> SkippedSteps:
@@ -513,13 +491,8 @@ class GANTrainer:
         The first rows of a larger count are others: a part of a batch takes its part of the whole.
         After a rollback the noise is other noise, or the run would fail in the same way again.
         """
-        z = self.prior(count, self.latent_dim, self._random("noise", step))
+        z = self.prior(count, self.latent_dim, inputs.random(self, "noise", step))
         return z.to(self.weights_dtype)
-
-    def _random(self, name: str, step: int) -> torch.Generator:
-        """Return what draws the numbers of a name and a step."""
-        key = (name, step) if self.rollbacks == 0 else (name, step, self.rollbacks)
-        return seeds.generator(self.seed, *key, device=self.device)
 
     @property
     def total_steps(self) -> int | None:

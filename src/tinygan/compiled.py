@@ -1,0 +1,50 @@
+"""The nets as a step applies them: as they are, or by torch.compile."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+Forward = Callable[..., Any]
+
+
+def forwards(
+    generator: nn.Module, discriminator: nn.Module, *, compiled: bool
+) -> tuple[Forward, Forward, Forward]:
+    """Return how to apply G, D in its own phase and D in G's phase.
+
+    Examples:
+        >>> made, judged, judged_for_generator = forwards(
+        ...     nn.Linear(2, 3), nn.Linear(3, 1), compiled=False
+        ... )
+    """
+    if not compiled:
+        return generator, discriminator, discriminator
+    # Each batch size is compiled for itself: a short last batch must not slow down the others.
+    made, judged, frozen = (
+        torch.compile(net, dynamic=False)
+        for net in (generator, discriminator, partial(_without_gradients, discriminator))
+    )
+
+    def judged_for_generator(*inputs: torch.Tensor) -> Any:
+        with warnings.catch_warnings():
+            # The compiler looks at the .grad of what it is given, which fakes do not have.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            return frozen(*inputs)
+
+    return made, judged, judged_for_generator
+
+
+def _without_gradients(net: nn.Module, *inputs: torch.Tensor) -> Any:
+    """Apply a net as if its weights were constants.
+
+    Compiled code computes every gradient that its inputs may want, whatever is asked for in the
+    end; and it may miss that ``requires_grad`` has been switched off and on.
+    """
+    constants = {name: weight.detach() for name, weight in net.named_parameters()}
+    return torch.func.functional_call(net, constants, inputs)

@@ -2,7 +2,8 @@
 
 A set, these or Stacked MNIST, has what ``modes.py`` asks for: ``name``, ``steps`` (the protocol's),
 ``samples``, ``shown`` (how many of them are drawn), ``weight`` (of zero-centred penalties),
-``optimizer``, ``prior``, ``hooks``, ``nets``, ``batches``, ``coverage``, ``real`` and ``picture``.
+``optimizer``, ``prior``, ``made_of``, ``hooks``, ``nets``, ``batches``, ``coverage``, ``real`` and
+``picture``.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class Mixture:
 
     def __init__(self, name: str, means: torch.Tensor, *, sd: float, scale: float) -> None:
         self.name, self.means, self.sd, self.scale = name, means, sd, scale
+
+    def made_of(self) -> dict[str, str]:
+        """Return in words what results depend on besides the trainer and the nets."""
+        data = f"{self.means.tolist()}, {self.sd}, {self.scale}, {self.batch}, {self.samples}"
+        return {"rates": str(RATES), "data": data}
 
     def nets(self, *, pack: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
         """Return G and D: neither has batch norm here."""

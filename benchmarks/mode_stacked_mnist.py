@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,11 @@ class Stacked:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def made_of(self) -> dict[str, str]:
+        """Return in words what results depend on besides the trainer and the nets."""
+        digits = zlib.crc32(self.digits.images.numpy().tobytes())
+        return {"data": f"{len(self)} of {digits}, {self.batch}, {self.samples}"}
 
     def nets(self, *, pack: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
         """Return DCGAN's nets of width 64; D without batch norm if it is to be penalised."""

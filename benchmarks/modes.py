@@ -41,16 +41,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.sets:
         modes = _set(name, options)
         steps = options.steps or modes.steps
+        _refuse_others(modes, steps, _folder(options, modes, steps))
         for seed in range(options.seeds):
             for recipe in options.recipes:
                 folder = _folder(options, modes, steps) / recipe / str(seed)
-                _run(modes, recipe, seed, steps, folder, options.device)
+                if not (folder / "result.json").exists():
+                    _run(modes, recipe, seed, steps, folder, options.device)
                 _write(options, modes, steps)
         print((_folder(options, modes, steps) / "table.md").read_text())
 
 
 def _folder(options: argparse.Namespace, modes: Set, steps: int) -> Path:
     return options.out / modes.name / f"{steps}"
+
+
+def _refuse_others(modes: Set, steps: int, folder: Path) -> None:
+    """Raise SystemExit if a finished run was made of something else than it would be now."""
+    for file in sorted(folder.glob("*/*/result.json")):
+        name, seed = file.parts[-3], int(file.parts[-2])
+        if name in RECIPES:
+            before = json.loads(file.read_text()).get("made_of", {})
+            now = _made_of(modes, trainer_of(modes, RECIPES[name], seed, steps, [], "cpu"))
+            changed = sorted(k for k in now.keys() | before if now.get(k) != before.get(k))
+            if changed:
+                raise SystemExit(f"{file} is of another {', '.join(changed)}; use another --out.")
+
+
+def _made_of(modes: Set, trainer: tinygan.GANTrainer) -> dict[str, str]:
+    """Return in words what a result depends on."""
+    nets = f"{trainer.generator} {trainer.discriminator}"
+    return trainer.state_dict()["configuration"] | modes.made_of() | {"nets": nets}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,15 +148,6 @@ def _run(modes: Set, name: str, seed: int, steps: int, folder: Path, device: str
     every = max(1, steps // 10)
     watching = [*modes.hooks(steps), clock, hooks.Checkpoint(folder, every=every, keep=1)]
     trainer = trainer_of(modes, RECIPES[name], seed, steps, watching, device)
-    nets = f"{trainer.generator} {trainer.discriminator}"
-    made_of = trainer.state_dict()["configuration"] | {"nets": nets}
-    finished = folder / "result.json"
-    if finished.exists():
-        before = json.loads(finished.read_text())["made_of"]
-        changed = [k for k in made_of.keys() | before if made_of.get(k) != before.get(k)]
-        if changed:
-            raise SystemExit(f"{finished} is of another {', '.join(changed)}; use another --out.")
-        return
     trainer.resume(folder)
     trainer.fit(modes.batches(seed, steps), steps=steps)
     samples = trainer.sample(modes.samples, seed=seed)
@@ -144,8 +155,8 @@ def _run(modes: Set, name: str, seed: int, steps: int, folder: Path, device: str
     torch.save(samples[: modes.shown].cpu().clone(), folder / "samples.pt")
     # Last, and at once: the run is finished when it is there.
     part = folder / "result.part"
-    part.write_text(json.dumps(result | {"made_of": made_of}))
-    part.replace(finished)
+    part.write_text(json.dumps(result | {"made_of": _made_of(modes, trainer)}))
+    part.replace(folder / "result.json")
     print(f"{modes.name} {name} seed {seed}: {result}", flush=True)
 
 

@@ -199,7 +199,24 @@ def test_losses_and_optimizers_of_another_kind():
         ),
         (
             {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean())},
-            "penalty 0 must give a cost for each image, (N,), got (); sum over all axes but",
+            "penalty 0 must give a cost for each image or pack, (8,), got (); sum over all axes",
+        ),
+        (
+            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean()[None])},
+            "penalty 0 must give a cost for each image or pack, (8,), got (1,); sum over all",
+        ),
+        (
+            {"prior": lambda count, latent_dim, generator: torch.zeros(2, latent_dim)},
+            "prior must draw z of the shape (8, ",
+        ),
+        (
+            {
+                "augment": augmentations.Augmentation(
+                    lambda shape, generator, images: torch.tensor(0.5),
+                    lambda images, drawn: images * drawn,
+                )
+            },
+            "augment.real must draw a row for each image of the whole batch, 8, got ();",
         ),
         (
             {

@@ -72,6 +72,9 @@ def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, even
                 there.append(step)
                 run = SimpleNamespace(
                     step=step,
+                    epoch=0,
+                    batch=step,
+                    batches_per_epoch=None,
                     compared_step=step,
                     save=partial(checkpoint.save, {"step": step, "skipped": [0]}),
                     stop_reason=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader
 
 import tinygan
 from tinygan import data
+from tinygan.step import OfClasses
 
 import recipes
 import strategies
@@ -231,6 +234,36 @@ def test_missing_labels_are_refused():
         tinygan.DCGANDiscriminator(8, pack=2, num_classes=3)
 
 
+class Shrinking:
+    """Of which the first epoch has a whole batch, and later ones begin with one image."""
+
+    def __iter__(self):
+        yield recipes.batches()[0][0][: self.count]
+        self.count = 1
+
+    count = 8
+
+
+def test_a_finished_run_with_left_out_images_stays_finished(tmp_path):
+    """Its last checkpoint knows that the epoch is over, also of batches that cannot go back."""
+    images = torch.cat([images for images, _ in recipes.batches()])[:17]
+    for _ in range(3):
+        trainer = tinygan.GANTrainer(
+            *recipes.nets(pack=2), hooks=[tinygan.hooks.Checkpoint(tmp_path, every=2)]
+        )
+        trainer.resume(tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            trainer.fit(DataLoader(images, 8, shuffle=True), epochs=2)
+        assert (trainer.step, trainer.epoch, trainer.batch) == (4, 2, 0)
+
+
+def test_wgan_gp_knows_packs_of_classes():
+    """A D of one's own may have both; the penalty is told of its packs."""
+    judge = OfClasses(recipes.nets(pack=2)[1], torch.zeros(8))
+    assert judge.pack == 2
+
+
 def test_images_that_fill_no_pack_are_left_out():
     """Of a batch of 5 a D that packs two sees 4; of fewer than a pack an error tells."""
     made = recipes.nets(pack=2)
@@ -248,6 +281,10 @@ def test_images_that_fill_no_pack_are_left_out():
     trainer.fit(one_left, epochs=3)
     assert sizes == [8] * 12
     assert (trainer.epoch, trainer.batch, trainer.step) == (3, 0, 7)
+    trainer = tinygan.GANTrainer(*recipes.nets(norm=False, pack=2))
+    with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D packs"):
+        trainer.fit(Shrinking(), epochs=2)
+    assert (trainer.step, trainer.between_steps) == (1, True)
     with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D packs"):
         tinygan.GANTrainer(*recipes.nets(norm=False, pack=2)).fit([images[0][:1]], steps=1)
     with pytest.raises(ValueError, match="images must fill whole packs of 2, got 3"):
@@ -301,5 +338,5 @@ def test_spectral_norm_is_refused_where_it_makes_no_sense():
     with pytest.raises(ValueError, match="net must have layers whose weights are their own, got n"):
         tinygan.spectral_norm(nn.Flatten())
     net = tinygan.spectral_norm(nn.Linear(2, 1))
-    with pytest.raises(ValueError, match="got one that has it already; call spectral_norm once"):
+    with pytest.raises(ValueError, match="got some that are parametrized; call spectral_norm once"):
         tinygan.spectral_norm(net)

@@ -10,6 +10,7 @@ import torch
 
 from tinygan import metrics
 
+import mode_mixtures
 import mode_stacked_mnist
 import modes
 
@@ -82,12 +83,16 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_of_another_recipe_is_refused(tmp_path, monkeypatch):
-    """A table does not take old results for those of a recipe that was changed since."""
+    """A table does not take old results for those of a recipe or rates that were changed."""
     run(tmp_path, "plain", steps=2)
+    monkeypatch.setitem(mode_mixtures.RATES, "generator", 1.0)
+    with pytest.raises(SystemExit, match=r"result\.json is of another rates; use another --out"):
+        run(tmp_path, "r1", steps=2)
+    monkeypatch.undo()
     for change, told in (({"ema_half_life": 9.0}, "ema_half_life"), ({"sharp": True}, ".*nets.*")):
         monkeypatch.setitem(modes.RECIPES, "plain", modes.Recipe(**change))
         with pytest.raises(SystemExit, match=rf"result\.json is of another {told}; use another"):
-            run(tmp_path, "plain", steps=2)
+            run(tmp_path, "r1", steps=2)
 
 
 def test_stacked_mnist(tmp_path, monkeypatch):

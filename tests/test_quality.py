@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import logging
+import shutil
 import urllib.error
 
 import pytest
@@ -290,6 +291,7 @@ def test_the_best_of_another_value_does_not_count(tmp_path, change, caplog):
         return hooks.Quality(tmp_path, **given | arguments, measure=both, every=2)
 
     tiny_trainer(hooks=[hook()]).fit(BATCHES, steps=2)
+    shutil.copy(tmp_path / "best.pt", tmp_path / "before.pt")
     again = {}
     for name, arguments in (("same", {}), ("changed", change)):
         again[name] = hook(**arguments)
@@ -302,6 +304,8 @@ def test_the_best_of_another_value_does_not_count(tmp_path, change, caplog):
         )
     assert again["same"].best_step == 2
     assert again["changed"].best_step == 4
+    trainer.load_state_dict(checkpoint.load(tmp_path / "before.pt"))  # as a run does that goes back
+    assert again["changed"].best_step is None
 
 
 def test_errors_say_what_to_do(tmp_path):

@@ -74,7 +74,7 @@ def instance_noise(deviation: float = 0.1, *, until: int | None = None) -> Augme
         >>> noise.draw((2, 3, 8, 8), torch.Generator(), 1000).abs().max()
         tensor(0.)
     """
-    checks.number("deviation", deviation, "[0, inf)", say=0.1)
+    deviation = checks.number("deviation", deviation, "[0, inf)", say=0.1)
     if until is not None:
         checks.count("until", until)
     return Augmentation(partial(_fading_noise, deviation=deviation, until=until), _sum)
@@ -123,8 +123,8 @@ def diff_augment(
         >>> augment.apply(images, drawn).shape
         torch.Size([2, 3, 8, 8])
     """
-    checks.number("translation", translation, "[0, 1]", say=0.125)
-    checks.number("cutout", cutout, "[0, 1]", say=0.5)
+    translation = checks.number("translation", translation, "[0, 1]", say=0.125)
+    cutout = checks.number("cutout", cutout, "[0, 1]", say=0.5)
     return Augmentation(
         draw=_seven_each,
         apply=partial(_diff_augment, colour=colour, translation=translation, cutout=cutout),

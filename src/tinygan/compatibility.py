@@ -152,6 +152,8 @@ def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
             f"labels must be (N,) of int64, got {tuple(labels.shape)} of {labels.dtype} for "
             f"N={count}; give each image the number of its class."
         )
+    if count == 0:
+        return
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= num_classes:
         raise ValueError(

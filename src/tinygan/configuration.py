@@ -58,7 +58,8 @@ def _drawn(draw: object) -> str:
 def name_of(function: object) -> str:
     """Return a function's name, with the arguments of a ``functools.partial``.
 
-    It is the same in every process.
+    It is the same in every process, if the arguments are functions, partials, plain values or
+    lists of those, or have a ``repr`` of their own.
 
     Examples:
         >>> name_of(partial(int, base=2))
@@ -72,8 +73,11 @@ def name_of(function: object) -> str:
 
 
 def _told(value: object) -> str:
-    # Not the repr of a function, which tells where it lies in this process's memory.
-    return name_of(value) if callable(value) else repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_told, value))})"
+    told = repr(value)
+    # Not if it tells where a function lies in this process's memory.
+    return name_of(value) if callable(value) and " at 0x" in told else told
 
 
 def _qualified(thing: Any) -> str:

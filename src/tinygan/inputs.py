@@ -87,7 +87,7 @@ def of_step(trainer: GANTrainer, size: int) -> Inputs:
         if draw is not None:
             generator = random(trainer, name, trainer.step)
             rows = draw((size, *real.shape[1:]), generator, trainer.images)
-            if len(rows) != size:
+            if rows.shape[:1] != (size,):
                 raise ValueError(
                     f"{name} must draw a row for each image of the whole batch, {size}, got "
                     f"{tuple(rows.shape)}; begin its shape with shape[0]."

@@ -181,7 +181,7 @@ def dragan(weight: float = 10.0, *, noise: float = 0.25, every: int = 1) -> Pena
         tensor([40., 40.])
     """
     cost = partial(_dragan_cost, weight=_checked(weight))
-    checks.number("noise", noise, "[0, inf)", say=0.25)
+    noise = checks.number("noise", noise, "[0, inf)", say=0.25)
     return Penalty(cost, every, partial(sampling.gaussian_noise, deviation=noise))
 
 
@@ -200,8 +200,8 @@ def _zero_centred(
             "use final=0.1, until=1_000_000, say."
         )
     # By factors 0 is never reached.
-    checks.number("weight", weight, "(0, inf)", say=10.0)
-    checks.number("final", final, f"(0, {weight}]", say=weight / 100)
+    weight = checks.number("weight", weight, "(0, inf)", say=10.0)
+    final = checks.number("final", final, f"(0, {weight}]", say=weight / 100)
     checks.count("until", until)
     return Penalty(cost, every, partial(_falling, weight=weight, final=final, until=until))
 

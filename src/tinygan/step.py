@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -288,13 +287,14 @@ class Step:
         penalty, net = self.penalties[index], self.discriminator.module
         # Not autocast, and by the net itself: gradients of gradients are delicate in few bits,
         # and torch.compile has none.
-        judge: Judge = net if inputs.labels is None else partial(_of_classes, net, inputs.labels)
+        judge: Judge = net if inputs.labels is None else OfClasses(net, inputs.labels)
         drawn = [] if penalty.draw is None else [inputs.drawn[f"penalty.{index}"]]
         cost = penalty.cost(judge, real, fake, *drawn)
-        if cost.dim() != 1:
+        count, pack = len(real), getattr(net, "pack", 1)
+        if cost.shape not in ((count,), (count // pack,)):
             raise ValueError(
-                f"penalty {index} must give a cost for each image, (N,), got {tuple(cost.shape)}; "
-                "sum over all axes but the first."
+                f"penalty {index} must give a cost for each image or pack, ({count // pack},), got "
+                f"{tuple(cost.shape)}; sum over all axes but the first."
             )
         self._scaled(penalty.every * cost.mean()).backward()
 
@@ -327,5 +327,14 @@ class Step:
         return StepReport(loss_d, loss_g, d_real, d_fake, d_fake_after)
 
 
-def _of_classes(net: nn.Module, labels: torch.Tensor, images: torch.Tensor) -> Any:
-    return net(images, labels)
+class OfClasses:
+    """D for images of given classes: what a penalty calls where there are any."""
+
+    def __init__(self, net: nn.Module, labels: torch.Tensor) -> None:
+        self.net, self.labels = net, labels
+        self.pack = getattr(net, "pack", 1)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits of images of those classes."""
+        logits: torch.Tensor = self.net(images, self.labels)
+        return logits

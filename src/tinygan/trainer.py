@@ -349,7 +349,8 @@ class GANTrainer:
         if batch is not END:
             classes = self.num_classes
             images, labels, size = batches_of.part(batch, batches, self.ranks, num_classes=classes)
-            if self.real.numel() == 0 and not self._fills_no_pack(size):
+            begins = self.real.numel() == 0 and not self._fills_no_pack(size)
+            if begins or (self.batch == 0 and self.ranks.least(size) < self._pack):
                 nets = self.generator, self.discriminator
                 check_first_batch(images, labels, self.noise(0, 2), *nets)
             if self.real.numel() == 0 or self.batch == 0:
@@ -492,11 +493,19 @@ class GANTrainer:
         After a rollback the noise is other noise, or the run would fail in the same way again.
         """
         z = self.prior(count, self.latent_dim, inputs.random(self, "noise", step))
+        if z.shape != (count, self.latent_dim):
+            raise ValueError(
+                f"prior must draw z of the shape {(count, self.latent_dim)}, got {tuple(z.shape)}; "
+                "give each image a row, as sampling.normal does."
+            )
         return z.to(self.weights_dtype)
 
     @property
     def total_steps(self) -> int | None:
-        """The steps at which the current ``fit`` is complete, or None if that is not known."""
+        """The steps at which the current ``fit`` is complete, or None if that is not known.
+
+        They are fewer, by one per epoch, where the last batch is left out as it fills no pack.
+        """
         if self.target_epochs is None or self.batches_per_epoch is None:
             return self.target_steps
         return self.target_epochs * self.batches_per_epoch

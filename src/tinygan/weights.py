@@ -82,7 +82,7 @@ def spectral_norm(net: nn.Module) -> nn.Module:
     bounded = (*_CONVOLUTIONS, nn.Linear, nn.Embedding)
     layers = [layer for layer in net.modules() if isinstance(layer, bounded)]
     if not layers or any(is_parametrized(layer, "weight") for layer in layers):
-        given = "one that has it already" if layers else "none with weights to divide"
+        given = "some that are parametrized" if layers else "none with weights to divide"
         raise ValueError(
             f"net must have layers whose weights are their own, got {given}; call spectral_norm "
             "once, on D."

@@ -61,7 +61,7 @@ class Checkpoint(Hook):
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
         self._good: set[Path] = set()
-        self._saved_step: int | None = None
+        self._saved: tuple[int, ...] | None = None
         self._started = False
 
     @override
@@ -90,7 +90,7 @@ class Checkpoint(Hook):
         checkpoint.check_plain(state, "state")
         checkpoint_folder.remove_leftovers(self.folder)
         here = checkpoint_folder.path_of(self.folder, trainer.step)
-        self._saved_step = None if _whole(here) is None else trainer.step
+        self._saved = None if _whole(here) is None else _place(trainer)
         self._started = True
 
     @override
@@ -112,7 +112,7 @@ class Checkpoint(Hook):
     @override
     def on_fit_end(self, trainer: GANTrainer) -> None:
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
-        if self._saved_step != trainer.step and trainer.between_steps:
+        if self._saved != _place(trainer) and trainer.between_steps:
             self._save(trainer)
         elif trainer.skipped.in_row == 0:
             self._prune(trainer)  # by now ranks have been compared
@@ -120,7 +120,7 @@ class Checkpoint(Hook):
     def _save(self, trainer: GANTrainer) -> None:
         path = checkpoint_folder.path_of(self.folder, trainer.step)
         trainer.save(path)
-        self._saved_step = trainer.step
+        self._saved = _place(trainer)
         if trainer.skipped.in_row > 0:
             return  # what there is to go back to lies before this, and stays
         self._good.add(path)
@@ -182,7 +182,7 @@ class Checkpoint(Hook):
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)
             logger.error("the unfinished state, for looking into, is in %s", path)
-        elif self._saved_step != trainer.step:
+        elif self._saved != _place(trainer):
             self._save(trainer)
 
     def _set_aside(self, step: int) -> None:
@@ -193,6 +193,16 @@ class Checkpoint(Hook):
                 disk.replace(path, aside)
                 logger.error("saved when ranks may have differed already, set aside: %s", aside)
         disk.sync_folder(self.folder)
+
+
+def _place(trainer: GANTrainer) -> tuple[int, ...]:
+    """Return how far a run is. The end of an epoch's last batch is the beginning of the next epoch.
+
+    Not the step alone: batches that are left out, as they fill no pack, come after it.
+    """
+    if trainer.batch == trainer.batches_per_epoch:
+        return trainer.step, trainer.epoch + 1, 0
+    return trainer.step, trainer.epoch, trainer.batch
 
 
 def _whole(path: Path) -> dict[str, Any] | None:

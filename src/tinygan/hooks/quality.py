@@ -45,12 +45,13 @@ class Quality(Hook):
     of each class in turn if there are any. The real ones' features are made once, before the first
     step; then it measures once for nothing, so that what cannot be measured is told at once.
 
-    In a run of several ranks rank 0 measures while the others wait: it must take less time than the
-    timeout of ``tinygan.distributed.join``, 300 seconds.
+    In a run of several ranks rank 0 measures while the others wait: this, and the features of the
+    real images with the first measurement, must take less time than the timeout of
+    ``tinygan.distributed.join``, 300 seconds.
 
     When a run goes back to an earlier step, it forgets what it measured since. ``best.pt`` may
     then be of such a step, until a better one replaces it. A run that goes on with another measure,
-    or other real images, begins its search for the best anew.
+    module, count or number of real images begins its search for the best anew.
 
     It must be the last hook but ``Checkpoint``, because it saves the state of those before it.
 
@@ -123,8 +124,10 @@ class Quality(Hook):
         self.best_step: int | None = None
         self._real = real
         self._features: torch.Tensor | None = None
+        self._comparing: dict[str, str] | None = None
+        """What makes two values comparable, in words; known when fit begins."""
         self._best_of: dict[str, str] | None = None
-        """What ``best_value`` is the least of."""
+        """The same, of ``best_value``."""
         self._file = LogFile(self.folder / "quality.jsonl")
 
     @override
@@ -149,27 +152,27 @@ class Quality(Hook):
         if self._features is None:
             self._features = self._features_of(self._real)
             self._measured(trainer)
-        best_of = self._compared(self._features)
-        if self._best_of not in (None, best_of):
-            logger.warning(
-                "the search for the best begins anew: %.6g at step %s was of %s, now it is of %s",
-                self.best_value, self.best_step, self._best_of, best_of,
-            )  # fmt: skip
-            self.best_value, self.best_step = math.inf, None
-        self._best_of = best_of
-
-    def _compared(self, features: torch.Tensor) -> dict[str, str]:
-        """Return in words what makes two values comparable."""
         labels = None if self.labels is None else zlib.crc32(self.labels.cpu().numpy().tobytes())
-        return {
+        self._comparing = {
             "value": str(self.best),
             "measure": name_of(self.measure),
             "module": name_of(self.module),
-            "real": f"{tuple(features.shape)}, sum {float(features.double().sum()):.6g}",
+            "real": str(tuple(self._features.shape)),  # no sum: GPUs do not agree on its digits
             "count": str(self.count),
             "labels": str(labels),
             "seed": str(self.seed),
         }
+        self._forget_the_best_of_others()
+
+    def _forget_the_best_of_others(self) -> None:
+        """Begin the search anew if the best so far was by another comparison than this one."""
+        if self.best_step is not None and self._best_of not in (None, self._comparing):
+            logger.warning(
+                "the search for the best begins anew: %.6g at step %d was of %s, now it is of %s",
+                self.best_value, self.best_step, self._best_of, self._comparing,
+            )  # fmt: skip
+            self.best_value, self.best_step = math.inf, None
+        self._best_of = self._comparing
 
     def _features_of(self, images: torch.Tensor | Iterable[object]) -> torch.Tensor:
         if isinstance(images, torch.Tensor) and images.dim() == 2:
@@ -240,4 +243,6 @@ class Quality(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._file.load_state_dict(state["file"])
         self.best_value, self.best_step = state["best_value"], state["best_step"]
-        self._best_of = state["best_of"]
+        self._best_of = state.get("best_of")
+        if self._comparing is not None:
+            self._forget_the_best_of_others()

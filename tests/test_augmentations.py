@@ -170,6 +170,38 @@ def test_real_images_and_fakes_go_through_the_same_function():
         assert not any(torch.equal(one, other) for other in different[:i])
 
 
+def test_several_are_applied_one_after_the_other():
+    """Each by draws of its own; together they are a run of their own, too."""
+    seen = []
+
+    def adding(name, amount):
+        def draw(shape, generator, count):
+            return torch.rand(shape[0], generator=generator) + amount
+
+        def apply(images, drawn):
+            seen.append((name, drawn.clone()))
+            return images * 0 + drawn.view(-1, 1, 1, 1)
+
+        return Augmentation(draw, apply)
+
+    both = [adding("first", 0), adding("second", 5)]
+    trainer = tinygan.GANTrainer(*recipes.nets(), augment=both)
+    given_to_d = []
+    trainer.discriminator.register_forward_pre_hook(
+        lambda net, given: given_to_d.append(given[0].detach().clone()) if net.training else None
+    )
+    trainer.fit([recipes.batches()[0][0]], steps=1)
+    assert [name for name, _ in seen] == ["first", "second"] * 3
+    firsts = [given[:, 0, 0, 0] for given in given_to_d]
+    for first, (_, drawn) in zip(firsts, seen[1::2], strict=True):
+        assert torch.equal(first, drawn)
+    draws = [drawn - drawn.floor() for _, drawn in seen]
+    assert not any(torch.allclose(a, b) for i, a in enumerate(draws) for b in draws[:i])
+    for other in (both[:1], None):
+        with pytest.raises(ValueError, match="augment"):
+            tinygan.GANTrainer(*recipes.nets(), augment=other).load_state_dict(trainer.state_dict())
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -200,4 +232,4 @@ def test_every_augmentation_is_tested():
         for name, thing in vars(augmentations).items()
         if getattr(thing, "__annotations__", {}).get("return") == "Augmentation"
     }
-    assert made == {"diff_augment", "instance_noise", "checked"}
+    assert made == {"diff_augment", "instance_noise"}

@@ -48,7 +48,7 @@ class Recurrence(tinygan.Hook):
             self.images += len(trainer.real)
 
 
-@pytest.mark.parametrize("half_life", [0.5, 20, 1000])
+@pytest.mark.parametrize("half_life", [1, 20, 1000])
 def test_it_is_the_recurrence(half_life):
     """After 40 steps it is what float64 gives, for half-lives that ramp up and ones that do not."""
     hook = Recurrence(half_life)
@@ -126,9 +126,9 @@ def test_what_a_hook_does_to_the_weights_is_averaged():
                 with torch.no_grad():
                     player.module.main[0].weight.fill_(7)
 
-    trainer = with_average(1e-3, hooks=[Sevens()])  # so short that it is the last weights
+    trainer = with_average(1, hooks=[Sevens()])  # so short that it is the last weights
     trainer.fit(images(), steps=1)
-    assert (trainer.average.net.main[0].weight == 7).all()
+    assert trainer.average.net.main[0].weight.sub(7).abs().max() < 0.1
 
 
 def test_it_changes_nothing_of_the_run():
@@ -187,10 +187,10 @@ def test_it_is_in_float32_at_least(dtype):
     assert not torch.equal(kept.net.weight, before)
 
 
-@pytest.mark.parametrize("half_life", [0, -1.0, float("nan"), "9"])
+@pytest.mark.parametrize("half_life", [0, 0.999, float("nan"), "9"])
 def test_a_half_life_that_is_none_is_refused(half_life):
     """The error names the value and the rule."""
-    with pytest.raises(ValueError, match=r"ema_half_life must be in \(0, inf\], got"):
+    with pytest.raises(ValueError, match=r"ema_half_life must be in \[1, inf\], got"):
         with_average(half_life)
 
 

@@ -191,7 +191,7 @@ def test_losses_and_optimizers_of_another_kind():
     [
         (
             {"loss": losses.Loss(lambda x: x[:, None] - x, lambda x: x, lambda x: x)},
-            "loss.real must give a cost for each logit, (8,), got (8, 8); leave the mean to the",
+            "loss.real must give a cost for each logit, (8,), got (8, 8); sum over all axes but",
         ),
         (
             {"loss": losses.PairedLoss(lambda r, f: r - f, lambda r, f: f.mean())},
@@ -199,11 +199,27 @@ def test_losses_and_optimizers_of_another_kind():
         ),
         (
             {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean())},
-            "penalty 0 must give a cost for each image or pack, (8,), got (); sum over all axes",
+            "penalty 0 must give a cost for each logit, (8,), got (); sum over all axes",
         ),
         (
             {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean()[None])},
-            "penalty 0 must give a cost for each image or pack, (8,), got (1,); sum over all",
+            "penalty 0 must give a cost for each logit, (8,), got (1,); sum over all",
+        ),
+        (
+            {"penalty": penalties.Penalty(lambda d, real, fake: None)},
+            "penalty 0 must give a cost for each logit, (8,), got NoneType;",
+        ),
+        (
+            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).detach())},
+            "penalty 0 must give costs that weights can learn from, got some without gradients;",
+        ),
+        (
+            {
+                "augment": augmentations.Augmentation(
+                    sampling.one_each, lambda images, drawn: images.detach()
+                )
+            },
+            "the generator must get gradients from its loss, got none; let them flow through",
         ),
         (
             {"prior": lambda count, latent_dim, generator: torch.zeros(2, latent_dim)},
@@ -216,7 +232,7 @@ def test_losses_and_optimizers_of_another_kind():
                     lambda images, drawn: images * drawn,
                 )
             },
-            "augment.real must draw a row for each image of the whole batch, 8, got ();",
+            "augment.0.real must draw a row for each image of the whole batch, 8, got ();",
         ),
         (
             {
@@ -224,7 +240,7 @@ def test_losses_and_optimizers_of_another_kind():
                     sampling.one_each, lambda images, drawn: images[:2]
                 )
             },
-            "augment must give images of the same shape, (8, 3, 8, 8), got (2, 3, 8, 8);",
+            "augment 0 must give images of the same shape, (8, 3, 8, 8), got (2, 3, 8, 8);",
         ),
         (
             {
@@ -233,10 +249,11 @@ def test_losses_and_optimizers_of_another_kind():
                     lambda images, drawn: images,
                 )
             },
-            "augment.real must draw a row for each image of the whole batch, 8, got (16,);",
+            "augment.0.real must draw a row for each image of the whole batch, 8, got (16,);",
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:a penalty of a discriminator with batch norm")
 def test_ingredients_of_ones_own_give_one_for_each(ingredient, sentence):
     """What mixes images by mistake, as by broadcasting, would train all the same."""
     with pytest.raises(ValueError) as error:

@@ -24,6 +24,8 @@ from recorder import CountingRecorder, Counts, CPURecorder
 RATE = 2**-12
 ADAM = partial(torch.optim.Adam, lr=RATE, betas=(0.5, 0.999), fused=True)
 
+pytestmark = pytest.mark.filterwarnings("ignore:a penalty of a discriminator with batch norm")
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def recorder(request, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import pytest
@@ -13,7 +14,11 @@ from torch import nn
 import tinygan
 from tinygan import penalties
 
+import recipes
 from helpers import fingerprint, tiny_images, tiny_trainer
+
+# The tiny net has it, so that what a penalty does to its statistics is seen.
+pytestmark = pytest.mark.filterwarnings("ignore:a penalty of a discriminator with batch norm")
 
 
 def smooth_discriminator() -> nn.Module:
@@ -328,6 +333,15 @@ def test_what_makes_a_penalty_is_none():
         TypeError, match=r"penalty must be a tinygan\.penalties\.Penalty or several, got "
     ):
         tiny_trainer(penalty=penalties.r1)
+
+
+def test_batch_norm_beside_a_penalty_is_pointed_out():
+    """It is told where the trainer is made; a D without it is as it should be."""
+    with pytest.warns(UserWarning, match="batch norm mixes each image's slope .* norm=None"):
+        tiny_trainer(penalty=penalties.r1())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tinygan.GANTrainer(*recipes.nets(), penalty=penalties.r1())
 
 
 def test_a_penalty_of_nothing_changes_nothing():

@@ -317,10 +317,16 @@ def test_errors_say_what_to_do(tmp_path):
         "Quality must be the last hook but Checkpoint, got JSONLog after it, which would not have "
         "seen the step that is saved; move Quality behind."
     )
-    assert refused(watch(tmp_path, best="kdi")) == (
-        "best must be one of what is measured, fid, kid, precision, recall, got 'kdi'; name one of "
-        "these."
+    assert refused(watch(tmp_path, measure=lambda real, fake: 0.5, best=None)) == (
+        'measure must return numbers by their names, got 0.5; return {"distance": 0.5}, say.'
     )
+    big = hooks.Quality(tmp_path, tiny_images() * 127, count=8, module=nn.Flatten())
+    assert refused(big).startswith("images must be in [-1, 1], got [-127, 127]; scale bytes")
+    for best in ("kdi", "recall"):
+        with pytest.raises(ValueError, match=f"best must be fid or kid, .* or None, got '{best}'"):
+            watch(tmp_path, best=best)
+    with pytest.raises(ValueError, match=r"module must be a torch\.nn\.Module, got <built-in"):
+        hooks.Quality(tmp_path, tiny_images(), module=torch.flatten)
     assert refused(watch(tmp_path, measure=Script(1.0))) == (
         "best must be one of what is measured, distance, got 'fid'; name one of these."
     )

@@ -20,6 +20,8 @@ from recorder import CPURecorder
 
 IMAGES, BATCH, STEPS = 19, 8, 20  # batches of 8, 8 and 3: parts of unequal size, and a whole
 
+pytestmark = pytest.mark.filterwarnings("ignore:a penalty of a discriminator with batch norm")
+
 
 def nets(norm=True):
     """Return G and D of float64 for 8 pixels, the same each time, with batch norm or without."""

@@ -27,7 +27,7 @@ class Augmentation:
 
     Examples:
         >>> dim = Augmentation(
-        ...     draw=lambda shape, generator, images: torch.rand(
+        ...     draw=lambda shape, generator, seen: torch.rand(
         ...         shape[0], 1, 1, 1, generator=generator, device=generator.device
         ...     ),
         ...     apply=lambda images, drawn: images * drawn,
@@ -38,21 +38,24 @@ class Augmentation:
     apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def checked(augment: object) -> Augmentation:
-    """Return what is an augmentation.
+def listed(given: Augmentation | Sequence[Augmentation] | None) -> tuple[Augmentation, ...]:
+    """Return one, several or no augmentations as a tuple.
 
     Raises:
-        TypeError: for anything else, such as what makes one.
+        TypeError: for what is none, such as what makes one.
 
     Examples:
-        >>> augment = checked(diff_augment())
+        >>> len(listed([diff_augment(), instance_noise()]))
+        2
     """
-    if not isinstance(augment, Augmentation):
-        raise TypeError(
-            f"augment must be a tinygan.augmentations.Augmentation, got {augment!r}; call what "
-            "makes it, as in augmentations.diff_augment()."
-        )
-    return augment
+    several = tuple(given) if isinstance(given, list | tuple) else () if given is None else (given,)
+    for one in several:
+        if not isinstance(one, Augmentation):
+            raise TypeError(
+                f"augment must be a tinygan.augmentations.Augmentation or several, got {one!r}; "
+                "call what makes it, as in augmentations.diff_augment()."
+            )
+    return several
 
 
 def instance_noise(deviation: float = 0.1, *, until: int | None = None) -> Augmentation:

@@ -64,10 +64,10 @@ class Average:
 
     Args:
         live: the generator.
-        half_life: images after which weights count half, above 0.
+        half_life: images after which weights count half, at least 1: no decay such as 0.999.
 
     Raises:
-        ValueError: for a half-life that is not above 0.
+        ValueError: for a half-life under 1.
 
     Examples:
         >>> average = Average(nn.Linear(2, 2), half_life=10_000)
@@ -75,7 +75,7 @@ class Average:
     """
 
     def __init__(self, live: nn.Module, half_life: float) -> None:
-        self.half_life = checks.number("ema_half_life", half_life, "(0, inf]", say=10_000)
+        self.half_life = checks.number("ema_half_life", half_life, "[1, inf]", say=10_000)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
         self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()

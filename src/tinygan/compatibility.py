@@ -81,19 +81,7 @@ def check_first_batch(
             f"images must be floating point in [-1, 1], got {real.dtype}; scale bytes with "
             "images / 127.5 - 1."
         )
-    # NaN compares false, so it fails this too.
-    low, high = real.min().item(), real.max().item()
-    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
-        raise ValueError(
-            f"images must be in [-1, 1], got [{low:.4g}, {high:.4g}]; scale bytes with "
-            "images / 127.5 - 1, and [0, 1] with images * 2 - 1."
-        )
-    if low >= 0 and high > 0.5:
-        warnings.warn(
-            f"the first batch has no value below 0, its range is [{low:.4g}, {high:.4g}]: are "
-            "these images in [0, 1]? The nets expect [-1, 1]; scale with images * 2 - 1.",
-            stacklevel=2,
-        )
+    check_range(real)
     if len(real) == 1:
         for net in (generator, discriminator):
             if batch_norm.is_in(net):
@@ -129,6 +117,27 @@ def check_first_batch(
         )
 
 
+def check_range(images: torch.Tensor) -> None:
+    """Raise ValueError for images that are not in [-1, 1], and warn of those that are in [0, 1].
+
+    Examples:
+        >>> check_range(torch.zeros(2, 3, 8, 8))
+    """
+    # NaN compares false, so it fails this too.
+    low, high = images.min().item(), images.max().item()
+    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise ValueError(
+            f"images must be in [-1, 1], got [{low:.4g}, {high:.4g}]; scale bytes with "
+            "images / 127.5 - 1, and [0, 1] with images * 2 - 1."
+        )
+    if low >= 0 and high > 0.5:
+        warnings.warn(
+            f"the first batch has no value below 0, its range is [{low:.4g}, {high:.4g}]: are "
+            "these images in [0, 1]? The nets expect [-1, 1]; scale with images * 2 - 1.",
+            stacklevel=2,
+        )
+
+
 def _tried(name: str, net: nn.Module, *given: torch.Tensor) -> torch.Tensor:
     try:
         made: torch.Tensor = net(*given)
@@ -156,9 +165,10 @@ def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
         return
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= num_classes:
+        more = "" if low < 0 else f", or build the nets with num_classes={int(high) + 1}"
         raise ValueError(
-            f"labels must be in [0, {num_classes}), got [{low}, {high}]; build the nets with "
-            f"num_classes={int(high) + 1}, say, and count classes from 0."
+            f"labels must be in [0, {num_classes}), got [{low}, {high}]; count classes from 0"
+            f"{more}."
         )
 
 

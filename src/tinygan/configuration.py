@@ -31,8 +31,9 @@ def configuration(trainer: GANTrainer) -> dict[str, str]:
     if trainer.penalties:
         each = [f"{name_of(p.cost)}{_drawn(p.draw)} every {p.every}" for p in trainer.penalties]
         found["penalty"] = " and ".join(each)
-    if trainer.augment is not None:
-        found["augment"] = name_of(trainer.augment.apply) + _drawn(trainer.augment.draw)
+    if trainer.augmentations:
+        each = [f"{name_of(a.apply)}{_drawn(a.draw)}" for a in trainer.augmentations]
+        found["augment"] = " and ".join(each)
     if trainer.average is not None:
         found["ema_half_life"] = str(float(trainer.average.half_life))
     for role in fields(trainer.loss):

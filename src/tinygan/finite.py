@@ -134,7 +134,7 @@ class SkippedSteps:
             raise NonFiniteError(
                 f"{CAUSES[cause]} not finite at step {step - in_row + 1}, and nothing was finite "
                 f"in the {in_row} steps up to {step}, which were skipped; look at the images, "
-                "the loss and the hooks that touch gradients, or begin anew with a lower lr."
+                "the loss, penalties and hooks that touch gradients, or begin anew with a lower lr."
             )
         if new == 0:
             return None

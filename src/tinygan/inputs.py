@@ -79,9 +79,9 @@ def of_step(trainer: GANTrainer, size: int) -> Inputs:
     own, real = trainer.ranks.part(size), trainer.real
     due = tuple(i for i, each in enumerate(trainer.penalties) if trainer.step % each.every == 0)
     draws = {f"penalty.{i}": trainer.penalties[i].draw for i in due}
-    if trainer.augment is not None:
+    for i, augmentation in enumerate(trainer.augmentations):
         for which in ("real", "fake", "generator"):
-            draws[f"augment.{which}"] = trainer.augment.draw
+            draws[f"augment.{i}.{which}"] = augmentation.draw
     drawn = {}
     for name, draw in draws.items():
         if draw is not None:

@@ -100,6 +100,11 @@ def generate(
     if num_classes is not None:
         if labels is None:
             labels = torch.arange(len(z)) % num_classes
+        if not isinstance(labels, torch.Tensor | int):
+            raise ValueError(
+                f"labels must be a tensor (N,) of int64 or one int, got {labels!r}; give the "
+                "numbers of classes."
+            )
         labels = torch.as_tensor(labels)
         if labels.dim() == 0:
             labels = labels.expand(len(z))

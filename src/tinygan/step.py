@@ -102,12 +102,18 @@ STATISTICS = tuple(field.name for field in fields(StepReport))
 """The names of a report's values, in order."""
 
 
-def _mean(role: str, cost: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a loss's costs: one for each logit, or they were mixed by mistake."""
-    if cost.shape != logits.shape:
+def _mean(name: str, cost: object, *counts: int) -> torch.Tensor:
+    """Return the mean of costs of one of the ``counts``: else they were mixed by mistake."""
+    if not isinstance(cost, torch.Tensor) or cost.shape not in [(count,) for count in counts]:
+        given = tuple(cost.shape) if isinstance(cost, torch.Tensor) else type(cost).__name__
         raise ValueError(
-            f"loss.{role} must give a cost for each logit, {tuple(logits.shape)}, got "
-            f"{tuple(cost.shape)}; leave the mean to the trainer."
+            f"{name} must give a cost for each logit, ({counts[0]},), got {given}; sum over all "
+            "axes but the first, and leave the mean to the trainer."
+        )
+    if not cost.requires_grad:
+        raise ValueError(
+            f"{name} must give costs that weights can learn from, got some without gradients; "
+            "detach nothing, and make slopes by tinygan.penalties.slopes or create_graph=True."
         )
     return cost.mean()
 
@@ -127,7 +133,7 @@ class Step:
         generator: the player G.
         loss: what the players pay.
         penalties: what D pays besides.
-        augment: what is done to images before D sees them, or None.
+        augmentations: what is done to images before D sees them, one after the other.
         dtype: the type in which the nets are applied; None for their weights' own.
         compile: apply the nets by ``torch.compile``.
     """
@@ -139,7 +145,7 @@ class Step:
         loss: Loss | PairedLoss,
         *,
         penalties: Sequence[Penalty] = (),
-        augment: Augmentation | None = None,
+        augmentations: Sequence[Augmentation] = (),
         dtype: torch.dtype | None = None,
         compile: bool = False,
     ) -> None:
@@ -147,7 +153,7 @@ class Step:
         self.generator = generator
         self.loss = loss
         self.penalties = penalties
-        self.augment = augment
+        self.augmentations = augmentations
         weight = next(generator.module.parameters())
         self.device, self._weights = weight.device, weight.dtype
         self._dtype = precision.check(dtype, weight.dtype)
@@ -182,19 +188,19 @@ class Step:
         real = self._augmented(inputs.real, inputs, "real")
         real_logits = self._logits(self._judge, real, *inputs.classes)
         if isinstance(self.loss, Loss):
-            loss_real = _mean("real", self.loss.real(real_logits), real_logits)
+            loss_real = _mean("loss.real", self.loss.real(real_logits), len(real_logits))
             self._scaled(loss_real).backward()
 
         self._make_fakes(inputs)
         fake = self._augmented(self._fake.detach(), inputs, "fake")
         fake_logits = self._logits(self._judge, fake, *inputs.classes)
         if isinstance(self.loss, Loss):
-            loss_fake = _mean("fake", self.loss.fake(fake_logits), fake_logits)
+            loss_fake = _mean("loss.fake", self.loss.fake(fake_logits), len(fake_logits))
             self._scaled(loss_fake).backward()
             loss = loss_real.detach() + loss_fake.detach()
         else:
             cost = self.loss.discriminator(real_logits, fake_logits)
-            loss = _mean("discriminator", cost, fake_logits)
+            loss = _mean("loss.discriminator", cost, len(fake_logits))
             self._scaled(loss).backward()
 
         for index in inputs.due:
@@ -234,9 +240,14 @@ class Step:
                 real = self._augmented(inputs.real, inputs, "real")
                 real_logits = self._logits(self._judge, real, *inputs.classes)
             cost = self.loss.generator(real_logits, logits)
-        loss = _mean("generator", cost, logits)
+        loss = _mean("loss.generator", cost, len(logits))
         learning = [p for p in g.parameters if p.requires_grad]
         self._scaled(loss).backward(inputs=learning)
+        if not g.gradients():
+            raise ValueError(
+                "the generator must get gradients from its loss, got none; let them flow through "
+                "augment and the loss: nothing on the way may detach."
+            )
         self._unscale(g)
 
         del self._fake, self._inputs
@@ -265,14 +276,16 @@ class Step:
             self._fake = self._make(inputs.z, *inputs.classes)
 
     def _augmented(self, images: torch.Tensor, inputs: Inputs, which: str) -> torch.Tensor:
-        if self.augment is None:
+        if not self.augmentations:
             return images
-        changed = self.augment.apply(images.to(self._weights), inputs.drawn[f"augment.{which}"])
-        if changed.shape != images.shape:
-            raise ValueError(
-                f"augment must give images of the same shape, {tuple(images.shape)}, got "
-                f"{tuple(changed.shape)}; change each image for itself."
-            )
+        changed = images.to(self._weights)
+        for index, augmentation in enumerate(self.augmentations):
+            changed = augmentation.apply(changed, inputs.drawn[f"augment.{index}.{which}"])
+            if changed.shape != images.shape:
+                raise ValueError(
+                    f"augment {index} must give images of the same shape, {tuple(images.shape)}, "
+                    f"got {tuple(changed.shape)}; change each image for itself."
+                )
         return changed.to(self._weights, memory_format=torch.channels_last)
 
     def _logits(
@@ -290,13 +303,9 @@ class Step:
         judge: Judge = net if inputs.labels is None else OfClasses(net, inputs.labels)
         drawn = [] if penalty.draw is None else [inputs.drawn[f"penalty.{index}"]]
         cost = penalty.cost(judge, real, fake, *drawn)
-        count, pack = len(real), getattr(net, "pack", 1)
-        if cost.shape not in ((count,), (count // pack,)):
-            raise ValueError(
-                f"penalty {index} must give a cost for each image or pack, ({count // pack},), got "
-                f"{tuple(cost.shape)}; sum over all axes but the first."
-            )
-        self._scaled(penalty.every * cost.mean()).backward()
+        packs = len(real) // getattr(net, "pack", 1)
+        mean = _mean(f"penalty {index}", cost, packs, len(real))
+        self._scaled(penalty.every * mean).backward()
 
     def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.loss_scale is None else self.loss_scale.scaled(loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -62,11 +63,11 @@ class GANTrainer:
         generator: maps z (N, Z) to images (N, C, H, W) in [-1, 1]; if its attribute
             ``num_classes`` is a number, z and labels (N,).
         discriminator: maps images to logits (N,), without a sigmoid, or, if it packs m of them,
-            to (N // m,); likewise images and labels.
+            to (N // m,); if G takes labels, images and labels.
         loss: what the players pay, see ``tinygan.losses``; None for the tutorial's.
         penalty: what D pays besides, see ``tinygan.penalties``: one or several; None for nothing.
         augment: what is done at random to all images before D sees them, see
-            ``tinygan.augmentations``; None for nothing.
+            ``tinygan.augmentations``: one or several, one after the other; None for nothing.
         ema_half_life: images after which weights count half in a moving average of G's, which is
             what ``sample`` then uses; None for no average.
         prior: draws z, see ``tinygan.sampling``.
@@ -128,7 +129,7 @@ class GANTrainer:
         *,
         loss: losses.Loss | losses.PairedLoss | None = None,
         penalty: penalties.Penalty | Sequence[penalties.Penalty] | None = None,
-        augment: augmentations.Augmentation | None = None,
+        augment: augmentations.Augmentation | Sequence[augmentations.Augmentation] | None = None,
         ema_half_life: float | None = None,
         prior: sampling.Prior = sampling.normal,
         generator_optimizer: OptimizerFactory = dcgan_adam,
@@ -184,12 +185,18 @@ class GANTrainer:
         self.average = None if ema_half_life is None else Average(self.generator, ema_half_life)
         self.loss = losses.checked(losses.non_saturating() if loss is None else loss)
         self.penalties = penalties.listed(penalty)
-        self.augment = None if augment is None else augmentations.checked(augment)
+        if self.penalties and batch_norm.is_in(self.discriminator):
+            warnings.warn(
+                "a penalty of a discriminator with batch norm mixes each image's slope with those "
+                "of its batch; build it with norm=None.",
+                stacklevel=2,
+            )
+        self.augmentations = augmentations.listed(augment)
         pieces = Step(
             *self.players,
             self.loss,
             penalties=self.penalties,
-            augment=augment,
+            augmentations=self.augmentations,
             dtype=dtype,
             compile=compile,
         )

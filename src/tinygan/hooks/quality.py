@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from typing_extensions import override
 
 from tinygan import checkpoint_folder, checks, metrics, seeds
+from tinygan.compatibility import check_range
 from tinygan.configuration import name_of
 from tinygan.distributed import ALONE
 from tinygan.extras import require
@@ -22,6 +23,7 @@ from tinygan.hook import Hook
 from tinygan.hooks.checkpoint import Checkpoint
 from tinygan.hooks.json_log import as_json
 from tinygan.hooks.run_folder import LogFile
+from tinygan.metrics.applying import image_batches
 from tinygan.step import StepReport
 from tinygan.trainer import GANTrainer
 
@@ -82,8 +84,8 @@ class Quality(Hook):
     Raises:
         ImportError: if torch-fidelity is not installed.
         ValueError: for counts under 1, other than ``count`` labels and, when ``fit`` is called,
-            for a folder that cannot be written, hooks in another order, weights of Inception that
-            are nowhere, or what cannot be measured.
+            for a folder that cannot be written, hooks in another order, real images out of range,
+            weights of Inception that are nowhere, or what cannot be measured.
 
     Examples:
         >>> faces = torch.zeros(500, 3, 64, 64)
@@ -107,6 +109,15 @@ class Quality(Hook):
     ) -> None:
         if module is None or measure is metrics.quality:
             require("torch_fidelity", extra="metrics", wanted_by="Quality")
+        if measure is metrics.quality and best not in ("fid", "kid", None):
+            raise ValueError(
+                f"best must be fid or kid, of which the least is the best, or None, got {best!r}; "
+                "for another value give a measure of which the least is the best."
+            )
+        if module is not None and not isinstance(module, nn.Module):
+            raise ValueError(
+                f"module must be a torch.nn.Module, got {module!r}; wrap a function in one."
+            )
         self.folder = Path(folder)
         self.every = checks.count("every", every)
         self.count = checks.count("count", count)
@@ -150,7 +161,7 @@ class Quality(Hook):
         if self.module is None:
             self.module = metrics.inception(device=trainer.device)
         if self._features is None:
-            self._features = self._features_of(self._real)
+            self._features = self._features_of_real()
             self._measured(trainer)
         labels = None if self.labels is None else zlib.crc32(self.labels.cpu().numpy().tobytes())
         self._comparing = {
@@ -174,11 +185,11 @@ class Quality(Hook):
             self.best_value, self.best_step = math.inf, None
         self._best_of = self._comparing
 
-    def _features_of(self, images: torch.Tensor | Iterable[object]) -> torch.Tensor:
-        if isinstance(images, torch.Tensor) and images.dim() == 2:
-            return images
+    def _features_of_real(self) -> torch.Tensor:
+        if isinstance(self._real, torch.Tensor) and self._real.dim() == 2:
+            return self._real
         assert self.module is not None
-        return metrics.features(images, self.module)
+        return metrics.features(_in_range(self._real), self.module)
 
     @override
     def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
@@ -187,13 +198,18 @@ class Quality(Hook):
         values = self._measured(trainer)
         row = {"step": trainer.step, "images": trainer.images, **values}
         self._file.write([as_json(row)])
+        if self.best is None:
+            return
+        value = values[self.best]
+        if not math.isfinite(value):
+            logger.warning("%s is %s at step %d: not the best", self.best, value, trainer.step)
         # Not among skipped steps, whose weights are those from which nothing was finite.
-        value = math.inf if self.best is None else values[self.best]
         if value < self.best_value and trainer.skipped.in_row == 0:
             self._save(trainer, value)
 
     def _measured(self, trainer: GANTrainer) -> dict[str, float]:
         assert self._features is not None
+        assert self.module is not None
         labels = self.labels
         if labels is None and trainer.num_classes is not None:
             labels = torch.arange(self.count) % trainer.num_classes
@@ -205,8 +221,14 @@ class Quality(Hook):
             )
             for part, places in enumerate(torch.arange(self.count).split(PART))
         )
-        values = self.measure(self._features, self._features_of(parts))
-        found = {name: float(value) for name, value in values.items()}
+        values = self.measure(self._features, metrics.features(parts, self.module))
+        try:
+            found = {str(name): float(value) for name, value in values.items()}
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"measure must return numbers by their names, got {values!r}; return "
+                '{"distance": 0.5}, say.'
+            ) from error
         if self.best is not None and self.best not in found:
             raise ValueError(
                 f"best must be one of what is measured, {', '.join(found)}, got {self.best!r}; "
@@ -246,3 +268,10 @@ class Quality(Hook):
         self._best_of = state.get("best_of")
         if self._comparing is not None:
             self._forget_the_best_of_others()
+
+
+def _in_range(images: torch.Tensor | Iterable[object]) -> Iterator[torch.Tensor]:
+    """Give real images in batches, if they are what the trainer would train on."""
+    for batch in image_batches(images):
+        check_range(batch)
+        yield batch

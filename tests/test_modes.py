@@ -56,12 +56,11 @@ def test_the_script_runs_once_and_makes_a_table_and_a_picture(tmp_path, capsys):
     assert (tmp_path / "ring" / "8" / "table.md").read_text() == table
 
 
-@pytest.mark.parametrize("name", ["ring", "grid"])
-def test_every_recipe_runs(tmp_path, name):
+def test_every_recipe_runs(tmp_path):
     """Each gives a row, and no two are made of the same."""
-    results = run(tmp_path, *modes.RECIPES, name=name, steps=2)
+    results = run(tmp_path, *modes.RECIPES, name="grid", steps=2)
     assert len({json.dumps(result["made_of"]) for result in results.values()}) == len(results)
-    assert "not run" not in (tmp_path / name / "2" / "table.md").read_text()
+    assert "not run" not in (tmp_path / "grid" / "2" / "table.md").read_text()
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):

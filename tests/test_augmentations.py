@@ -121,7 +121,7 @@ def test_cutout_makes_a_rectangle_grey(height, width, share):
 
 @given(side=st.integers(8, 70))
 def test_the_largest_draw_moves_and_cuts_the_most_and_no_further(side):
-    """The largest share of [0, 1) in float32, whose product with a count may round up to it."""
+    """The largest share of [0, 1) in float32, whose product with a count stays under it."""
     drawn = torch.full((1, 7), 1 - 2**-24)
     images = 1 + torch.arange(float(side * side)).view(1, 1, side, side)
     most = int(side / 8 + 0.5)

@@ -179,8 +179,7 @@ def _moved(
 
 def _whole(share: torch.Tensor, count: int) -> torch.Tensor:
     """Return for each image a whole number under ``count``, as its share of [0, 1) says."""
-    # The product with a share just under 1 may round up to the count.
-    return (share * count).long().clamp(max=count - 1).view(-1, 1, 1, 1)
+    return (share * count).long().view(-1, 1, 1, 1)
 
 
 def _inside(images: torch.Tensor, axis: int, share: torch.Tensor, cutout: float) -> torch.Tensor:

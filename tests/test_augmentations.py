@@ -79,7 +79,11 @@ def test_colours_change_as_the_paper_says():
     torch.testing.assert_close(augment(images, row(contrast=1.0)), mean + 1.5 * (images - mean))
 
 
-@given(size=st.integers(8, 40), down=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
+@given(
+    size=st.integers(8, 40),
+    down=st.floats(0, 1, exclude_max=True, width=32),
+    seed=st.integers(0, 99),
+)
 def test_translation_moves_by_whole_pixels(size, down, seed):
     """An image is moved by at most an eighth of its side, and grey comes in from outside."""
     image = torch.rand(1, 2, size, size + 3, generator=torch.Generator().manual_seed(seed)) + 1
@@ -87,7 +91,7 @@ def test_translation_moves_by_whole_pixels(size, down, seed):
     drawn[0, 3] = down
     moved = KINDS["translation"].apply(image, drawn)
     most = int(size / 8 + 0.5)
-    shift = min(int(drawn[0, 3] * (2 * most + 1)), 2 * most) - most
+    shift = int(drawn[0, 3] * (2 * most + 1)) - most
     expected = torch.zeros_like(image)
     if shift >= 0:
         expected[:, :, : size - shift] = image[:, :, shift:]

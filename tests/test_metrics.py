@@ -15,7 +15,7 @@ from torch import nn
 
 from tinygan import data, metrics, seeds
 from tinygan.data.decoding import scale
-from tinygan.metrics.fidelity import Inception, to_bytes
+from tinygan.metrics.inception_net import Inception, to_bytes
 from tinygan.metrics.modes import kl
 
 from helpers import tiny_images

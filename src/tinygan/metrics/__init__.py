@@ -7,11 +7,11 @@ from tinygan.metrics.fidelity import (
     PrecisionRecall,
     fid,
     frechet_distance,
-    inception,
     kid,
     precision_recall,
     quality,
 )
+from tinygan.metrics.inception_net import inception
 from tinygan.metrics.modes import ModeCoverage, classify, mode_coverage, nearest_mode
 
 __all__ = [

@@ -48,14 +48,8 @@ def listed(given: Augmentation | Sequence[Augmentation] | None) -> tuple[Augment
         >>> len(listed([diff_augment(), instance_noise()]))
         2
     """
-    several = tuple(given) if isinstance(given, list | tuple) else () if given is None else (given,)
-    for one in several:
-        if not isinstance(one, Augmentation):
-            raise TypeError(
-                f"augment must be a tinygan.augmentations.Augmentation or several, got {one!r}; "
-                "call what makes it, as in augmentations.diff_augment()."
-            )
-    return several
+    remedy = "call what makes it, as in augmentations.diff_augment()."
+    return checks.several("augment", given, Augmentation, remedy)
 
 
 def instance_noise(deviation: float = 0.1, *, until: int | None = None) -> Augmentation:

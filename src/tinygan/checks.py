@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def count(name: str, value: int, *, at_least: int = 1) -> int:
@@ -46,6 +48,24 @@ def number(name: str, value: Any, interval: str, *, say: float) -> float:
     if not inside:
         raise ValueError(f"{name} must be in {interval}, got {value!r}; use {say}, say.")
     return float(value)
+
+
+def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
+    """Return one, several or no things of a kind as a tuple.
+
+    Raises:
+        TypeError: for anything else, naming the argument, its value, the kind and the remedy.
+
+    Examples:
+        >>> several("size", 3, int, "give 3."), several("size", None, int, "give 3.")
+        ((3,), ())
+    """
+    found = tuple(given) if isinstance(given, list | tuple) else () if given is None else (given,)
+    for one in found:
+        if not isinstance(one, kind):
+            wanted = f"{kind.__module__}.{kind.__qualname__}"
+            raise TypeError(f"{name} must be a {wanted} or several, got {one!r}; {remedy}")
+    return found
 
 
 def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:

@@ -64,14 +64,10 @@ def listed(given: Penalty | Sequence[Penalty] | None) -> tuple[Penalty, ...]:
         >>> len(listed([r1(), r2()]))
         2
     """
-    several = tuple(given) if isinstance(given, list | tuple) else () if given is None else (given,)
-    for one in several:
-        if not isinstance(one, Penalty):
-            raise TypeError(
-                f"penalty must be a tinygan.penalties.Penalty or several, got {one!r}; call what "
-                "makes it, as in penalties.r1(), or wrap a function of your own in a Penalty."
-            )
-    return several
+    remedy = (
+        "call what makes it, as in penalties.r1(), or wrap a function of your own in a Penalty."
+    )
+    return checks.several("penalty", given, Penalty, remedy)
 
 
 def slopes(d: Judge, images: torch.Tensor) -> torch.Tensor:

@@ -20,9 +20,8 @@ from tinygan.hook import Hook
 from tinygan.models import DCGANDiscriminator, DCGANGenerator, pack
 from tinygan.step import Player, StepReport
 from tinygan.trainer import GANTrainer
+from tinygan.version import __version__ as __version__
 from tinygan.weights import spectral_norm, weights_init
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DCGANDiscriminator",

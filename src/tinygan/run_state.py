@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from tinygan.configuration import (
 )
 from tinygan.hook import Hook
 from tinygan.step import Player
+from tinygan.version import __version__
 
 if TYPE_CHECKING:
     from tinygan.trainer import GANTrainer
@@ -33,7 +33,7 @@ def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, An
     loss_scale = trainer.loss_scale
     return {
         "schema": SCHEMA,
-        "versions": {name: version(name) for name in ("tinygan", "torch")},
+        "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
         "configuration": configuration(trainer),
         **{name: getattr(trainer, name) for name in COUNTERS},
         "skipped": trainer.skipped.counts,

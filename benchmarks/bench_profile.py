@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -172,7 +172,7 @@ def test_where_the_time_goes(
             own = event.self_cpu_time_total
             if device.type == "cuda":
                 own = event.self_device_time_total if event.key.startswith("aten::") else 0.0
-            shares[_family(event.key)] += own
+            shares[family_of(event.key)] += own
         total = sum(shares.values())
         for family, share in shares.items():
             table.row(precision=name, part=family, percent=100 * share / total)
@@ -186,9 +186,10 @@ def test_where_the_time_goes(
     table.note("By the operators' own times in the profiler, added up by their names.")
 
 
-def _family(operator: str) -> str:
-    for family, words in FAMILIES.items():
-        if any(word in operator for word in words):
+def family_of(name: str, families: Mapping[str, Sequence[str]] = FAMILIES) -> str:
+    """Return what an operator or a kernel is for, by its name."""
+    for family, words in families.items():
+        if any(word in name for word in words):
             return family
     return "all else"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
@@ -14,9 +13,10 @@ import torch
 import contenders
 import floor
 import report as results
-from contenders import Contender, Setting
-from measuring import Ratio, Run, first_line, in_turn, resident_bytes
+from contenders import Setting
+from measuring import Ratio, resident_bytes
 from report import Report
+from workers import race
 
 
 @dataclass(frozen=True)
@@ -86,36 +86,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_training(plan: Plan, quick: bool, report: Report, request: pytest.FixtureRequest) -> None:
-    """Let all contenders train in turn on the same batch."""
+    """Let all contenders train in turn on the same batch, each in a process of its own."""
     setting = plan.setting
     table = report.table(str(plan))
     if plan.why_not:
         table.row(contender="all", remark=plan.why_not)
         return
     rates: floor.Rates = request.getfixturevalue("rates")
-    # Compiled nets of other settings must not make these dynamic in their shapes; each contender
-    # and each way of differentiating a net counts against the limit.
-    torch.compiler.reset()
-    torch._dynamo.config.recompile_limit = 64
-
     makers = contenders.makers(setting.device)
-    batch = setting.batch()
-    made: dict[str, Contender] = {}
-    memory: dict[str, float | None] = {}
-    remarks: dict[str, str] = {}
-    for name, make in makers.items():
-        try:
-            made[name], memory[name] = _prepared(make, setting, batch)
-        except ModuleNotFoundError as error:
-            remarks[name] = f"not installed: {error.name}"
-        except Exception as error:  # the others are still worth their numbers
-            remarks[name] = first_line(error)
-    times, errors = in_turn(
-        {name: _run(contender, batch, plan) for name, contender in made.items()},
-        plan.budget,
+    found = race(
+        list(makers),
+        setting,
+        steps=plan.steps,
+        lead=plan.lead,
+        warm_up=WARM_UP[setting.device],
+        budget=plan.budget,
         at_least=1 if quick else 3,
     )
-    remarks |= errors
+    times, memory = found.times, found.memory
     if plan.in_ram:
         # A process takes some seconds to start: in a trial, a few will do.
         # Compilers are left out: their processes take minutes, and their memory is not a step's.
@@ -126,7 +114,7 @@ def test_training(plan: Plan, quick: bool, report: Report, request: pytest.Fixtu
     flops = floor.least_flops(setting)
     for name in makers:
         if name not in times:
-            table.row(contender=name, remark=remarks[name])
+            table.row(contender=name, remark=found.remarks[name])
             continue
         step = statistics.median(times[name]) / plan.steps
         ratio = Ratio.of(times["tutorial"], times[name]) if "tutorial" in times else None
@@ -146,32 +134,6 @@ def test_training(plan: Plan, quick: bool, report: Report, request: pytest.Fixtu
         if best is not None:
             step = statistics.median(times[best]) / plan.steps
             report.measured(results.FLOOR, step / rates.floor(setting, flops, _precision(best)))
-    del made, batch
-    gc.collect()
-    if setting.device == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _prepared(
-    make: contenders.Maker, setting: Setting, batch: torch.Tensor
-) -> tuple[Contender, float | None]:
-    """Make and warm up a contender: it, and on CUDA the most MB that it held meanwhile."""
-    if setting.device == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_reserved()
-    contender = make(setting)
-    contender.check(batch, WARM_UP[setting.device])
-    if setting.device == "cuda":
-        # Its own weights and Adam's state are in it, those of the others are not. Reserved, not
-        # allocated: a graph's memory stays its own while nothing is in it.
-        return contender, (torch.cuda.max_memory_reserved() - before) / 1e6
-    return contender, None
-
-
-def _run(contender: Contender, batch: torch.Tensor, plan: Plan) -> Run:
-    return lambda: contender.time(batch, plan.steps, plan.lead)
 
 
 def _peak_in_ram(name: str, setting: Setting) -> float | None:

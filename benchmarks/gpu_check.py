@@ -48,7 +48,7 @@ class Step:
         title: of its section in the summary.
         limit: seconds after which it is killed.
         command: the process.
-        told: whether its folder and its seconds are given to it as options.
+        told: whether its folder, and its end by ``time.monotonic``, are given to it as options.
     """
 
     name: str
@@ -188,7 +188,8 @@ class Run:
         write(outcome, {"status": "begun", "limit": limit})
         self.say(f"{step.name}: runs, for {limit:.0f} s at most ...")
         start = time.monotonic()
-        told = ["--folder", str(folder), "--seconds", f"{limit:.1f}"] if step.told else []
+        # Not its seconds: to import takes some of them, and it could not know how many.
+        told = ["--folder", str(folder), "--until", f"{start + limit:.1f}"] if step.told else []
         code = run_limited([*step.command, *told], folder / "output.txt", limit, environment())
         status = "stopped" if code is None else "failed" if code else "done"
         taken = time.monotonic() - start
@@ -257,7 +258,9 @@ def _last_line(path: Path) -> str:
 def _tail(path: Path, count: int = 20) -> list[str]:
     """Return the last lines of an output, if there is one."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return [line[:200] for line in lines if line.strip()][-count:]
+    # faulthandler's list of modules tells nothing.
+    told = [line[:200] for line in lines if line.strip() and "Extension modules:" not in line]
+    return told[-count:]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -166,7 +166,7 @@ def race(
         warm_up: steps in which each is prepared, one after the other.
         budget: seconds for all rounds; half of them are not given to preparations.
         at_least: rounds that are run whatever they take.
-        until: when all should be over, by ``time.perf_counter``; who is not prepared by then is
+        until: when all should be over, by ``time.monotonic``; who is not prepared by then is
             left out.
         keep: called with what is known, after each preparation and each block.
     """
@@ -174,7 +174,7 @@ def race(
     workers = {name: Worker() for name in names}
     try:
         for name, worker in workers.items():
-            patience = until - budget / 2 - time.perf_counter()
+            patience = until - budget / 2 - time.monotonic()
             try:
                 found.memory[name] = worker.ask(prepare, name, setting, warm_up, patience=patience)
                 found.times[name] = []
@@ -186,7 +186,7 @@ def race(
         def run(name: str) -> Run:
             def block() -> float:
                 # The last round may end a little later: only who is stuck is left out.
-                patience = max(STUCK, until - time.perf_counter())
+                patience = max(STUCK, until - time.monotonic())
                 seconds = workers[name].ask(time_block, steps, lead, patience=patience)
                 found.times[name].append(seconds)
                 keep(found)
@@ -194,7 +194,7 @@ def race(
 
             return block
 
-        budget = min(budget, until - time.perf_counter())
+        budget = min(budget, until - time.monotonic())
         runs = {name: run(name) for name in found.times}
         found.times, errors = in_turn(runs, budget, at_least)
         found.remarks |= errors

@@ -14,8 +14,13 @@ from pathlib import Path
 
 import pytest
 
+import contenders
 import gpu_check
+import gpu_probe
+import gpu_steps
+import kernels
 import workers
+from processes import eventually
 
 GOOD = """
 import json, pathlib, sys
@@ -49,13 +54,17 @@ def run(folder, *steps, minutes=1.0, again=False):
     return said, (folder / "summary.md").read_text()
 
 
-def is_alive(pid):
-    """Return whether a process runs; one that has ended may still wait to be reaped."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+def eventually_gone(pid):
+    """Wait until a process that was killed has ended; it may still wait to be reaped."""
+
+    def is_gone():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return stat.rpartition(")")[2].split()[0] in "ZX"
+
+    eventually(is_gone)
 
 
 def test_each_step_is_told_in_words_and_a_second_call_goes_on(tmp_path):
@@ -71,7 +80,7 @@ def test_each_step_is_told_in_words_and_a_second_call_goes_on(tmp_path):
     assert "I have begun." in summary
     # Where it hung; and nothing that it has started is left.
     assert 'File "<string>", line 7' in (tmp_path / "stuck" / "output.txt").read_text()
-    assert not is_alive((tmp_path / "stuck" / "child").read_text())
+    eventually_gone((tmp_path / "stuck" / "child").read_text())
     with tarfile.open(tmp_path / "results.tar.gz") as archive:
         names = {Path(name).relative_to(tmp_path.name).as_posix() for name in archive.getnames()}
     assert {"summary.md", "good/result.json", "bad/output.txt", "stuck/outcome.json"} <= names
@@ -88,7 +97,7 @@ def test_a_step_that_ends_leaves_nothing_behind(tmp_path):
     """Processes that it has started are ended with it."""
     run(tmp_path, step("untidy", LEAVES))
     assert json.loads((tmp_path / "untidy" / "outcome.json").read_text())["status"] == "done"
-    assert not is_alive((tmp_path / "untidy" / "child").read_text())
+    eventually_gone((tmp_path / "untidy" / "child").read_text())
 
 
 def test_a_run_that_is_cut_off_still_tells(tmp_path):
@@ -111,7 +120,7 @@ def test_a_run_that_is_cut_off_still_tells(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
-    assert not is_alive(child.read_text())
+    eventually_gone(child.read_text())
     assert "The stuck step  was cut off" in (tmp_path / "summary.md").read_text()
     assert (tmp_path / "results.tar.gz").exists()
     said, summary = run(tmp_path, step("good", CRASHES), step("stuck", GOOD))
@@ -129,12 +138,27 @@ def test_less_time_than_the_limit(tmp_path):
 
 
 def test_the_steps_are_there():
-    """All steps of the command are known to the script that runs them."""
-    import gpu_steps
-
+    """All steps of the command are known to the script that runs them, and so are who trains."""
     for device in ("cuda", "cpu"):
         names = [step.name for step in gpu_check.steps(device, others=True) if step.told]
         assert sorted(names) == sorted(gpu_steps.STEPS)
+    trained = {*gpu_steps.TRAINED, *gpu_steps.OTHERS, *gpu_steps.SLOW_TO_BEGIN}
+    trained |= {*gpu_steps.IN_LARGE_BATCHES, *(probe.name for probe in gpu_probe.PROBES)}
+    assert trained <= contenders.makers("cuda").keys()
+
+
+def test_the_device_and_its_host_are_clocked():
+    """All batches are given, and the trainer's last wait is outside the clock."""
+    setting = contenders.Setting(16, 4, 2, "cpu")
+    trained = contenders.TinyGAN(setting)
+    found = kernels.milliseconds(trained, setting.batch(), steps=2, blocks=1)
+    assert trained.trainer.step == (3 + 2 + 1) + (3 + 2 + 1)
+    assert min(found.values()) > 0
+    parts = kernels.profiled(trained, setting.batch())
+    assert trained.trainer.step == 12 + kernels.WARM_UP + kernels.PROFILED + 1
+    assert kernels.by_family(parts, gpu=False)["convolutions"] > 0
+    (adam,) = (part for part in parts if part.name == "aten::_fused_adam_")
+    assert adam.runs == 2
 
 
 def fail():

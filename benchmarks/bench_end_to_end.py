@@ -76,7 +76,7 @@ def tinygans_way(
             hooks.ProgressBar(),
         ],
         device=device,
-        **options,
+        execution=tinygan.Execution(**options),
     )
     loader = data.Loader(packed, BATCH, device=device if device.type == "cuda" else None)
     trainer.fit(loader, epochs=EPOCHS)

@@ -394,11 +394,10 @@ class TinyGAN(Contender):
             self.trainer = tinygan.GANTrainer(
                 self.generator,
                 self.discriminator,
-                dtype=dtype,
-                compile=compile,
-                capture=capture,
                 hooks=hooks,
-                ranks=ranks,
+                execution=tinygan.Execution(
+                    dtype=dtype, compile=compile, capture=capture, ranks=ranks
+                ),
             )
 
     def check(self, batch: torch.Tensor, steps: int) -> None:
@@ -446,8 +445,8 @@ class _LastLosses(tinygan.Hook):
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
 
-    def on_step_end(self, trainer: tinygan.GANTrainer, report: tinygan.StepReport) -> None:
-        self.contender.losses = report.loss_d, report.loss_g
+    def on_step_end(self, trainer: tinygan.GANTrainer, report: tinygan.Report) -> None:
+        self.contender.losses = report["loss_discriminator"], report["loss_generator"]
 
 
 Maker = Callable[[Setting], Contender]

@@ -14,7 +14,7 @@ from functools import partial
 from torch import nn
 
 import tinygan
-from tinygan import losses, penalties
+from tinygan import losses, penalties, schedules
 from tinygan.losses import Loss, PairedLoss
 from tinygan.penalties import Penalty
 
@@ -30,7 +30,7 @@ class Recipe:
     """What a run may differ in.
 
     Args:
-        loss: makes what the players pay.
+        loss: what the players pay.
         penalty: makes what D pays besides, from a set's weight of zero-centred penalties and the
             images of a run.
         pack: images that D sees at once.
@@ -39,7 +39,7 @@ class Recipe:
         ema_half_life: images after which weights count half in the average that is sampled from.
     """
 
-    loss: Callable[[], Loss | PairedLoss] = losses.non_saturating
+    loss: Loss | PairedLoss = losses.non_saturating
     penalty: Callable[[float, int], tuple[Penalty, ...]] = lambda weight, images: ()
     pack: int = 1
     bounded: bool = False
@@ -60,13 +60,12 @@ def _r1(weight: float, images: int) -> tuple[Penalty, ...]:
     return (penalties.r1(weight, every=EVERY),)
 
 
-def _r1_and_r2(weight: float, images: int) -> tuple[Penalty, ...]:
+def _r1_and_r2(weight: float | schedules.Schedule, images: int) -> tuple[Penalty, ...]:
     return penalties.r1(weight, every=EVERY), penalties.r2(weight, every=EVERY)
 
 
 def _falling(weight: float, images: int) -> tuple[Penalty, ...]:
-    fall = {"every": EVERY, "final": weight / FALL, "until": images}
-    return penalties.r1(weight, **fall), penalties.r2(weight, **fall)
+    return _r1_and_r2(schedules.exponential(weight, weight / FALL, until=images), images)
 
 
 _r3gan = partial(Recipe, losses.relativistic)

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 import tinygan
-from tinygan import StepReport, hooks
+from tinygan import Report, hooks
 
 from mode_mixtures import Mixture, grid, ring
 from mode_recipes import RECIPES, Recipe
@@ -106,7 +106,7 @@ class Clock(tinygan.Hook):
         """Begin to count."""
         self.last = time.perf_counter()
 
-    def on_step_end(self, trainer: tinygan.GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: tinygan.GANTrainer, report: Report) -> None:
         """Count the step."""
         now = time.perf_counter()
         self.seconds, self.last = self.seconds + now - self.last, now
@@ -128,13 +128,13 @@ def trainer_of(
     generator, discriminator = modes.nets(
         pack=recipe.pack, batch_norm=recipe.batch_norm, sharp=recipe.sharp
     )
+    generator.prior = modes.prior
     return tinygan.GANTrainer(
         generator,
         recipe.judged(discriminator),
-        loss=recipe.loss(),
+        loss=recipe.loss,
         penalty=recipe.penalty(modes.weight, steps * modes.batch),
         ema_half_life=recipe.ema_half_life,
-        prior=modes.prior,
         generator_optimizer=modes.optimizer,
         discriminator_optimizer=modes.optimizer,
         hooks=watching,

@@ -180,13 +180,11 @@ def make_trainer(arguments: argparse.Namespace, steps: int) -> tinygan.GANTraine
         ],
         seed=a.seed,
         device=a.device,
-        dtype=getattr(torch, a.dtype),
-        compile=a.compile,
-        capture=a.capture,
+        execution=tinygan.Execution(getattr(torch, a.dtype), compile=a.compile, capture=a.capture),
     )
 
 
-def tell_of_stopping(trainer: tinygan.GANTrainer, report: tinygan.StepReport) -> None:
+def tell_of_stopping(trainer: tinygan.GANTrainer, report: tinygan.Report) -> None:
     """Say at once that a Ctrl-C was heard, for the pictures take a moment."""
     if trainer.stop_reason is not None:
         say(f"\n{trainer.stop_reason}: saving and drawing; once more to end at once.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,17 +12,42 @@ from torch import nn
 import tinygan
 
 
-def tiny_trainer(**arguments: Any) -> tinygan.GANTrainer:
-    """Return a trainer of 8x8 images whose step takes a few milliseconds, the same each time."""
+def with_execution(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return a trainer's arguments, of which those of ``Execution`` may stand among the others."""
+    names = {field.name for field in fields(tinygan.Execution)} & arguments.keys()
+    if not names:
+        return arguments
+    execution = tinygan.Execution(**{name: arguments[name] for name in names})
+    others = {name: value for name, value in arguments.items() if name not in names}
+    return others | {"execution": execution}
+
+
+def with_latent_dim(generator: nn.Module, length: int) -> nn.Module:
+    """Return a generator of one's own, which says the length of its noise."""
+    generator.latent_dim = length
+    return generator
+
+
+def tiny_trainer(
+    *, prior: tinygan.sampling.Prior | None = None, **arguments: Any
+) -> tinygan.GANTrainer:
+    """Return a trainer of 8x8 images whose step takes a few milliseconds, the same each time.
+
+    Args:
+        prior: of the generator.
+        arguments: the trainer's, and those of ``Execution``.
+    """
     torch.manual_seed(0)
     generator = tinygan.DCGANGenerator(8, latent_dim=5, base_channels=4)
     discriminator = tinygan.DCGANDiscriminator(8, base_channels=4)
     # At 8 pixels D has no batch norm of its own.
     discriminator.main.insert(1, nn.BatchNorm2d(4))
+    if prior is not None:
+        generator.prior = prior
     return tinygan.GANTrainer(
         generator.apply(tinygan.weights_init),
         discriminator.apply(tinygan.weights_init),
-        **arguments,
+        **with_execution(arguments),
     )
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import tinygan
-from tinygan import augmentations, losses, penalties
+from tinygan import augmentations, losses, penalties, schedules
+
+from helpers import with_execution
 
 CLASSES = 3
 
@@ -39,35 +41,50 @@ def _with_spectral_norm(**arguments: Any) -> tuple[nn.Module, nn.Module]:
 
 
 RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, Any]]] = {
-    "minimax": (nets, {"loss": losses.minimax()}),
-    "least squares": (nets, {"loss": losses.least_squares()}),
-    "WGAN-GP": (nets, {"loss": losses.wasserstein(), "penalty": penalties.wgan_gp()}),
-    "hinge, spectral norm": (_with_spectral_norm, {"loss": losses.hinge()}),
+    "minimax": (nets, {"loss": losses.minimax}),
+    "least squares": (nets, {"loss": losses.least_squares}),
+    "WGAN-GP": (nets, {"loss": losses.wasserstein, "penalty": penalties.wgan_gp()}),
+    "several turns of D": (nets, {"d_steps": 2}),
+    "hinge, spectral norm": (_with_spectral_norm, {"loss": losses.hinge}),
     "DRAGAN": (nets, {"penalty": penalties.dragan(every=2)}),
     "R3GAN": (
         nets,
         {
-            "loss": losses.relativistic(),
+            "loss": losses.relativistic,
             "penalty": [penalties.r1(1.0, every=2), penalties.r2(1.0, every=3)],
             "ema_half_life": 50,
         },
     ),
     "packing, R1 that falls": (
         partial(nets, pack=2),
-        {"penalty": penalties.r1(1.0, every=2, final=0.01, until=100)},
+        {"penalty": penalties.r1(schedules.exponential(1.0, 0.01, until=100), every=2)},
     ),
-    "instance noise": (nets, {"augment": augmentations.instance_noise(0.2, until=100)}),
+    "instance noise": (
+        nets,
+        {"augment": augmentations.instance_noise(schedules.linear(0.2, 0.0, until=100))},
+    ),
+    "schedules": (
+        nets,
+        {
+            "augment": augmentations.diff_augment(p=schedules.linear(0.0, 0.8, until=100)),
+            "penalty": [
+                penalties.wgan_gp(schedules.warm_up(1.0, images=50), every=2),
+                penalties.dragan(schedules.cosine(1.0, 0.0, until=100), every=2),
+            ],
+            "ema_half_life": schedules.linear(1.0, 50.0, until=100),
+        },
+    ),
     "DiffAugment": (
         nets,
         {
             "augment": augmentations.diff_augment(),
             "penalty": penalties.wgan_gp(1.0, every=2),
-            "loss": losses.relativistic(),
+            "loss": losses.relativistic,
         },
     ),
     "classes": (
         partial(nets, num_classes=CLASSES),
-        {"penalty": penalties.r1(1.0, every=2), "loss": losses.hinge()},
+        {"penalty": penalties.r1(1.0, every=2), "loss": losses.hinge},
     ),
 }
 """By name: what makes the nets, and the trainer's arguments."""
@@ -79,7 +96,7 @@ def trainer(name: str, norm: bool = True, double: bool = False, **more: Any) -> 
     made = make(norm=norm)
     if double:
         made = tuple(net.double() for net in made)
-    return tinygan.GANTrainer(*made, **arguments, **more)
+    return tinygan.GANTrainer(*made, **with_execution(arguments | more))
 
 
 def batches(

@@ -180,7 +180,7 @@ def test_it_is_in_float32_at_least(dtype):
     with torch.no_grad():
         net.weight.add_(1)
     moved = net.weight.to(wide) - before
-    kept.update(images=10**9, size=64, moved=torch.tensor(True))
+    kept.update(images=10**9, size=64, skipped=torch.tensor(0.0))
     torch.testing.assert_close(
         kept.net.weight - before, moved * (1 - 0.5 ** (64 / 1e6)), rtol=0, atol=1e-6
     )

@@ -13,7 +13,7 @@ import tinygan
 from tinygan import augmentations, data, losses, penalties, sampling
 
 import tutorial
-from helpers import tiny_images, tiny_trainer
+from helpers import tiny_images, tiny_trainer, with_latent_dim
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_an_int_and_a_square_are_the_same_size():
 def test_nets_of_ones_own_that_do_not_fit(generator, discriminator, sentence):
     """Nets that say nothing of themselves are tried before the first step, and named."""
     discriminator.register_parameter("unused", nn.Parameter(torch.zeros(1)))
-    trainer = tinygan.GANTrainer(generator, discriminator, latent_dim=7)
+    trainer = tinygan.GANTrainer(with_latent_dim(generator, 7), discriminator)
     with pytest.raises(ValueError, match=re.escape(sentence)):
         trainer.fit([tiny_images()], epochs=1)
 
@@ -106,7 +106,9 @@ def test_nets_of_ones_own_that_do_not_fit(generator, discriminator, sentence):
 def test_an_unknown_latent_dim():
     """A generator that does not say its latent_dim needs it said."""
     generator = nn.Sequential(nn.Linear(7, 192), nn.Unflatten(1, (3, 8, 8)))
-    with pytest.raises(ValueError, match="latent_dim must be known, got None"):
+    with pytest.raises(
+        ValueError, match="the generator must have an attribute latent_dim, the length"
+    ):
         tinygan.GANTrainer(generator, tinygan.DCGANDiscriminator(8))
 
 
@@ -179,8 +181,8 @@ def test_images_between_0_and_1_are_pointed_out():
 
 def test_losses_and_optimizers_of_another_kind():
     """A loss that was not called, and an optimizer for what makes one, are refused at once."""
-    with pytest.raises(TypeError, match=r"call what makes it, as in losses\.non_saturating\(\)"):
-        tiny_trainer(loss=tinygan.losses.non_saturating)
+    with pytest.raises(TypeError, match=r"or call what makes one, as in losses\.smoothed\(0\.1\)"):
+        tiny_trainer(loss=tinygan.losses.smoothed)
     ready = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     with pytest.raises(TypeError, match="must be given as what makes it, got Adam; use functools"):
         tiny_trainer(generator_optimizer=ready)
@@ -219,7 +221,7 @@ def test_losses_and_optimizers_of_another_kind():
                     sampling.one_each, lambda images, drawn: images.detach()
                 )
             },
-            "the generator must get gradients from its loss, got none; let them flow through",
+            "the generator must get gradients from its loss, got none; let it pay before it",
         ),
         (
             {"prior": lambda count, latent_dim, generator: torch.zeros(2, latent_dim)},
@@ -232,7 +234,7 @@ def test_losses_and_optimizers_of_another_kind():
                     lambda images, drawn: images * drawn,
                 )
             },
-            "augment.0.real must draw a row for each image of the whole batch, 8, got ();",
+            "augment.0.real must draw a row for each example of the whole batch, 8, got ();",
         ),
         (
             {
@@ -249,7 +251,7 @@ def test_losses_and_optimizers_of_another_kind():
                     lambda images, drawn: images,
                 )
             },
-            "augment.0.real must draw a row for each image of the whole batch, 8, got (16,);",
+            "augment.0.real must draw a row for each example of the whole batch, 8, got (16,);",
         ),
     ],
 )
@@ -293,11 +295,12 @@ def test_a_batch_of_one_without_batch_norm():
 
 
 def test_logits_of_another_shape():
-    """A discriminator whose logits are not (N,) is refused, with how to mend it."""
+    """A discriminator whose logits are not (N, ...) is refused, with how to mend it."""
     trainer = tinygan.GANTrainer(
-        tinygan.DCGANGenerator(8, base_channels=2), nn.Sequential(nn.Conv2d(3, 1, 8))
+        tinygan.DCGANGenerator(8, base_channels=2),
+        nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten(0)),
     )
-    with pytest.raises(ValueError, match=re.escape("per image, (N,), got (2, 1, 1, 1) for N=2;")):
+    with pytest.raises(ValueError, match=re.escape("return logits (N, ...), got (6,) for N=2;")):
         trainer.fit([tiny_images()], epochs=1)
 
 

@@ -6,7 +6,9 @@ real graphs with ``pytest -m gpu``.
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from functools import partial
 from types import SimpleNamespace
 
@@ -22,6 +24,9 @@ from recorder import CountingRecorder, Counts, CPURecorder
 # Exactly a float32, as which a rate that changes is recorded: so rates may change in these tests
 # without a last bit that differs.
 RATE = 2**-12
+PIECES = 5
+"""Of a step: what comes before each of its two borders, an update behind each, and its end."""
+
 ADAM = partial(torch.optim.Adam, lr=RATE, betas=(0.5, 0.999), fused=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore:a penalty of a discriminator with batch norm")
@@ -74,7 +79,7 @@ def assert_same_run(recorder, steps=24, make_hooks=list, make_batches=batches, *
         {"dtype": torch.float16},
         {"penalty": penalties.r1(1.0, every=4)},
         {"generator_optimizer": partial(torch.optim.SGD, lr=RATE, momentum=0.5, fused=True)},
-        {"loss": tinygan.losses.non_saturating(label_smoothing=0.1)},
+        {"loss": tinygan.losses.smoothed(0.1)},
     ],
     ids=["float32", "bfloat16", "float16", "lazy penalty", "SGD", "label smoothing"],
 )
@@ -84,8 +89,8 @@ def test_replayed_steps_equal_eager_ones(recorder, arguments):
     # The first three of each kind run eagerly: of whole batches, of short ones, and of whole ones
     # that pay the penalty in every fourth step. Of short ones that pay it there are only two.
     eager = 3 + 3 + (3 + 2 if "penalty" in arguments else 0)
-    assert recorder.counts.recorded == 4 * (3 if "penalty" in arguments else 2)
-    assert recorder.counts.replayed == 4 * (24 - eager)
+    assert recorder.counts.recorded == PIECES * (3 if "penalty" in arguments else 2)
+    assert recorder.counts.replayed == PIECES * (24 - eager)
 
 
 class Meddle(tinygan.Hook):
@@ -205,10 +210,10 @@ def test_what_hooks_change_is_not_lost(recorder, event, act, once):
         return lambda device: [tiny_images(size).to(device) for size in sizes]
 
     if once:  # whole and short batches are replayed, before it and after
-        steps, meddle, make_batches = 18, Meddle(act, event, (9,)), of_sizes(8, 4)
+        steps, meddling, make_batches = 18, (9,), of_sizes(8, 4)
     else:  # all are of one kind, so that there are replays between one recording and the next
-        steps, meddle, make_batches = 12, Meddle(act, event, range(1, 12)), of_sizes(8)
-    assert_same_run(recorder, steps, lambda: [meddle], make_batches)
+        steps, meddling, make_batches = 12, range(1, 12), of_sizes(8)
+    assert_same_run(recorder, steps, lambda: [Meddle(act, event, meddling)], make_batches)
     assert recorder.counts.replayed > 0 or (act, once) == (_clear_moments, False)
 
 
@@ -238,7 +243,7 @@ def test_a_changing_rate_is_replayed(recorder):
     assert_same_run(
         recorder, make_hooks=lambda: [Meddle(_halve_rate, "on_step_end", range(13, 24))]
     )
-    assert recorder.counts.recorded == 4 * (2 + 2)
+    assert recorder.counts.recorded == PIECES * (2 + 2)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -275,7 +280,7 @@ def test_a_batch_of_nan_is_skipped_when_replayed(recorder):
 
     _, replayed = assert_same_run(recorder, make_batches=with_nan)
     assert replayed.skipped.counts.tolist() == [0, 0, 1]
-    assert recorder.counts.replayed == 4 * 21
+    assert recorder.counts.replayed == PIECES * 21
 
 
 def test_the_float16_loss_scale_is_replayed(recorder):
@@ -299,7 +304,7 @@ def test_reports_of_replayed_steps_stay_as_they_were(recorder):
         hooks=[tinygan.hooks.every(1, lambda trainer, report: reports.append(report))],
     )
     trainer.fit(batches(recorder.device), steps=24)
-    assert len({float(report.loss_d) for report in reports}) == 24
+    assert len({float(report["loss_discriminator"]) for report in reports}) == 24
 
 
 def test_samples_do_not_disturb_replays(recorder):
@@ -350,7 +355,7 @@ def test_an_optimizer_that_cannot_be_captured_is_named(recorder, optimizer, capl
     if recorder.device == "cuda" and optimizer.func is torch.optim.Adagrad:
         optimizer = partial(torch.optim.Adagrad, lr=RATE)  # which PyTorch fuses on the CPU alone
     assert_same_run(recorder, discriminator_optimizer=optimizer)
-    assert recorder.counts.recorded == 2 * 3
+    assert recorder.counts.recorded == 2 * PIECES
     (record,) = caplog.records
     assert record.getMessage() == (
         "the update of the discriminator cannot be captured and runs eagerly: its optimizer is a "
@@ -363,7 +368,7 @@ def test_batches_of_ever_other_sizes_are_recorded_only_up_to_a_limit(recorder, c
     images = tiny_images(24)
     sizes = [[images[:n].to(recorder.device) for n in range(2, 9)]]
     assert_same_run(recorder, steps=42, make_batches=lambda device: sizes[0])
-    assert recorder.counts.recorded == 4 * capture.MOST
+    assert recorder.counts.recorded == PIECES * capture.MOST
     assert [record.getMessage() for record in caplog.records] == [
         "batches of more than 4 kinds: those after them run eagerly."
     ]
@@ -389,7 +394,10 @@ def test_a_net_that_replaces_its_buffers_runs_eagerly(recorder, caplog):
     for captured in (False, True):
         net = tiny_trainer()
         trainer = tinygan.GANTrainer(
-            net.generator, Averaging(net.discriminator), device=recorder.device, capture=captured
+            net.generator,
+            Averaging(net.discriminator),
+            device=recorder.device,
+            execution=tinygan.Execution(capture=captured),
         )
         trainer.fit(batches(recorder.device), steps=12)
         ends.append(fingerprint(trainer))
@@ -445,3 +453,226 @@ def test_without_a_gpu_capture_is_told_to_do_nothing(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "capture needs a CUDA device, got cpu: steps run eagerly."
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"d_steps": 2},
+        {"accumulate": 2},
+        {"d_steps": 2, "accumulate": 2, "penalty": penalties.r1(1.0, every=4)},
+        {"d_steps": 2, "dtype": torch.float16},
+        {"accumulate": 2, "dtype": torch.bfloat16},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("event", "act"),
+    [
+        ("on_gradients", _replace_gradient),
+        ("on_gradients", _freeze),
+        ("on_update", _replace_weights),
+        ("on_update", _replace_buffer),
+    ],
+)
+def test_turns_and_parts_are_replayed_whatever_hooks_do(recorder, arguments, event, act):
+    """Several turns of D and parts of a batch, with a hook that meddles once: equal to eager."""
+    assert_same_run(recorder, 12, lambda: [Meddle(act, event, (8,))], **arguments)
+    assert recorder.counts.replayed > 0
+
+
+class Poisoning(CPURecorder):
+    """Fills, before each replay, what later recordings have made with NaN: their pool is shared."""
+
+    def __init__(self):
+        self.made = []
+
+    def record(self, piece):
+        """Record a piece, and remember the memory of what it makes."""
+        operators = super().record(piece).__self__
+        number = len(self.made)
+        given = {t.untyped_storage().data_ptr() for t in _tensors_before(operators)}
+        self.made.append(
+            [
+                output
+                for *_, outputs in operators.calls
+                for output in outputs
+                if output.is_floating_point() and output.untyped_storage().data_ptr() not in given
+            ]
+        )
+
+        def replay():
+            with torch.no_grad():
+                for tensors in self.made[number + 1 :]:
+                    for tensor in tensors:
+                        tensor.detach().fill_(float("nan"))
+            operators.replay()
+
+        return replay
+
+
+def _tensors_before(operators):
+    return [tensor for tensor, _ in operators.before.values()]
+
+
+def test_gradients_outlast_the_step(monkeypatch):
+    """At D's borders a hook reads G's gradients of the step before, though graphs share memory."""
+    monkeypatch.setattr(capture, "recorder_for", lambda device: Poisoning())
+    seen = {}
+    for captured in (False, True):
+        kept = seen[captured] = []
+
+        class Look(tinygan.Hook):
+            def on_gradients(self, trainer, player, kept=kept):
+                others = [other for other in trainer.players if other is not player]
+                kept += [g.clone() for other in others for g in other.gradients()]
+
+        trainer = tiny_trainer(
+            hooks=[Look()], capture=captured, generator_optimizer=ADAM, discriminator_optimizer=ADAM
+        )
+        trainer.fit([tiny_images(8)], steps=10)
+    assert len(seen[True]) == len(seen[False]) > 0
+    assert all(torch.equal(one, other) for one, other in zip(seen[False], seen[True]))
+
+
+def test_a_penalty_that_waits_now_and_then_is_never_recorded(recorder, caplog):
+    """Its kind of step waits for the device; that steps of another kind do not says nothing."""
+
+    def cost(d, real, fake):
+        return d(real).square() * (1 + 0 * real.sum().item())
+
+    arguments = {"penalty": penalties.Penalty(cost, every=2)}
+    assert_same_run(recorder, 14, make_batches=lambda d: [tiny_images(8).to(d)], **arguments)
+    # The other kind was recorded first: from the first kind that cannot be, all run eagerly.
+    assert [record.getMessage()[:27] for record in caplog.records] == [
+        "a step cannot be captured, "
+    ]
+
+
+def test_a_failed_recording_keeps_no_graph(recorder, caplog):
+    """Neither that, nor an error in the midst of a step, leaves the fakes and their graph alive."""
+    alive = []
+
+    class Watching(torch.nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.main, self.latent_dim = net, net.main, net.latent_dim
+
+        def forward(self, z):
+            images = self.net(z)
+            alive.append(weakref.ref(images))
+            return images
+
+    tiny = tiny_trainer()
+    recorder.counts.fail = True
+    trainer = tinygan.GANTrainer(
+        Watching(tiny.generator),
+        tiny.discriminator,
+        device=recorder.device,
+        execution=tinygan.Execution(capture=True),
+    )
+    trainer.fit([tiny_images(8).to(recorder.device)], steps=4)
+    gc.collect()
+    assert len(alive) > 5
+    assert [reference() for reference in alive] == [None] * len(alive)
+
+    class Fail(tinygan.Hook):
+        def on_update(self, trainer, player):
+            raise OSError
+
+    trainer.hooks = (Fail(),)
+    with pytest.raises(OSError):
+        trainer.fit([tiny_images(8).to(recorder.device)], steps=5)
+    assert [reference() for reference in alive] == [None] * len(alive)
+
+
+def test_only_what_waits_is_taken_for_waiting():
+    """A warning that merely speaks of synchronising is a warning."""
+    assert cuda_graphs.WAITS in "called a synchronizing CUDA operation (Triggered internally at ..)"
+    assert cuda_graphs.WAITS not in "this optimizer does no synchronization of its state"
+
+
+def test_no_garbage_is_collected_while_a_step_is_recorded(recorder, monkeypatch):
+    """A graph that dies in the midst of a recording would spoil it; afterwards it is as before."""
+    seen = []
+    record = CountingRecorder.record
+
+    def look(self, piece):
+        seen.append(gc.isenabled())
+        return record(self, piece)
+
+    monkeypatch.setattr(CountingRecorder, "record", look)
+    assert_same_run(recorder, 6)
+    assert set(seen) == {False}
+    assert gc.isenabled()
+
+
+def test_what_may_have_changed_is_looked_for_once_a_step(recorder, monkeypatch):
+    """Without hooks between the pieces a replayed step compares what it holds once."""
+    looks = []
+    look = capture._Recording.is_as_recorded
+    monkeypatch.setattr(
+        capture._Recording, "is_as_recorded", lambda self: looks.append(1) or look(self)
+    )
+    for hooks, within in (([], 0), ([Meddle(_clip, "on_gradients", ())], 4)):
+        looks.clear()
+        trainer = tiny_trainer(hooks=hooks, capture=True, device=recorder.device)
+        trainer.fit([tiny_images(8).to(recorder.device)], steps=13)
+        # Ten steps are replayed; before the first of them, which is recorded, none is looked at.
+        assert len(looks) == 9 + 10 * within
+
+
+def simultaneous(players, batch):
+    """Let both pay before either moves, and the second once more after the first has moved."""
+    (x,) = batch
+    players.a.pay(players.a(x).square())
+    players.b.pay(players.b(x).square(), "before")
+    yield players.a
+    players.b.pay(players.b(players.a(x).detach()).square(), "after")
+    yield players.b
+
+
+@pytest.mark.parametrize("event", ["on_gradients", "on_update"])
+@pytest.mark.parametrize("act", [_drop_gradient, _decay, _move_weights])
+def test_payments_for_a_later_border_are_not_lost(recorder, event, act):
+    """A hook that ends a replay in the middle of a step leaves what was paid before as it was."""
+    ends = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        players = [tinygan.Player(name, torch.nn.Linear(3, 3), ADAM) for name in "ab"]
+        trainer = tinygan.Trainer(
+            players,
+            simultaneous,
+            hooks=[Meddle(act, event, (7,))],
+            device=recorder.device,
+            execution=tinygan.Execution(capture=captured),
+        )
+        examples = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+        trainer.fit([examples.to(recorder.device)], steps=12)
+        ends.append(fingerprint(trainer))
+    assert_identical(*ends)
+    assert recorder.counts.replayed > 0
+
+
+class MeddleWithOthers(tinygan.Hook):
+    """Halves the weights of the other player, in memory of their own, when D has moved."""
+
+    def on_update(self, trainer, player):
+        """Meddle once."""
+        if trainer.step == 9 and player.name == "discriminator":
+            for parameter in trainer.players.generator.parameters:
+                parameter.data = parameter.data * 0.5
+
+
+def test_the_rest_of_a_step_has_the_fakes_that_were_made(recorder):
+    """Though G's weights were changed since, as in an eager step."""
+    assert_same_run(recorder, 16, lambda: [MeddleWithOthers()])
+
+
+def test_few_draws_are_kept(recorder):
+    """Of ever other sizes of batches no draw stays in memory."""
+    trainer = tiny_trainer(capture=True, device=recorder.device)
+    trainer.fit([tiny_images(n).to(recorder.device) for n in range(2, 9)], steps=14)
+    kept = [draw for draws in trainer._step._drawn.values() for draw in draws.values()]
+    assert kept
+    assert not any(isinstance(draw, torch.Tensor) for draw in kept)

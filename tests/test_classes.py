@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import tinygan
 from tinygan import data
-from tinygan.step import OfClasses
+from tinygan.player import Judge
 
 import recipes
 import strategies
@@ -260,7 +260,7 @@ def test_a_finished_run_with_left_out_images_stays_finished(tmp_path):
 
 def test_wgan_gp_knows_packs_of_classes():
     """A D of one's own may have both; the penalty is told of its packs."""
-    judge = OfClasses(recipes.nets(pack=2)[1], torch.zeros(8))
+    judge = Judge(recipes.nets(pack=2)[1], torch.zeros(8))
     assert judge.pack == 2
 
 

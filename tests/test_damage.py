@@ -16,7 +16,7 @@ import tinygan
 from tinygan import checkpoint, hooks
 from tinygan.checkpoint import CheckpointError
 
-from helpers import flat, tiny_images, tiny_trainer
+from helpers import flat, tiny_images, tiny_trainer, with_latent_dim
 
 
 @pytest.fixture
@@ -25,9 +25,10 @@ def saved(tmp_path):
     # One matrix per net, and no moments: fewer headers, of which every byte is tried.
     sgd = partial(torch.optim.SGD, lr=0.1)
     trainer = tinygan.GANTrainer(
-        nn.Sequential(nn.Linear(5, 192, bias=False), nn.Tanh(), nn.Unflatten(1, (3, 8, 8))),
+        with_latent_dim(
+            nn.Sequential(nn.Linear(5, 192, bias=False), nn.Tanh(), nn.Unflatten(1, (3, 8, 8))), 5
+        ),
         nn.Sequential(nn.Flatten(), nn.Linear(192, 1, bias=False), nn.Flatten(0)),
-        latent_dim=5,
         generator_optimizer=sgd,
         discriminator_optimizer=sgd,
     )

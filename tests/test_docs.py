@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
+
+from tinygan import algorithms
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,3 +60,12 @@ def test_the_readme_has_its_two_commands():
         assert "\n" not in command
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
         assert command.endswith(runs)
+
+
+def test_the_readme_shows_the_algorithm_as_it_is():
+    """The excerpt of ``algorithms.gan`` is its inner function, line by line."""
+    (shown,) = blocks(ROOT / "README.md", "py")
+    source = textwrap.dedent(Path(algorithms.__file__).read_text().partition("def gan(")[2])
+    assert textwrap.indent(shown, "    ").rstrip() in source
+    assert shown.startswith("def algorithm(")
+    assert shown.endswith("yield G\n")

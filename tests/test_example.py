@@ -107,7 +107,8 @@ def test_every_flag_is_heeded(tmp_path, monkeypatch):
     )
     trainer = example["make_trainer"](arguments, steps=9)
 
-    assert (trainer.dtype, asked["capture"], asked["compile"]) == (torch.bfloat16, True, True)
+    execution = asked["execution"]
+    assert (trainer.dtype, execution.capture, execution.compile) == (torch.bfloat16, True, True)
     assert (loader.seed, loader.batch_size, loader.size) == (4, 2, 2)
     assert (loader.workers, loader.flip) == (1, True)
     assert loader.dataset.path == tmp_path / "file.packed"

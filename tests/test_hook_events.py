@@ -47,7 +47,7 @@ class Recorder(tinygan.Hook):
 
     def on_step_end(self, trainer, report):
         """Note it."""
-        assert isinstance(report, tinygan.StepReport)
+        assert isinstance(report, tinygan.Report)
         self.note("step_end", trainer)
 
     def on_epoch_end(self, trainer):

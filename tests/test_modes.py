@@ -88,7 +88,10 @@ def test_a_finished_run_of_another_recipe_is_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"result\.json is of another rates; use another --out"):
         run(tmp_path, "r1", steps=2)
     monkeypatch.undo()
-    for change, told in (({"ema_half_life": 9.0}, "ema_half_life"), ({"sharp": True}, ".*nets.*")):
+    for change, told in (
+        ({"ema_half_life": 9.0}, r"generator\.ema_half_life"),
+        ({"sharp": True}, ".*nets.*"),
+    ):
         monkeypatch.setitem(modes.RECIPES, "plain", modes.Recipe(**change))
         with pytest.raises(SystemExit, match=rf"result\.json is of another {told}; use another"):
             run(tmp_path, "r1", steps=2)

@@ -15,7 +15,7 @@ from tinygan import capture, checkpoint, data, distributed, hooks, penalties
 
 import ranks
 import replicas
-from helpers import assert_identical, fingerprint
+from helpers import assert_identical, fingerprint, with_execution
 from recorder import CPURecorder
 
 IMAGES, BATCH, STEPS = 19, 8, 20  # batches of 8, 8 and 3: parts of unequal size, and a whole
@@ -70,7 +70,7 @@ class Stream(tinygan.Hook):
 
 def trained(norm=True, steps=STEPS, batches=None, make=nets, **arguments):
     """Return a trainer and what it saw, on this rank."""
-    trainer = tinygan.GANTrainer(*make(norm), **arguments)
+    trainer = tinygan.GANTrainer(*make(norm), **with_execution(arguments))
     stream = Stream(trainer)
     trainer.hooks = (stream, *trainer.hooks)
     trainer.fit(batches or loader(), steps=steps)
@@ -249,4 +249,4 @@ def test_parts_are_the_batch(size, count):
 def test_sync_batch_norm_is_refused_where_pytorch_has_none(arguments, sentence):
     """On a CPU, in recorded steps, and with gradients of gradients."""
     with pytest.raises(ValueError, match=sentence):
-        tinygan.GANTrainer(*nets(), sync_batch_norm=True, **arguments)
+        tinygan.GANTrainer(*nets(), **with_execution({"sync_batch_norm": True, **arguments}))

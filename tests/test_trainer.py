@@ -17,7 +17,7 @@ import tinygan
 from tinygan import data, hooks
 
 import strategies
-from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
+from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer, with_latent_dim
 
 
 def batches_of(images, size=6):
@@ -501,7 +501,7 @@ def test_own_nets_train():
     discriminator = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(3 * 64, 1), torch.nn.Flatten(0)
     )
-    trainer = tinygan.GANTrainer(generator, discriminator, latent_dim=7)
+    trainer = tinygan.GANTrainer(with_latent_dim(generator, 7), discriminator)
     trainer.fit(batches_of(images), epochs=3)
     assert trainer.step == 12
     assert trainer.sample(5).shape == (5, 3, 8, 8)

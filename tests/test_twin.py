@@ -23,7 +23,8 @@ class Statistics(tinygan.Hook):
     def on_step_end(self, trainer, report):
         """Keep the values of one step."""
         for name, value in report.floats().items():
-            getattr(self.kept, name).append(value)
+            own = {"loss_discriminator": "loss_d", "loss_generator": "loss_g"}.get(name, name)
+            getattr(self.kept, own).append(value)
 
 
 @pytest.mark.parametrize("width", [8, pytest.param(64, marks=pytest.mark.slow, id="default width")])

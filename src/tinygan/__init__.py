@@ -1,10 +1,11 @@
 """GANs on PyTorch, small enough to read in an afternoon.
 
 The nets are in ``models``, their initial weights in ``weights``, what the players pay in
-``losses``, one step in ``step``, the loop in ``trainer``, what may watch it in ``hook``.
+``losses``, a training step in ``algorithms``, the loop in ``trainer``, the events in ``hook``.
 """
 
 from tinygan import (
+    algorithms,
     augmentations,
     data,
     distributed,
@@ -14,22 +15,32 @@ from tinygan import (
     penalties,
     pictures,
     sampling,
+    schedules,
     seeds,
 )
+from tinygan.batch import Batch
+from tinygan.execution import Execution
+from tinygan.gan_trainer import GANTrainer
 from tinygan.hook import Hook
 from tinygan.models import DCGANDiscriminator, DCGANGenerator, pack
-from tinygan.step import Player, StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.player import Player, Players
+from tinygan.report import Report
+from tinygan.trainer import Trainer
 from tinygan.version import __version__ as __version__
 from tinygan.weights import spectral_norm, weights_init
 
 __all__ = [
+    "Batch",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "Execution",
     "GANTrainer",
     "Hook",
     "Player",
-    "StepReport",
+    "Players",
+    "Report",
+    "Trainer",
+    "algorithms",
     "augmentations",
     "data",
     "distributed",
@@ -40,6 +51,7 @@ __all__ = [
     "penalties",
     "pictures",
     "sampling",
+    "schedules",
     "seeds",
     "spectral_norm",
     "weights_init",

@@ -12,8 +12,9 @@ from functools import partial
 
 import torch
 
-from tinygan import checks, sampling
-from tinygan.sampling import Draw
+from tinygan import checks, sampling, schedules
+from tinygan.batch import Batch, Draw
+from tinygan.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -52,51 +53,77 @@ def listed(given: Augmentation | Sequence[Augmentation] | None) -> tuple[Augment
     return checks.several("augment", given, Augmentation, remedy)
 
 
-def instance_noise(deviation: float = 0.1, *, until: int | None = None) -> Augmentation:
+def applied(
+    augmentations: Sequence[Augmentation], images: torch.Tensor, batch: Batch, which: str
+) -> torch.Tensor:
+    """Return images (N, C, H, W), augmented by what is drawn in the step for ``which`` of them.
+
+    Raises:
+        ValueError: for an augmentation that gives images of another shape.
+
+    Examples:
+        >>> images = torch.zeros(4, 3, 8, 8)
+        >>> applied([diff_augment()], images, Batch.of(images), "real").shape
+        torch.Size([4, 3, 8, 8])
+    """
+    changed = images
+    for number, augmentation in enumerate(augmentations):
+        drawn = batch.draw(f"augment.{number}.{which}", augmentation.draw)
+        changed = augmentation.apply(changed, drawn)
+        if changed.shape != images.shape:
+            raise ValueError(
+                f"augment {number} must give images of the same shape, {tuple(images.shape)}, "
+                f"got {tuple(changed.shape)}; change each image for itself."
+            )
+    if not augmentations or images.dim() != 4:
+        return changed
+    return changed.to(images.dtype, memory_format=torch.channels_last)
+
+
+def instance_noise(deviation: float | Schedule = 0.1) -> Augmentation:
     """Return noise from N(0, deviation^2) on every pixel, which may fade in the course of a run.
 
     With it the distributions of real images and of fakes overlap, so that D cannot win outright
     (Sonderby et al. 2017; Arjovsky and Bottou 2017).
 
     Args:
-        deviation: the standard deviation at the start, at least 0, where images are in [-1, 1].
-        until: the images after which there is none, to which it falls in a straight line; None
-            for noise that stays.
+        deviation: the standard deviation, at least 0, where images are in [-1, 1]: a number, or a
+            schedule, see ``tinygan.schedules``.
 
     Raises:
-        ValueError: for a negative deviation, or ``until`` under 1.
+        ValueError: for a negative deviation.
+        TypeError: for a deviation that is neither a number nor a function of the images seen.
 
     Examples:
-        >>> noise = instance_noise(0.1, until=1000)
+        >>> noise = instance_noise(schedules.linear(0.1, 0.0, until=1000))
         >>> noise.draw((2, 3, 8, 8), torch.Generator(), 1000).abs().max()
         tensor(0.)
     """
-    deviation = checks.number("deviation", deviation, "[0, inf)", say=0.1)
-    if until is not None:
-        checks.count("until", until)
-    return Augmentation(partial(_fading_noise, deviation=deviation, until=until), _sum)
+    deviation = schedules.checked("deviation", deviation, "[0, inf)", say=0.1)
+    if callable(deviation):
+        return Augmentation(partial(_changing_noise, deviation=deviation), _sum)
+    return Augmentation(partial(sampling.gaussian_noise, deviation=deviation), _sum)
 
 
 def _sum(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return images + noise
 
 
-def _fading_noise(
-    shape: Sequence[int],
-    generator: torch.Generator,
-    images: int,
-    *,
-    deviation: float,
-    until: int | None,
+def _changing_noise(
+    shape: Sequence[int], generator: torch.Generator, images: int, *, deviation: Schedule
 ) -> torch.Tensor:
-    left = 1.0 if until is None else max(0.0, 1 - images / until)
-    if left == 0:
+    now = schedules.value_at(deviation, images, "deviation", "[0, inf)", say=0.1)
+    if now == 0:
         return torch.zeros(tuple(shape), device=generator.device)
-    return sampling.gaussian_noise(shape, generator, deviation=deviation * left)
+    return sampling.gaussian_noise(shape, generator, deviation=now)
 
 
 def diff_augment(
-    *, colour: bool = True, translation: float = 0.125, cutout: float = 0.5
+    *,
+    colour: bool = True,
+    translation: float = 0.125,
+    cutout: float = 0.5,
+    p: float | Schedule = 1.0,
 ) -> Augmentation:
     """Return DiffAugment (Zhao et al. 2020), for data of some thousands of images or fewer.
 
@@ -109,9 +136,12 @@ def diff_augment(
         translation: how far it is moved at most, up, down, left and right, as a share of the
             sides in [0, 1].
         cutout: the sides of the rectangle as a share of the image's, in [0, 1].
+        p: how probable it is that an image is augmented, in [0, 1], or else left as it is (Karras
+            et al. 2020, section 2.2, who draw for each change apart): a number, or a schedule.
 
     Raises:
-        ValueError: for a share out of range.
+        ValueError: for a share or a probability out of range.
+        TypeError: for a probability that is neither a number nor a function of the images seen.
 
     Examples:
         >>> augment = diff_augment(colour=False, cutout=0)
@@ -119,17 +149,39 @@ def diff_augment(
         >>> drawn = augment.draw(images.shape, torch.Generator().manual_seed(0), 0)
         >>> augment.apply(images, drawn).shape
         torch.Size([2, 3, 8, 8])
+        >>> ever_more = diff_augment(p=schedules.linear(0.0, 0.8, until=100_000))
     """
     translation = checks.number("translation", translation, "[0, 1]", say=0.125)
     cutout = checks.number("cutout", cutout, "[0, 1]", say=0.5)
-    return Augmentation(
-        draw=_seven_each,
-        apply=partial(_diff_augment, colour=colour, translation=translation, cutout=cutout),
-    )
+    p = schedules.checked("p", p, "[0, 1]", say=0.8)
+    change = partial(_diff_augment, colour=colour, translation=translation, cutout=cutout)
+    if p == 1:
+        return Augmentation(draw=_seven_each, apply=change)
+    return Augmentation(draw=partial(_eight_each, p=p), apply=partial(_some, change=change))
 
 
 def _seven_each(shape: Sequence[int], generator: torch.Generator, images: int) -> torch.Tensor:
     return torch.rand(shape[0], 7, generator=generator, device=generator.device)
+
+
+def _eight_each(
+    shape: Sequence[int], generator: torch.Generator, images: int, *, p: float | Schedule
+) -> torch.Tensor:
+    """Draw the seven, and for each image whether they are to be used: 1 or 0."""
+    seven = _seven_each(shape, generator, images)
+    now = schedules.value_at(p, images, "p", "[0, 1]", say=0.8)
+    used = torch.rand(shape[0], 1, generator=generator, device=generator.device) < now
+    return torch.cat([seven, used.to(seven)], 1)
+
+
+def _some(
+    images: torch.Tensor,
+    drawn: torch.Tensor,
+    *,
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    # Chosen among both, not indexed: a step that is recorded cannot know how many there are.
+    return torch.where(drawn[:, 7].view(-1, 1, 1, 1) == 1, change(images, drawn), images)
 
 
 def _diff_augment(

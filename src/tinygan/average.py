@@ -8,7 +8,8 @@ import math
 import torch
 from torch import nn
 
-from tinygan import checks
+from tinygan import schedules
+from tinygan.schedules import Schedule
 
 RAMP = 0.05
 """The half-life is at most this share of the images seen: no run should end in its beginnings."""
@@ -49,14 +50,15 @@ def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tenso
         >>> torch.equal(average.weight, live.weight)
         True
     """
-    old = [p.detach() for p in average.parameters()]
-    new = [p.detach() for p in live.parameters()]
+    old: list[torch.Tensor] = list(average.parameters())
+    new: list[torch.Tensor] = list(live.parameters())
     # Subtracted, not lerped: PyTorch's lerp takes no scalar on the device for many tensors.
-    change = torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old)], old)
+    change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old)], old))
     torch._foreach_mul_(change, weight)
     torch._foreach_add_(old, change)
-    for kept, buffer in zip(average.buffers(), live.buffers()):
-        kept.copy_(buffer)
+    buffers = list(average.buffers())
+    if buffers:
+        torch._foreach_copy_(buffers, list(live.buffers()))
 
 
 class Average:
@@ -64,29 +66,35 @@ class Average:
 
     Args:
         live: the generator.
-        half_life: images after which weights count half, at least 1: no decay such as 0.999.
+        half_life: images after which weights count half, at least 1: no decay such as 0.999. Or a
+            schedule of it, of which what is under 1 counts as 1.
 
     Raises:
-        ValueError: for a half-life under 1.
+        ValueError: for a half-life under 1, or a schedule that gives one under 0.
 
     Examples:
         >>> average = Average(nn.Linear(2, 2), half_life=10_000)
-        >>> average.update(images=64, size=64, moved=torch.tensor(True))
+        >>> average.update(images=64, size=64, skipped=torch.tensor(0.0))
     """
 
-    def __init__(self, live: nn.Module, half_life: float) -> None:
-        self.half_life = checks.number("ema_half_life", half_life, "[1, inf]", say=10_000)
+    def __init__(self, live: nn.Module, half_life: float | Schedule) -> None:
+        interval = "[0, inf]" if callable(half_life) else "[1, inf]"
+        self.half_life = schedules.checked("ema_half_life", half_life, interval, say=10_000)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
         self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
 
-    def update(self, images: int, size: int, moved: torch.Tensor) -> None:
+    def update(self, images: int, size: int, skipped: torch.Tensor) -> None:
         """Take in G's weights after a step.
 
         Args:
             images: real images seen, those of this step included.
             size: images in this step's batch.
-            moved: whether G moved: a scalar of bool on the device.
+            skipped: 1 if G was not moved, else 0: a scalar on the device.
         """
-        weight = ema_weight(self.half_life, images, size)
-        ema_update_(self.net, self._live, moved.to(self._dtype) * weight)
+        # As all schedules do, it counts the images before the step.
+        half_life = schedules.value_at(
+            self.half_life, images - size, "ema_half_life", "[0, inf]", say=10_000
+        )
+        weight = ema_weight(max(half_life, 1.0), images, size)
+        ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * weight)

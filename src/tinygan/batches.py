@@ -9,14 +9,13 @@ from __future__ import annotations
 import itertools
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from tinygan import checks
-from tinygan.compatibility import check_labels
 from tinygan.distributed import Ranks
 
 
@@ -59,45 +58,95 @@ def labels(batch: object) -> torch.Tensor:
     return second
 
 
+def tensors(batch: object) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of a batch, which is one or a tuple of them.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for tensors of other first dimensions.
+
+    Examples:
+        >>> [len(tensor) for tensor in tensors((torch.zeros(4, 2), torch.arange(4)))]
+        [4, 4]
+    """
+    given = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if not given or not all(isinstance(each, torch.Tensor) and each.dim() for each in given):
+        kinds = ", ".join(type(each).__name__ for each in given) or "an empty one"
+        raise TypeError(
+            f"batches must be tensors (N, ...) or tuples of tensors, got {kinds}; give the data "
+            "set's examples as tensors."
+        )
+    sizes = [len(each) for each in given]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            f"the tensors of a batch must have one first dimension, got {sizes}; give each "
+            "example a row in each."
+        )
+    return given
+
+
+def turns_of(algorithm: Callable[..., object]) -> int:
+    """Return in how many turns of one size an algorithm says that it splits a batch.
+
+    Examples:
+        >>> from tinygan import algorithms
+        >>> turns_of(algorithms.gan(d_steps=5))
+        5
+    """
+    turns: int = getattr(algorithm, "turns", 1)
+    return turns
+
+
+def check_size(size: int, *, d_steps: int, accumulate: int, pack: int) -> None:
+    """Raise ValueError if an epoch's first batch cannot be shared out as it must be.
+
+    Examples:
+        >>> check_size(64, d_steps=2, accumulate=4, pack=1)
+    """
+    if size % (d_steps * accumulate):
+        fits = size // (d_steps * accumulate) * d_steps * accumulate
+        raise ValueError(
+            f"each rank's batch size must be a multiple of d_steps * accumulate = {d_steps} * "
+            f"{accumulate}, got {size}; use {max(fits, d_steps * accumulate)}."
+        )
+    if size < d_steps * accumulate * pack:
+        raise ValueError(
+            f"a batch must have {d_steps * accumulate * pack} images or more, as many as D packs "
+            f"in each turn and part, got {size}; use larger batches, or a smaller pack."
+        )
+
+
 def part(
-    batch: object, batches: Iterable[object], ranks: Ranks, *, num_classes: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-    """Return a rank's images and labels of a batch, and how many images the whole batch has.
+    given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Ranks
+) -> tuple[list[torch.Tensor], int]:
+    """Return a rank's part of the tensors of a batch, and how many examples the whole batch has.
 
     A ``tinygan.data.Loader`` loads each rank its part; of others each loads the whole.
 
-    Raises:
-        TypeError: for batches of nothing else than images.
-        ValueError: for labels on the CPU that are not of the nets' classes.
-
     Examples:
         >>> from tinygan.distributed import ALONE
-        >>> whole = torch.zeros(4, 3, 8, 8)
-        >>> images, labels, size = part(whole, [whole], ALONE)
-        >>> images.shape, labels, size
-        (torch.Size([4, 3, 8, 8]), None, 4)
+        >>> [images], size = part([torch.zeros(4, 3, 8, 8)], [], ALONE)
+        >>> images.shape, size
+        (torch.Size([4, 3, 8, 8]), 4)
     """
-    found, classes = images(batch), labels(batch) if num_classes is not None else None
-    if classes is not None and num_classes is not None and classes.device.type == "cpu":
-        check_labels(classes, len(found), num_classes)  # here it waits for nothing
     if _shared_out(batches, ranks):
-        return found, classes, batches.whole  # type: ignore[attr-defined]
-    own = ranks.part(len(found))
-    return found[own], None if classes is None else classes[own], len(found)
+        return list(given), batches.whole  # type: ignore[attr-defined]
+    own = ranks.part(len(given[0]))
+    return [tensor[own] for tensor in given], len(given[0])
 
 
 def _shared_out(batches: Iterable[object], ranks: Ranks) -> bool:
     return getattr(batches, "ranks", None) is ranks
 
 
-def digest(batch: object, batches: Iterable[object], ranks: Ranks, *, labelled: bool) -> int:
+def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Ranks) -> int:
     """Return a number for the content of a batch that each rank has loaded whole, else 0."""
     if ranks.count == 1 or _shared_out(batches, ranks):
         return 0
-    content = images(batch).detach().cpu().contiguous()
-    found = zlib.crc32(content.view(torch.uint8).numpy().tobytes())
-    if labelled:
-        found = zlib.crc32(labels(batch).cpu().contiguous().numpy().tobytes(), found)
+    found = 0
+    for tensor in given:
+        content = tensor.detach().cpu().contiguous()
+        found = zlib.crc32(content.view(torch.uint8).numpy().tobytes(), found)
     return found
 
 

@@ -1,29 +1,33 @@
 """The pieces of a step as CUDA graphs: recorded once, then replayed without Python in between.
 
-A piece of DCGAN's step is some hundred small kernels, which a GPU runs faster than Python can ask
-for them. A graph asks for all of them at once. Hooks run between the pieces as ever: they may read
-gradients and weights, change them in place, replace a gradient, change the learning rate, load a
-state.
+A step is some hundreds of small kernels, which a GPU runs faster than Python can ask for them. A
+graph asks for all of a piece at once. A piece is what the algorithm does up to its next border, or
+a player's update. Hooks run at the borders as ever: they may read gradients and weights, change
+them in place, replace a gradient, change the learning rate, load a state.
 
-Python inside the nets, the loss and the optimizers (hooks of their own, a line that prints) runs
-only while a step is recorded.
+Python inside the nets, the algorithm and the optimizers (hooks of their own, a line that prints)
+runs only while a step is recorded.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
+from torch import nn
 
 from tinygan import optimizers
+from tinygan.batch import Batch, Draw
 from tinygan.cuda_graphs import Recorder, Replay, recorder_for
-from tinygan.inputs import Inputs
-from tinygan.step import Player, Step, StepReport
+from tinygan.player import Player
+from tinygan.report import Report
+from tinygan.step import Done, Progress, Step
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +40,8 @@ MOST = 4
 MOST_ANEW = 16
 """How often all is recorded anew: more often, it would cost more than it brings."""
 
-Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[int, ...], int]
-"""The shapes of the inputs, which penalties D pays, and the whole batch's size.
+Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[bool, ...], int]
+"""The shapes of the batch, the answers of ``batch.every``, and the whole batch's size.
 
 By the last, ranks with parts of unequal size record and replay in the same steps, as they must: a
 learning rate that changes has not the same bits in both.
@@ -45,60 +49,105 @@ learning rate that changes has not the same bits in both.
 
 
 class CapturedStep:
-    """A step whose pieces are recorded, for each kind of batch, and then replayed.
+    """A step whose pieces are recorded, for each kind of step, and then replayed.
 
     What cannot be recorded runs eagerly, with one warning.
 
     Args:
         step: the step that is to be recorded.
+
+    Attributes:
+        watched: whether hooks run between the pieces. What they may have changed is then looked for
+            after each of them, and not only once before the step.
     """
 
     def __init__(self, step: Step) -> None:
         self._step = step
+        self.watched = True
         self.skipped = step.skipped
         self.loss_scale = step.loss_scale
         self._recorder = recorder_for(step.device)
         self._warned: set[str] = set()
         if self._recorder is None:
             self._warn("capture needs a CUDA device, got %s: steps run eagerly.", step.device)
+        self._asked: set[int] = set()
         self._seen: Counter[Kind] = Counter()
+        self._drawn: dict[Kind, dict[str, Draw]] = {}
+        """How each kind of step draws, by the names of its draws."""
+        self._waits: dict[Kind, list[str]] = {}
+        """What the last eager step of each kind has waited for."""
         self._recordings: dict[Kind, _Recording] = {}
-        self._current: _Recording | None = None
+        self._memory = _Memory()
         # A constant rate is recorded as such, in all its bits; one that has changed, as a tensor.
         self._rates_change = False
         self._forgotten = 0
-        self._waits: list[str] = []
+        self._border: _Border | None = None
+        """Where the step that is replayed stands; None in one that runs eagerly."""
+        self._done: Done | None = None
+        """What a replayed step has done, if hooks may end the replay."""
+        self._waited: list[str] = []
+        self._report: Report | None = None
 
-    def discriminator_backward(self, inputs: Inputs) -> None:
-        """Do as ``Step.discriminator_backward`` does."""
-        self._inputs = inputs
-        self._current = self._recording(inputs)
-        if self._current is None:
-            self._eagerly(partial(self._step.discriminator_backward, inputs))
-        else:
-            self._current.discriminator_backward(inputs)
+    def phases(self, batch: Batch) -> Generator[Player]:
+        """Do as ``Step.phases`` does."""
+        self._done, self._waited, self._report, self._border = None, [], None, None
+        recording = self._recording(batch)
+        if recording is not None:
+            yield from self._replayed(recording, batch)
+            return
+        yield from self._eager_phases(batch)
+        self._asked |= batch.draws.asked
+        kind = self._kind(batch)
+        self._seen[kind] += 1
+        self._waits[kind] = self._waited
+        self._drawn[kind] = {name: draw for name, (draw, _) in batch.draws.drawn.items()}
 
-    def discriminator_update(self) -> None:
-        """Do as ``Step.discriminator_update`` does."""
-        if self._current is None or not self._current.discriminator_update():
-            self._eagerly(self._step.discriminator_update, self._step.discriminator)
+    def _replayed(self, recording: _Recording, batch: Batch) -> Iterator[Player]:
+        """Replay a step; if a hook changes what the graphs hold, run the rest of it eagerly."""
+        recording.refill(batch)
+        if self.watched:
+            self._done = Done(self._memory.copied(self._step.players))
+        for border in recording.borders:
+            border.replay_phase()
+            self._border, self._step.progress = border, border.reached
+            yield border.player
+            if self._border is not None:
+                self._step.progress = border.moved.copy()
+            if self._border is None or self._is_stale(recording):
+                self._border = None
+                yield from self._eager_phases(batch)
+                return
+        self._report = recording.replay_end()
 
-    def generator_backward(self) -> None:
-        """Do as ``Step.generator_backward`` does."""
-        if self._current is None:
-            self._eagerly(self._step.generator_backward)
-        elif not self._current.generator_backward():
-            self._eagerly(partial(self._step.make_fakes_again, self._inputs))
-            self._eagerly(self._step.generator_backward)
+    def _is_stale(self, recording: _Recording) -> bool:
+        return self.watched and not recording.is_as_recorded()
 
-    def generator_update(self) -> None:
-        """Do as ``Step.generator_update`` does."""
-        if self._current is None or not self._current.generator_update():
-            self._eagerly(self._step.generator_update, self._step.generator)
+    def _eager_phases(self, batch: Batch) -> Iterator[Player]:
+        with closing(self._step.phases(batch, self._done)) as phases:
+            while True:
+                with self._eagerly():
+                    player = next(phases, None)
+                if player is None:
+                    return
+                yield player
 
-    def measured(self, player: Player) -> list[torch.Tensor]:
+    def update(self, player: Player) -> None:
+        """Do as ``Step.update`` does."""
+        border = self._border
+        if border is not None:
+            if self._done is not None:
+                self._done.moves.append((player, self._memory.copy_at(border.number, player)))
+            if not self._is_stale(border.recording) and border.replay_update():
+                return
+            self._border, self._step.progress = None, border.reached.copy()
+        with self._eagerly():
+            skip = self._step.measure(player)
+        with self._eagerly(recorded=optimizers.recordable(player.optimizer)):
+            player.update(skip)
+
+    def measured(self) -> list[torch.Tensor]:
         """Do as ``Step.measured`` does."""
-        return self._step.measured(player)
+        return self._step.measured()
 
     def begin_anew(self) -> None:
         """Record all steps anew: the state may be another, on this rank or on others."""
@@ -107,23 +156,28 @@ class CapturedStep:
         if self._recorder is not None:
             self._recorder = recorder_for(self._step.device)
 
-    def report(self) -> StepReport:
+    def report(self) -> Report:
         """Do as ``Step.report`` does."""
-        return self._step.report()
+        return self._step.report() if self._report is None else self._report
 
-    def _eagerly(self, piece: Callable[[], object], mover: Player | None = None) -> None:
+    @contextmanager
+    def _eagerly(self, *, recorded: bool = True) -> Iterator[None]:
         if self._recorder is None:
-            piece()
+            yield
             return
         with self._recorder.eagerly() as waits:
-            piece()
-        if mover is None or optimizers.recordable(mover.optimizer):
-            self._waits += waits
+            yield
+        if recorded:
+            self._waited += waits
 
-    def _recording(self, inputs: Inputs) -> _Recording | None:
+    def _kind(self, batch: Batch) -> Kind:
+        shapes = tuple(tensor.shape for tensor in batch.tensors)
+        answers = tuple(batch.draws.step % steps == 0 for steps in sorted(self._asked))
+        return shapes, answers, batch.draws.shape[0]
+
+    def _recording(self, batch: Batch) -> _Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
-        shapes = tuple(tensor.shape for tensor in inputs.tensors().values())
-        kind = (shapes, inputs.due, inputs.size)
+        kind = self._kind(batch)
         recording = self._recordings.get(kind)
         # If one is stale so are the others: they know the same tensors.
         known = recording or next(iter(self._recordings.values()), None)
@@ -131,19 +185,23 @@ class CapturedStep:
             self._forget(known)
         elif recording is not None:
             return recording
-        self._seen[kind] += 1
-        if self._recorder is None or self._seen[kind] <= WARM_UP:
-            self._waits.clear()
+        if self._recorder is None or self._seen[kind] < WARM_UP:
             return None
         if len(self._recordings) == MOST:
             self._warn("batches of more than %d kinds: those after them run eagerly.", MOST)
             return None
         try:
-            if self._waits:  # by the step before: better found before a recording than in it
-                raise RuntimeError(self._waits[0])
-            recording = _Recording(
-                self._step, self._recorder, inputs, rates_change=self._rates_change
-            )
+            if self._waits[kind]:  # better found before a recording than in it
+                raise RuntimeError(self._waits[kind][0])
+            with _no_collection():
+                recording = _Recording(
+                    self._step,
+                    self._recorder,
+                    batch,
+                    self._drawn[kind],
+                    self._memory,
+                    rates_change=self._rates_change,
+                )
         except Exception as error:
             self._recordings.clear()
             self._recorder = None
@@ -179,41 +237,197 @@ class CapturedStep:
             _log.warning(sentence, *arguments)
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage within the block: a graph that is destroyed there spoils a recording."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class _Memory:
+    """What the recordings of all kinds write to, and hooks or the rest of a step read."""
+
+    def __init__(self) -> None:
+        self._gradients: dict[nn.Parameter, torch.Tensor] = {}
+        self._weights: dict[tuple[int | None, Player], list[torch.Tensor]] = {}
+
+    def for_gradients(self, players: Iterable[Player]) -> dict[nn.Parameter, torch.Tensor]:
+        """Return memory for the gradient of each parameter."""
+        for player in players:
+            for parameter in player.parameters:
+                if parameter not in self._gradients:
+                    self._gradients[parameter] = torch.empty_like(parameter)
+        return self._gradients
+
+    def copied(self, players: Iterable[Player]) -> dict[Player, list[torch.Tensor]]:
+        """Return the weights of all players as they are now, in memory of their own."""
+        return {player: self.copy_at(None, player) for player in players}
+
+    @torch.no_grad()
+    def copy_at(self, border: int | None, player: Player) -> list[torch.Tensor]:
+        """Return a player's weights as they are now; the next call for the border overwrites them.
+
+        Args:
+            border: the number of a border of the step; None for its start.
+            player: whose weights.
+        """
+        weights: list[torch.Tensor] = [*player.parameters]
+        found = self._weights.setdefault((border, player), [])
+        found += [torch.empty_like(weight) for weight in weights[len(found) :]]
+        torch._foreach_copy_(found, weights)
+        return found
+
+
+class _Border:
+    """A border of a recorded step: the piece before it, and the update after it.
+
+    Args:
+        recording: what it belongs to.
+        number: which of the step's borders it is, from 0.
+        player: who is yielded there.
+        phase: does what the algorithm does up to here.
+        gradients: the player's parameters, each with the memory of its gradient, if it has one.
+        reached: what the step has measured up to here.
+        rates: the player's learning rates as tensors, if they change.
+    """
+
+    def __init__(
+        self,
+        recording: _Recording,
+        number: int,
+        player: Player,
+        phase: Replay,
+        gradients: list[tuple[nn.Parameter, torch.Tensor | None]],
+        reached: Progress,
+        rates: list[torch.Tensor],
+    ) -> None:
+        self.recording = recording
+        self.number = number
+        self.player = player
+        self.reached = reached
+        self._phase = phase
+        self._gradients = gradients
+        self._rates = rates
+
+    def record_update(self, recorder: Recorder, step: Step) -> None:
+        """Record the update, or what must be known for it if the optimizer cannot be recorded."""
+        moves = optimizers.recordable(self.player.optimizer)
+
+        def piece() -> None:
+            self._skip = step.measure(self.player)
+            if moves:
+                self.player.update(self._skip)
+
+        self._update, self._moves = recorder.record(piece), moves
+        self.moved = step.progress.copy()
+
+    def replay_phase(self) -> None:
+        """Do what the algorithm does up to here, and give the gradients to hooks."""
+        self._phase()
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+
+    def replay_update(self) -> bool:
+        """Move the player; return False if that must be done eagerly."""
+        if not self._take_gradients():
+            return False
+        for group, rate in zip(self.player.optimizer.param_groups, self._rates):
+            rate.fill_(group["lr"])
+        self._update()
+        if self._moves:
+            self.player.skipped = self._skip
+        else:
+            self.player.update(self._skip)
+        return True
+
+    def _take_gradients(self) -> bool:
+        """Copy gradients that a hook has replaced to where the graph reads them, if it can."""
+        for parameter, own in self._gradients:
+            if parameter.grad is not own:
+                if parameter.grad is None or own is None:
+                    return False
+                own.copy_(parameter.grad)
+                parameter.grad = own
+        return True
+
+
 class _Recording:
-    """The four pieces for one kind of batch, and what of them has an address in the graphs."""
+    """A step of one kind, and what of it has an address in the graphs."""
 
     def __init__(
         self,
         step: Step,
         recorder: Recorder,
-        inputs: Inputs,
+        batch: Batch,
+        draws: dict[str, Draw],
+        memory: _Memory,
         *,
         rates_change: bool,
     ) -> None:
-        d, g = self._players = step.discriminator, step.generator
+        self._players = step.players
         self._rates_change = rates_change
-        self._inputs = inputs.clone()
-        self.eager = [p for p in self._players if not optimizers.recordable(p.optimizer)]
+        self.eager = [p for p in step.players if not optimizers.recordable(p.optimizer)]
         """Players whose updates cannot be recorded."""
-        self._parts = [part for player in self._players for part in player.module.modules()]
-        moved = [player for player in self._players if player not in self.eager]
-        self._moved = [(player, parameter) for player in moved for parameter in player.parameters]
+        self._parts = [part for player in step.players for part in player.module.modules()]
+        self._moved = [
+            (player, parameter)
+            for player in step.players
+            if player not in self.eager
+            for parameter in player.parameters
+        ]
         # Kept, so that no memory that a graph writes to is ever given to others.
         self._held = [tensor.detach() for tensor in self._tensors()]
         self._known = self._facts()
-        with (
-            self._untouched(),
-            optimizers.recording(d.optimizer, rates_change) as self._rates_d,
-            optimizers.recording(g.optimizer, rates_change) as self._rates_g,
-        ):
-            # In the order in which they are replayed, because they share memory.
-            self._d_backward = recorder.record(partial(step.discriminator_backward, self._inputs))
-            self._d_update = None if d in self.eager else recorder.record(step.discriminator_update)
-            self._g_backward = recorder.record(step.generator_backward)
-            self._g_update = None if g in self.eager else recorder.record(step.generator_update)
-            self._gradients = {
-                player.name: [(p, p.grad) for p in player.parameters] for player in self._players
+        own = memory.for_gradients(step.players)
+        self._draws = replace(
+            batch.draws,
+            recorded=True,
+            drawn={
+                name: (draw, batch.draws.draw(name, draw).clone()) for name, draw in draws.items()
+            },
+        )
+        self._tensors_of_batch = [tensor.clone() for tensor in batch.tensors]
+        self.borders: list[_Border] = []
+        with ExitStack() as stack:
+            stack.enter_context(self._untouched())
+            rates = {
+                player: stack.enter_context(optimizers.recording(player.optimizer, rates_change))
+                for player in step.players
             }
+            phases = stack.enter_context(
+                closing(step.phases(Batch(self._tensors_of_batch, self._draws)))
+            )
+            # In the order in which they are replayed, because they share memory.
+            while True:
+                player: Player | None = None
+
+                def phase() -> None:
+                    nonlocal player
+                    player = next(phases, None)
+                    if player is not None:
+                        _move_gradients(player, own)
+
+                replay = recorder.record(phase)
+                if player is None:
+                    break
+                gradients = [(p, p.grad) for p in player.parameters]
+                border = _Border(
+                    self,
+                    len(self.borders),
+                    player,
+                    replay,
+                    gradients,
+                    step.progress.copy(),
+                    rates[player],
+                )
+                border.record_update(recorder, step)
+                self.borders.append(border)
+            self._end, self._report = replay, step.report()
             if self._known != self._facts():
                 raise RuntimeError(
                     "a net replaces its buffers, or an optimizer its state, instead of writing to "
@@ -239,50 +453,17 @@ class _Recording:
                 for born in set(player.optimizer.state) - known:
                     del player.optimizer.state[born]
 
-    def discriminator_backward(self, inputs: Inputs) -> None:
-        """Replay the piece, on these inputs."""
-        self._inputs.copy_(inputs)
-        self._d_backward()
-        self._give_gradients(self._players[0])
+    def refill(self, batch: Batch) -> None:
+        """Write a batch, and what is drawn for it, to where the graphs read them."""
+        for own, tensor in zip(self._tensors_of_batch, batch.tensors):
+            own.copy_(tensor)
+        for name, (draw, own) in self._draws.drawn.items():
+            own.copy_(batch.draws.draw(name, draw))
 
-    def discriminator_update(self) -> bool:
-        """Replay the update; return False if it must run eagerly."""
-        return self._update(self._players[0], self._d_update, self._rates_d)
-
-    def generator_backward(self) -> bool:
-        """Replay the piece; return False if it must run eagerly, on fakes that are made anew."""
-        if self._known != self._facts():
-            return False
-        self._g_backward()
-        self._give_gradients(self._players[1])
-        return True
-
-    def generator_update(self) -> bool:
-        """Replay the update; return False if it must run eagerly."""
-        return self._update(self._players[1], self._g_update, self._rates_g)
-
-    def _update(self, player: Player, replay: Replay | None, rates: list[torch.Tensor]) -> bool:
-        if replay is None or not self.is_as_recorded() or not self._take_gradients(player):
-            return False
-        for group, rate in zip(player.optimizer.param_groups, rates):
-            rate.fill_(group["lr"])
-        replay()
-        return True
-
-    def _give_gradients(self, player: Player) -> None:
-        """Make ``.grad`` the tensors that the graph has written."""
-        for parameter, gradient in self._gradients[player.name]:
-            parameter.grad = gradient
-
-    def _take_gradients(self, player: Player) -> bool:
-        """Copy gradients that a hook has replaced to where the graph reads them, if it can."""
-        for parameter, recorded in self._gradients[player.name]:
-            if parameter.grad is not recorded:
-                if parameter.grad is None or recorded is None:
-                    return False
-                recorded.copy_(parameter.grad)
-                parameter.grad = recorded
-        return True
+    def replay_end(self) -> Report:
+        """End the step; return its report, in memory of its own."""
+        self._end()
+        return Report(self._report.names, self._report.stacked().clone())
 
     def is_as_recorded(self) -> bool:
         """Return whether all that the graphs hold is still so: hooks may have changed it."""
@@ -333,3 +514,12 @@ class _Recording:
         flags = [tensor.requires_grad for tensor in tensors]
         flags += [part.training for part in self._parts]
         return [tensor.data_ptr() for tensor in tensors], flags
+
+
+@torch.no_grad()
+def _move_gradients(player: Player, own: dict[nn.Parameter, torch.Tensor]) -> None:
+    """Move a player's gradients to memory that outlasts the step: hooks may look at any time."""
+    with_gradients = [p for p in player.parameters if p.grad is not None]
+    torch._foreach_copy_([own[p] for p in with_gradients], player.gradients())
+    for parameter in with_gradients:
+        parameter.grad = own[parameter]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from tinygan import batch_norm
+from tinygan.evaluation import evaluating
 
 # Resizing in floating point may leave the range by rounding, not by more.
 RANGE_TOLERANCE = 1e-3
@@ -71,30 +70,12 @@ def check_first_batch(
         generator: in training mode.
         discriminator: in training mode.
     """
-    if real.dim() != 4 or len(real) == 0:
-        raise ValueError(
-            f"a batch must be images (N, C, H, W), got the shape {tuple(real.shape)}; batch a data "
-            "set with tinygan.data.Loader, and add a missing axis with unsqueeze."
-        )
     if not real.is_floating_point():
         raise ValueError(
             f"images must be floating point in [-1, 1], got {real.dtype}; scale bytes with "
             "images / 127.5 - 1."
         )
-    check_range(real)
-    if len(real) == 1:
-        for net in (generator, discriminator):
-            if batch_norm.is_in(net):
-                raise ValueError(
-                    "batch size must be at least 2 with batch norm, got 1; use larger batches, or "
-                    "nets with norm=None."
-                )
     pack = getattr(discriminator, "pack", 1)
-    if len(real) < pack:
-        raise ValueError(
-            f"a batch must have {pack} images or more, as many as D packs, got {len(real)}; use "
-            "larger batches, or a smaller pack."
-        )
     z = z.repeat(pack, 1)
     classes = []
     if labels is not None:
@@ -102,6 +83,20 @@ def check_first_batch(
         classes.append(labels[:1].expand(len(z)).to(z.device))
     with evaluating(generator), evaluating(discriminator):
         fake = _tried("generator", generator, z, *classes)
+        if len(real) == 0 or (fake.dim() == 4 and real.dim() != 4):
+            raise ValueError(
+                f"a batch must be images (N, C, H, W), got the shape {tuple(real.shape)}; batch a "
+                "data set with tinygan.data.Loader, and add a missing axis with unsqueeze."
+            )
+        if real.dim() == 4:
+            check_range(real)
+        if len(real) == 1:
+            for net in (generator, discriminator):
+                if batch_norm.is_in(net):
+                    raise ValueError(
+                        "batch size must be at least 2 with batch norm, got 1; use larger batches, "
+                        "or nets with norm=None."
+                    )
         if fake.shape[1:] != real.shape[1:]:
             raise ValueError(
                 f"images must be of the shape that the generator makes, {tuple(fake.shape[1:])}, "
@@ -109,10 +104,10 @@ def check_first_batch(
                 "the data."
             )
         logits = _tried("discriminator", discriminator, fake, *classes)
-    if logits.shape != (len(z) // pack,):
+    if logits.shape[:1] != (len(z) // pack,):
         raise ValueError(
-            f"discriminator must return one logit per image, (N,), got {tuple(logits.shape)} for "
-            f"N={len(z)}; end its forward with .flatten(), and if it packs m images say so by an "
+            f"discriminator must return logits (N, ...), got {tuple(logits.shape)} for "
+            f"N={len(z)}; keep the first axis, and if it packs m images say so by an "
             "attribute pack."
         )
 
@@ -170,24 +165,3 @@ def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
             f"labels must be in [0, {num_classes}), got [{low}, {high}]; count classes from 0"
             f"{more}."
         )
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within the ``with`` block the net is in evaluation mode; afterwards each part is as before.
-
-    Examples:
-        >>> net = nn.BatchNorm2d(3)
-        >>> with evaluating(net):
-        ...     net.training
-        False
-        >>> net.training
-        True
-    """
-    was_training = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in was_training.items():
-            part.training = training

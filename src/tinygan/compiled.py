@@ -1,4 +1,4 @@
-"""The nets as a step applies them: as they are, or by torch.compile."""
+"""A net as a step applies it: as it is, or by torch.compile."""
 
 from __future__ import annotations
 
@@ -13,31 +13,26 @@ from torch import nn
 Forward = Callable[..., Any]
 
 
-def forwards(
-    generator: nn.Module, discriminator: nn.Module, *, compiled: bool
-) -> tuple[Forward, Forward, Forward]:
-    """Return how to apply G, D in its own phase and D in G's phase.
+def forwards(net: nn.Module, *, compiled: bool) -> tuple[Forward, Forward]:
+    """Return how to apply a net, and how as if its weights were constants.
 
     Examples:
-        >>> made, judged, judged_for_generator = forwards(
-        ...     nn.Linear(2, 3), nn.Linear(3, 1), compiled=False
-        ... )
+        >>> applied, frozen = forwards(nn.Linear(2, 3), compiled=False)
     """
     if not compiled:
-        return generator, discriminator, discriminator
+        return net, net
     # Each batch size is compiled for itself: a short last batch must not slow down the others.
-    made, judged, frozen = (
-        torch.compile(net, dynamic=False)
-        for net in (generator, discriminator, partial(_without_gradients, discriminator))
+    applied, constant = (
+        torch.compile(net, dynamic=False) for net in (net, partial(_without_gradients, net))
     )
 
-    def judged_for_generator(*inputs: torch.Tensor) -> Any:
+    def frozen(*inputs: torch.Tensor) -> Any:
         with warnings.catch_warnings():
             # The compiler looks at the .grad of what it is given, which fakes do not have.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            return frozen(*inputs)
+            return constant(*inputs)
 
-    return made, judged, judged_for_generator
+    return applied, frozen
 
 
 def _without_gradients(net: nn.Module, *inputs: torch.Tensor) -> Any:

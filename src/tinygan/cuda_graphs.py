@@ -9,6 +9,9 @@ from typing import Protocol, TypeAlias
 
 import torch
 
+WAITS = "called a synchronizing CUDA operation"
+"""What PyTorch's debug mode says of each operation that waits for the device."""
+
 Replay: TypeAlias = Callable[[], None]
 """Runs once more what was recorded."""
 
@@ -57,7 +60,7 @@ class CUDAGraphs:
                 torch.cuda.set_sync_debug_mode(before)
         others.wait_stream(self._stream)
         for warning in told:
-            if "synchroniz" in str(warning.message):
+            if WAITS in str(warning.message):
                 waits.append(str(warning.message))
             else:
                 warnings.warn_explicit(

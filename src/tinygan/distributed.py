@@ -136,10 +136,22 @@ class Ranks:
         """
         return size // self.count if size >= 2 * self.count else size
 
-    def share(self, size: int) -> float:
-        """Return the weight of this rank's mean in the mean over a batch of ``size``."""
-        part = self.part(size)
-        return (part.stop - part.start) / size if size >= 2 * self.count else 1 / self.count
+    def share(self, size: int, multiple: int = 1) -> float:
+        """Return the weight of this rank's mean in the mean over a batch of ``size``.
+
+        Args:
+            size: examples of the whole batch.
+            multiple: the number that what a rank uses of its part is a multiple of.
+
+        Examples:
+            >>> [Ranks(rank, 3).share(10, 2) for rank in range(3)]
+            [0.5, 0.25, 0.25]
+        """
+        if size < 2 * self.count:
+            return 1 / self.count
+        each, more = divmod(size, self.count)
+        used = [(each + (rank < more)) // multiple for rank in range(self.count)]
+        return used[self.rank] / sum(used)
 
     def gather(self, numbers: Sequence[int]) -> list[list[int]]:
         """Return the numbers, as many on each rank, of all ranks.

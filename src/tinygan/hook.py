@@ -5,7 +5,7 @@ The events of a run, in order::
     on_fit_start(trainer)
       on_epoch_start(trainer)
         on_step_start(trainer)
-          on_gradients(trainer, player)   gradients are final, weights have not moved; D, then G
+          on_gradients(trainer, player)   gradients are final, weights have not moved; by turns
           on_update(trainer, player)      weights have moved
         on_step_end(trainer, report)
       on_epoch_end(trainer)
@@ -22,17 +22,20 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
 
+import torch
 from typing_extensions import override
 
 from tinygan import checks
-
-if TYPE_CHECKING:
-    from tinygan.finite import NonFiniteError
-    from tinygan.step import Player, StepReport
-    from tinygan.trainer import GANTrainer
+from tinygan.distributed import Ranks
+from tinygan.finite import NonFiniteError, SkippedSteps
+from tinygan.player import Player, Players
+from tinygan.report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,78 @@ EVENTS = (
 )
 
 
+class Run(Protocol):
+    """What hooks see of a trainer. Reading changes nothing.
+
+    Attributes:
+        step: completed steps, of all players.
+        images: real examples seen so far.
+        epoch: completed epochs.
+        batch: completed batches of the current epoch.
+        players: the players, by name and in order.
+        data: the current step's batch on the device, this rank's part: a tensor (N, ...), or
+            several; none before the first.
+        hooks: all hooks, in order.
+        seed: names every random draw of the run.
+        device: where the run trains.
+        ranks: the processes of the run.
+        stop_reason: what the last ``stop`` said, or None.
+        batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
+        rollbacks: how often the run went back to a checkpoint; each gives it other noise.
+        between_steps: whether the state is that of a complete step or epoch, seen by all hooks.
+    """
+
+    step: int
+    images: int
+    epoch: int
+    batch: int
+    players: Players
+    data: tuple[torch.Tensor, ...]
+    hooks: tuple[Hook, ...]
+    seed: int
+    device: torch.device
+    ranks: Ranks
+    stop_reason: str | None
+    batches_per_epoch: int | None
+    rollbacks: int
+    between_steps: bool
+
+    @property
+    def real(self) -> torch.Tensor:
+        """The current step's real examples, (N, ...): the first tensor of ``data``."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """The steps at which the current ``fit`` is complete, or None if that is not known."""
+
+    @property
+    def total_epochs(self) -> int | None:
+        """The epochs that the current ``fit`` takes, or None likewise."""
+
+    @property
+    def skipped(self) -> SkippedSteps:
+        """The count of steps that were not finite and left no trace."""
+
+    @property
+    def compared_step(self) -> int:
+        """The step at which all ranks were last found to hold the same bits."""
+
+    def pictures(self) -> torch.Tensor:
+        """Return the images (N, C, H, W) in [-1, 1] that show how far the run is."""
+
+    def stop(self, reason: str) -> None:
+        """Ask ``fit`` to return after the current step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the run needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the run's state into one file."""
+
+
 class Hook:
     """Base of everything that watches a run: override the events that matter, leave the rest.
 
@@ -60,6 +135,8 @@ class Hook:
         first_rank_only: in a run of several ranks, hear events on rank 0 alone. Right for hooks
             that write or draw; wrong for those that change gradients or weights, which all ranks
             must change alike.
+        settings: what the hook does to a run, by name: a run is resumed only with the same. Empty
+            for hooks that only watch.
 
     Raises:
         TypeError: at the subclass's ``class`` line, for a misspelt event or a wrong signature.
@@ -71,41 +148,42 @@ class Hook:
     """
 
     first_rank_only: bool = False
+    settings: Mapping[str, object] = MappingProxyType({})
 
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         """``fit`` was called; nothing has moved yet."""
 
-    def on_epoch_start(self, trainer: GANTrainer) -> None:
+    def on_epoch_start(self, trainer: Run) -> None:
         """Epoch number ``trainer.epoch`` (from 0) begins."""
 
-    def on_step_start(self, trainer: GANTrainer) -> None:
+    def on_step_start(self, trainer: Run) -> None:
         """A batch is on the device, as ``trainer.real``; the nets have not seen it."""
 
-    def on_gradients(self, trainer: GANTrainer, player: Player) -> None:
+    def on_gradients(self, trainer: Run, player: Player) -> None:
         """The player's gradients are final, its weights have not moved: clip or inspect here."""
 
-    def on_update(self, trainer: GANTrainer, player: Player) -> None:
+    def on_update(self, trainer: Run, player: Player) -> None:
         """The player's weights have moved: average or clip weights here."""
 
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
-        """Both players have moved; ``trainer.step`` counts this step.
+    def on_step_end(self, trainer: Run, report: Report) -> None:
+        """All players have moved; ``trainer.step`` counts this step.
 
         The report's tensors stay on the device: reading a value waits for it, so read every n-th.
         """
 
-    def on_epoch_end(self, trainer: GANTrainer) -> None:
+    def on_epoch_end(self, trainer: Run) -> None:
         """An epoch is complete; ``trainer.epoch`` counts it."""
 
-    def on_non_finite(self, trainer: GANTrainer, error: NonFiniteError) -> None:
+    def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
         """Losses or gradients were not finite in too many steps in a row, which were skipped.
 
         A hook that loads an earlier state rescues the run; else ``error`` ends it.
         """
 
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         """``fit`` returns; ``trainer.stop_reason`` says why if it was stopped."""
 
-    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+    def on_exception(self, trainer: Run, error: BaseException) -> None:
         """``fit`` ends by ``error`` (Ctrl-C included), which is raised again afterwards."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,16 +228,62 @@ def _check_event(owner: str, name: str, member: Callable[..., object]) -> None:
         raise TypeError(f"{owner}.{name}{given} must accept ({names}).") from None
 
 
-def check_hooks(hooks: Sequence[object]) -> None:
-    """Raise TypeError for a hook that is none, or one that is not in a list."""
+def check_hooks(hooks: Iterable[object]) -> tuple[Hook, ...]:
+    """Return hooks as a tuple.
+
+    Raises:
+        TypeError: for anything that is not a Hook, or a Hook that is not in a list.
+        ValueError: for one that is there twice.
+    """
     if isinstance(hooks, Hook):
         raise TypeError(f"hooks must be a list of Hook objects, got {hooks!r}; pass [it].")
+    found: list[Hook] = []
     for hook in hooks:
         if not isinstance(hook, Hook):
             raise TypeError(
                 f"hooks must be Hook objects, got {hook!r}; subclass tinygan.Hook, "
                 "or wrap a function as tinygan.hooks.every(100, function)."
             )
+        if any(hook is other for other in found):
+            raise ValueError(
+                f"hooks must be different objects, got the same {type(hook).__name__} twice; leave "
+                "one out, or make a second."
+            )
+        found.append(hook)
+    return tuple(found)
+
+
+_users: weakref.WeakKeyDictionary[Hook, object] = weakref.WeakKeyDictionary()
+"""For each hook that has watched a run, a token of the trainer whose run that was."""
+
+
+def check_unused(hooks: Iterable[Hook], token: object) -> None:
+    """Raise ValueError for a hook that has watched another trainer's run: it remembers that run.
+
+    Args:
+        hooks: the hooks of a trainer.
+        token: stands for the trainer.
+    """
+    for hook in hooks:
+        if _users.setdefault(hook, token) is not token:
+            raise ValueError(
+                f"a hook must watch one trainer's run, got a {type(hook).__name__} that has "
+                "watched another's, and remembers it; make a new one for each trainer."
+            )
+
+
+def listens_between_pieces(hooks: Iterable[Hook]) -> bool:
+    """Return whether any hook runs in the middle of a step.
+
+    Examples:
+        >>> listens_between_pieces([every(10, lambda trainer, report: None)])
+        False
+    """
+    return any(
+        getattr(type(hook), event) is not getattr(Hook, event) or event in vars(hook)
+        for hook in hooks
+        for event in ("on_gradients", "on_update")
+    )
 
 
 def call(hooks: Sequence[Hook], event: str, *arguments: object) -> None:
@@ -172,7 +296,7 @@ def call(hooks: Sequence[Hook], event: str, *arguments: object) -> None:
             raise
 
 
-def call_on_exception(hooks: Sequence[Hook], trainer: GANTrainer, error: BaseException) -> None:
+def call_on_exception(hooks: Sequence[Hook], trainer: Run, error: BaseException) -> None:
     """Tell every hook of the error; what fails in the telling is logged and must not hide it."""
     for hook in hooks:
         try:
@@ -183,7 +307,7 @@ def call_on_exception(hooks: Sequence[Hook], trainer: GANTrainer, error: BaseExc
             )
 
 
-StepFunction: TypeAlias = "Callable[[GANTrainer, StepReport], object]"
+StepFunction: TypeAlias = Callable[[Run, Report], object]
 """Called as ``function(trainer, report)``."""
 
 
@@ -199,7 +323,7 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
         TypeError: for a function that does not take those two arguments.
 
     Examples:
-        >>> show = every(100, lambda trainer, report: print(trainer.step, float(report.loss_d)))
+        >>> show = every(100, lambda trainer, report: print(trainer.step, report.floats()))
     """
 
     def __init__(self, n: int, function: StepFunction) -> None:
@@ -213,7 +337,7 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
         self.function = function
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         """Call the function if this is an n-th step."""
         if trainer.step % self.n == 0:
             self.function(trainer, report)

@@ -1,4 +1,4 @@
-"""Penalties: what D pays for its slope, besides its loss.
+"""Penalties: extra terms in D's loss, on its slope.
 
 The slope is D's gradient with respect to its input, one image's, or with packing one pack's.
 """
@@ -12,22 +12,23 @@ from typing import TypeAlias
 
 import torch
 
-from tinygan import checks, sampling
-from tinygan.sampling import Draw
+from tinygan import checks, losses, sampling, schedules
+from tinygan.batch import Batch, Draw
+from tinygan.schedules import Schedule
 
 Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""Maps images (N, C, H, W) to logits (N,): D, with the images' labels if it takes any.
+"""Maps examples (N, ...) to logits (N, ...): D, with the examples' labels if it takes any.
 
 These are the batch's, in its order: then it takes as many images as the batch has, and no others.
 """
 
 PenaltyCost: TypeAlias = Callable[..., torch.Tensor]
-"""Maps D, real images and fakes, both (N, C, H, W), and what was drawn, to costs (N,)."""
+"""Maps D, real examples and fakes, both (N, ...), and what was drawn, to costs (N,)."""
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """What D pays besides its loss, in every k-th step and then k times as much.
+    """An extra term in D's loss, in every k-th step and then k times as large.
 
     Such a lazy penalty costs a k-th of the time, and its gradient is the same on average (Karras
     et al. 2020, section 3.1, who also correct Adam's rate and betas for it; this does not). It is
@@ -38,9 +39,12 @@ class Penalty:
             way that D can be trained by. ``d`` maps images to logits.
         every: k.
         draw: what the cost needs at random; it is then called as ``cost(d, real, fake, drawn)``.
+        name: what reports call it; each penalty of a run has a name of its own.
+        weight: what the cost counts, at least 0: a number, or a schedule.
 
     Raises:
-        ValueError: for k under 1.
+        ValueError: for k under 1, or a weight under 0.
+        TypeError: for a weight that is neither a number nor a function of the images seen.
 
     Examples:
         >>> shallow = Penalty(lambda d, real, fake: d(real) ** 2 + d(fake) ** 2, every=4)
@@ -49,9 +53,31 @@ class Penalty:
     cost: PenaltyCost
     every: int = 1
     draw: Draw | None = None
+    name: str = "penalty"
+    weight: float | Schedule = 1.0
 
     def __post_init__(self) -> None:
         checks.count("every", self.every)
+        _checked(self.weight)
+
+    def term(
+        self, d: Judge, real: torch.Tensor, fake: torch.Tensor, batch: Batch, number: int
+    ) -> torch.Tensor:
+        """Return the costs (N,) of a batch, or with packing (N / m,).
+
+        Raises:
+            ValueError: for what is not one cost for each image, or cannot be learned from.
+        """
+        drawn = [] if self.draw is None else [batch.draw(f"penalty.{number}", self.draw)]
+        # A cost of each image, or of each pack.
+        counts = len(real), len(real) // getattr(d, "pack", 1)
+        costs = losses.each(f"penalty {number}", self.cost(d, real, fake, *drawn), *counts)
+        if not callable(self.weight):
+            return costs if self.weight == 1 else self.weight * costs
+        # Drawn, as if it were random: so it is written anew to where a recorded step reads it.
+        weights = batch.draw(f"penalty.{number}.weight", partial(_weights, weight=self.weight))
+        # Packs have fewer costs than images, and all weights are alike.
+        return weights[: len(costs)].to(costs) * costs
 
 
 def listed(given: Penalty | Sequence[Penalty] | None) -> tuple[Penalty, ...]:
@@ -89,48 +115,34 @@ def slopes(d: Judge, images: torch.Tensor) -> torch.Tensor:
     return gradient.reshape(len(logits), -1)
 
 
-def r1(
-    weight: float = 10.0,
-    *,
-    every: int = 16,
-    final: float | None = None,
-    until: int | None = None,
-) -> Penalty:
+def r1(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
     """Return R1: weight / 2 times the squared slope of D at each real image.
 
     R1 = weight / 2 * E[||grad_x D(x)||^2] over real x (Mescheder et al. 2018, equation 9). With
     batch norm in D the slope at one image is mixed with those of its batch, and the passes that
     are penalised count once more in its statistics: take a D with ``norm=None``.
 
-    The weight may fall in the course of a run, by the same factor with each image (Huang et al.
-    2024 lower it too, by a cosine): a smooth D at first, and at last one that sees fine detail.
+    The weight may fall in the course of a run (Huang et al. 2024 lower it by a cosine): a smooth D
+    at first, and at last one that sees fine detail.
 
     Args:
-        weight: gamma, at least 0; above 0 if it is to fall.
+        weight: gamma, at least 0: a number, or a schedule, see ``tinygan.schedules``.
         every: in which steps it is applied, as in ``Penalty``.
-        final: the weight that it falls to, above 0; None if it stays.
-        until: the images after which it is ``final``.
 
     Raises:
-        ValueError: for a weight out of its range, a ``final`` above it, ``every`` or ``until``
-            under 1, or one of ``final`` and ``until`` without the other.
+        ValueError: for a weight under 0, or ``every`` under 1.
+        TypeError: for a weight that is neither a number nor a function of the images seen.
 
     Examples:
         >>> steep = lambda images: 3 * images[:, 0, 0, 0]
         >>> r1(2.0).cost(steep, torch.ones(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
         tensor([9., 9.])
-        >>> falling = r1(10.0, final=0.1, until=1_000_000)
+        >>> falling = r1(schedules.exponential(10.0, 0.1, until=1_000_000))
     """
-    return _zero_centred(_r1_cost, weight, every, final, until)
+    return _weighted("r1", _r1_cost, weight, every)
 
 
-def r2(
-    weight: float = 10.0,
-    *,
-    every: int = 16,
-    final: float | None = None,
-    until: int | None = None,
-) -> Penalty:
+def r2(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
     """Return R2: weight / 2 times the squared slope of D at each fake.
 
     R2 = weight / 2 * E[||grad_x D(x)||^2] over x = G(z) (Mescheder et al. 2018, equation 10). For
@@ -139,10 +151,10 @@ def r2(
     Examples:
         >>> both = [r1(1.0, every=1), r2(1.0, every=1)]
     """
-    return _zero_centred(_r2_cost, weight, every, final, until)
+    return _weighted("r2", _r2_cost, weight, every)
 
 
-def wgan_gp(weight: float = 10.0, *, every: int = 1) -> Penalty:
+def wgan_gp(weight: float | Schedule = 10.0, *, every: int = 1) -> Penalty:
     """Return WGAN-GP's penalty: weight times (slope - 1)^2 between real images and fakes.
 
     E[(||grad_x D(x)|| - 1)^2] over x = e real + (1 - e) fake, e from U(0, 1) for each of D's
@@ -155,18 +167,17 @@ def wgan_gp(weight: float = 10.0, *, every: int = 1) -> Penalty:
         >>> wgan_gp(10.0).cost(steep, images, images, torch.tensor([0.2, 0.7]))
         tensor([40., 40.])
     """
-    cost = partial(_wgan_gp_cost, weight=_checked(weight))
-    return Penalty(cost, every, sampling.one_each)
+    return _weighted("wgan_gp", _wgan_gp_cost, weight, every, sampling.one_each)
 
 
-def dragan(weight: float = 10.0, *, noise: float = 0.25, every: int = 1) -> Penalty:
+def dragan(weight: float | Schedule = 10.0, *, noise: float = 0.25, every: int = 1) -> Penalty:
     """Return DRAGAN's penalty: weight times (slope - 1)^2 around real images.
 
     E[(||grad_x D(x + d)|| - 1)^2] over real x, d from N(0, noise^2 I) (Kodali et al. 2017).
     For arguments, errors and batch norm see ``r1``.
 
     Args:
-        weight: lambda, at least 0.
+        weight: lambda, at least 0: a number, or a schedule.
         noise: the standard deviation of d, at least 0, where images are in [-1, 1].
         every: in which steps it is applied, as in ``Penalty``.
 
@@ -176,63 +187,39 @@ def dragan(weight: float = 10.0, *, noise: float = 0.25, every: int = 1) -> Pena
         >>> dragan(10.0).cost(steep, images, images, torch.zeros(2, 1, 1, 1))
         tensor([40., 40.])
     """
-    cost = partial(_dragan_cost, weight=_checked(weight))
     noise = checks.number("noise", noise, "[0, inf)", say=0.25)
-    return Penalty(cost, every, partial(sampling.gaussian_noise, deviation=noise))
+    draw = partial(sampling.gaussian_noise, deviation=noise)
+    return _weighted("dragan", _dragan_cost, weight, every, draw)
 
 
-def _checked(weight: float) -> float:
-    return checks.number("weight", weight, "[0, inf)", say=10.0)
+def _checked(weight: float | Schedule) -> float | Schedule:
+    return schedules.checked("weight", weight, "[0, inf)", say=10.0)
 
 
-def _zero_centred(
-    cost: PenaltyCost, weight: float, every: int, final: float | None, until: int | None
+def _weighted(
+    name: str, cost: PenaltyCost, weight: float | Schedule, every: int, draw: Draw | None = None
 ) -> Penalty:
-    if final is None and until is None:
-        return Penalty(partial(cost, weight=_checked(weight)), every)
-    if final is None or until is None:
-        raise ValueError(
-            f"final and until must be given together, got final={final!r} and until={until!r}; "
-            "use final=0.1, until=1_000_000, say."
-        )
-    # By factors 0 is never reached.
-    weight = checks.number("weight", weight, "(0, inf)", say=10.0)
-    final = checks.number("final", final, f"(0, {weight}]", say=weight / 100)
-    checks.count("until", until)
-    return Penalty(cost, every, partial(_falling, weight=weight, final=final, until=until))
+    """Return a penalty whose cost has a factor ``weight``, which may be a schedule."""
+    weight = _checked(weight)
+    if callable(weight):
+        return Penalty(partial(cost, weight=1.0), every, draw, name, weight)
+    return Penalty(partial(cost, weight=weight), every, draw, name)
 
 
-def _falling(
-    shape: Sequence[int],
-    generator: torch.Generator,
-    images: int,
-    *,
-    weight: float,
-    final: float,
-    until: int,
+def _weights(
+    shape: Sequence[int], generator: torch.Generator, images: int, *, weight: Schedule
 ) -> torch.Tensor:
     """Return the weight after so many images, once for each image: nothing of it is random."""
-    now = weight * (final / weight) ** min(1.0, images / until)
+    now = schedules.value_at(weight, images, "weight", "[0, inf)", say=10.0)
     return torch.full((shape[0],), now, device=generator.device)
 
 
-def _r1_cost(
-    d: Judge, real: torch.Tensor, fake: torch.Tensor, weight: float | torch.Tensor
-) -> torch.Tensor:
-    return _weighted(weight, slopes(d, real))
+def _r1_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
+    return weight / 2 * slopes(d, real).square().sum(1)
 
 
-def _r2_cost(
-    d: Judge, real: torch.Tensor, fake: torch.Tensor, weight: float | torch.Tensor
-) -> torch.Tensor:
-    return _weighted(weight, slopes(d, fake))
-
-
-def _weighted(weight: float | torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    if isinstance(weight, torch.Tensor):
-        # Packs have fewer slopes than images, and all weights are alike.
-        weight = weight[: len(slope)].to(slope)
-    return weight / 2 * slope.square().sum(1)
+def _r2_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
+    return weight / 2 * slopes(d, fake).square().sum(1)
 
 
 def _wgan_gp_cost(
@@ -240,7 +227,7 @@ def _wgan_gp_cost(
 ) -> torch.Tensor:
     pack: int = getattr(d, "pack", 1)
     share = drawn.to(real)[::pack].repeat_interleave(pack)  # a pack lies on one line
-    between = fake.lerp(real, share.view(-1, 1, 1, 1))
+    between = fake.lerp(real, share.view(-1, *[1] * (real.dim() - 1)))
     return weight * (_length(slopes(d, between)) - 1).square()
 
 

@@ -12,8 +12,6 @@ from string import Template
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 COLUMNS = 8
 LEGIBLE = 64
@@ -34,6 +32,15 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
         >>> grid(torch.zeros(64, 3, 64, 64)).size
         (530, 530)
     """
+    if images.dim() != 4 or len(images) == 0:
+        raise ValueError(
+            f"pictures need images (N, C, H, W), got {tuple(images.shape)}; leave out hooks that "
+            "show images, or draw what you have in the trainer's sample=."
+        )
+    # Here, for it takes as long to import as PyTorch.
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
+
     channels = images.shape[1]
     shown = images.detach()[:, : 3 if channels >= 3 else 1].float().cpu()
     factor = max(1, round(LEGIBLE / min(shown.shape[2:])))

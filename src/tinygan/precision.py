@@ -45,6 +45,19 @@ def autocast(
     return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
+def loss_scale_for(
+    dtype: torch.dtype, weights: torch.dtype, device: torch.device
+) -> LossScale | None:
+    """Return what nets with such weights need to be applied in a type, if anything.
+
+    Examples:
+        >>> loss_scale_for(torch.bfloat16, torch.float32, torch.device("cpu"))
+    """
+    # It belongs to autocast: nets that are in float16 themselves have none.
+    scaled = dtype == torch.float16 and weights != torch.float16
+    return LossScale(device) if scaled else None
+
+
 class LossScale:
     """What float16's losses are multiplied by, so that small gradients do not become zero.
 

@@ -11,22 +11,25 @@ agreements still gives what the others wait for, as NaN, so that they skip the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from tinygan import batch_norm
-from tinygan.capture import CapturedStep
 from tinygan.configuration import parameter_names
 from tinygan.distributed import DifferentRanksError, RankError, Ranks, describe
-from tinygan.step import Player, Step
+from tinygan.player import Player
 
 NO_BATCH = -1
 """The size where ranks meet without a batch, or the end of an epoch, at hand."""
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Types as which tensors are summed up bit by bit, by the bytes of an element."""
+
+
+MOST_STATISTICS = 32
+"""Statistics of a phase that ranks average: of a fixed number, so that all send as much."""
 
 
 class Request(NamedTuple):
@@ -51,34 +54,65 @@ class Replica:
 
     Args:
         ranks: all of them.
-        pieces: the step whose gradients and statistics are averaged.
+        players: whose gradients are averaged.
+        measured: returns the statistics of the phase that has just ended, scalars.
+
+    Attributes:
+        order: the players in the order in which a step yields them.
+        compared_step: the step at which all ranks were last found to hold the same bits.
     """
 
-    def __init__(self, ranks: Ranks, pieces: Step | CapturedStep) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        players: Iterable[Player],
+        measured: Callable[[], Sequence[torch.Tensor]],
+    ) -> None:
         self.ranks = ranks
-        self._pieces = pieces
+        self.order: list[Player] = []
         self.compared_step = 0
-        """The step at which all ranks were last found to hold the same bits."""
+        self._players = list(players)
+        self._measured = measured
         self._due: list[Player] = []
         """Whose gradients the other ranks wait for, before the next agreement."""
 
-    def begin_step(self, players: Sequence[Player]) -> None:
+    def begin_step(self) -> None:
         """From here to the next agreement, all ranks average each player's gradients."""
-        self._due = list(players)
+        self._due = list(self.order)
 
-    def average(self, player: Player, size: int) -> None:
-        """Make gradients and statistics of a part of a batch those of all of it, of ``size``."""
+    def average(self, player: Player, share: float) -> None:
+        """Make gradients and statistics of a part of a batch those of all of it.
+
+        Args:
+            player: whose gradients these are.
+            share: the weight of this part's mean in that of all.
+        """
         if self.ranks.count > 1:
-            self._reduce(player, self.ranks.share(size))
-        self._due.remove(player)
+            self._reduce(player, share)
+            del self._due[:1]
 
     @torch.no_grad()
     def _reduce(self, player: Player, share: float | None) -> None:
         """Take part with the weight ``share``; for None, spoil it for all and change nothing."""
-        measured = self._pieces.measured(player)
+        scalars = [] if share is None else list(self._measured())
+        if len(scalars) > MOST_STATISTICS:
+            raise ValueError(
+                f"a phase must log at most {MOST_STATISTICS} statistics in a run of several ranks, "
+                f"got {len(scalars)}; log fewer."
+            )
+        weights = player.parameters
+        statistics = weights[0].new_zeros(MOST_STATISTICS)
+        if scalars:
+            statistics[: len(scalars)] = torch.stack([s.to(statistics) for s in scalars])
+        # By .data, for graphs that have yet to go backward may have saved these.
+        running = [
+            statistic.data
+            for each in self._players
+            for statistic in batch_norm.running_statistics(each.module).values()
+        ]
         # Parameters without a gradient count too: if lengths differed, ranks would hang.
-        places = [*player.parameters, *measured]
-        given = [*(p.grad for p in player.parameters), *measured]
+        places = [*weights, statistics, *running]
+        given = [*(p.grad for p in weights), statistics, *running]
         # In the order of the places: that of a set differs between processes.
         for dtype in dict.fromkeys(place.dtype for place in places):
             pairs = [pair for pair in zip(places, given) if pair[0].dtype == dtype]
@@ -93,6 +127,8 @@ class Replica:
                 torch._foreach_copy_(views, tensors)
                 self.ranks.sum(flat.mul_(share))
                 torch._foreach_copy_(tensors, views)
+        if scalars:
+            torch._foreach_copy_(scalars, list(statistics[: len(scalars)].unbind()))
 
     def agree(
         self, size: int = NO_BATCH, digest: int = 0, request: Request | None = None
@@ -142,7 +178,7 @@ class Replica:
                 self._reduce(player, None)
             self._meet(_Word(failed=1), describe(error))
         except Exception as second:  # the first is the one to raise
-            error.add_note(f"the other ranks could not be told: {describe(second)}")
+            error.add_note(f"the other ranks could not be notified: {describe(second)}")
 
     def _meet(self, own: _Word, error: str = "") -> list[_Word]:
         """Return what each rank says; raise RankError if others have failed and this has not."""
@@ -155,14 +191,14 @@ class Replica:
                 raise RankError("; ".join(f"rank {rank} failed: {texts[rank]}" for rank in failed))
         return words
 
-    def check_identical(self, step: int, players: Sequence[Player]) -> None:
+    def check_identical(self, step: int) -> None:
         """Raise RankError, on all ranks, if their weights, moments or statistics are not the same.
 
         To be called straight after an agreement.
         """
         if self.ranks.count == 1:
             return
-        tensors = {k: v for player in players for k, v in shared_tensors(player).items()}
+        tensors = {k: v for player in self._players for k, v in shared_tensors(player).items()}
         sums = sums_of_bits(tensors.values())
         counts = self.ranks.gather([len(sums)])
         rows = self.ranks.gather(sums) if len({count for (count,) in counts}) == 1 else counts

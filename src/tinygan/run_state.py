@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 
-from tinygan import checks
+from tinygan import checkpoint, checks
+from tinygan.algorithms import Algorithm
 from tinygan.configuration import (
     EXECUTION,
     configuration,
     parameter_names,
     shapes,
 )
-from tinygan.hook import Hook
-from tinygan.step import Player
+from tinygan.hook import Hook, Run
+from tinygan.player import Player
+from tinygan.precision import LossScale
 from tinygan.version import __version__
 
-if TYPE_CHECKING:
-    from tinygan.trainer import GANTrainer
-
-SCHEMA = 1
+SCHEMA = 2
 """The number of this layout; it grows when an older library could not read a newer file."""
+
+
+class SavableRun(Run, Protocol):
+    """A run, and what else of it is saved."""
+
+    algorithm: Algorithm
+    dtype: torch.dtype
+
+    @property
+    def loss_scale(self) -> LossScale | None:
+        """What float16's losses are multiplied by."""
+
 
 COUNTERS = ("step", "images", "epoch", "batch", "rollbacks")
 
 
-def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, Any]:
+def collect(trainer: SavableRun, batches: dict[str, Any] | None) -> dict[str, Any]:
     """Return the run's state, with ``batches`` as the place in the data."""
     loss_scale = trainer.loss_scale
     return {
         "schema": SCHEMA,
         "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
-        "configuration": configuration(trainer),
+        "configuration": _configuration(trainer),
         **{name: getattr(trainer, name) for name in COUNTERS},
         "skipped": trainer.skipped.counts,
         **({} if loss_scale is None else {"loss_scale": loss_scale.state}),
@@ -43,15 +54,21 @@ def collect(trainer: GANTrainer, batches: dict[str, Any] | None) -> dict[str, An
             player.name: {
                 "module": player.module.state_dict(),
                 "optimizer": _optimizer_state(player),
+                **({} if player.average is None else {"average": player.average.net.state_dict()}),
             }
             for player in trainer.players
         },
-        **({} if trainer.average is None else {"average": trainer.average.net.state_dict()}),
         "hooks": {name: hook.state_dict() for name, hook in _named(trainer.hooks)},
     }
 
 
-def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None:
+def _configuration(trainer: SavableRun) -> dict[str, str]:
+    return configuration(
+        trainer.seed, trainer.dtype, trainer.algorithm, trainer.players, _named(trainer.hooks)
+    )
+
+
+def restore(trainer: SavableRun, state: dict[str, Any]) -> dict[str, Any] | None:
     """Give a trainer a copy of its state; return the place in the data.
 
     Nothing is changed if the state does not fit.
@@ -62,8 +79,8 @@ def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None
         saved = state["players"][player.name]
         player.module.load_state_dict(saved["module"])
         _load_optimizer(player, saved["optimizer"])
-    if trainer.average is not None:
-        trainer.average.net.load_state_dict(state["average"])
+        if player.average is not None:
+            player.average.net.load_state_dict(saved["average"])
     for name, hook in _named(trainer.hooks):
         if name in state["hooks"]:
             hook.load_state_dict(state["hooks"][name])
@@ -77,7 +94,7 @@ def restore(trainer: GANTrainer, state: dict[str, Any]) -> dict[str, Any] | None
 
 
 def differences(
-    trainer: GANTrainer, state: dict[str, Any], words: tuple[str, str] = checks.SAVED_AND_NOW
+    trainer: SavableRun, state: dict[str, Any], words: tuple[str, str] = checks.SAVED_AND_NOW
 ) -> list[str]:
     """Return in words why a state is that of another run."""
     if state.get("schema") != SCHEMA:
@@ -86,7 +103,9 @@ def differences(
             f"tinygan {state.get('versions', {}).get('tinygan', 'of an unknown version')}, or is "
             "none; load it with that version."
         )
-    found = checks.differences(state["configuration"], configuration(trainer), words)
+    found = checks.differences(state["configuration"], _configuration(trainer), words)
+    if any(line.startswith("players:") for line in found):
+        return found
     for player in trainer.players:
         saved = state["players"][player.name]
         module = checks.differences(
@@ -153,8 +172,7 @@ def _load_optimizer(player: Player, saved: dict[str, Any]) -> None:
 
 def check_finite(state: dict[str, Any]) -> None:
     """Raise ValueError for a state with weights, buffers or moments that are not finite."""
-    of_nets = {name: state[name] for name in ("players", "average") if name in state}
-    for name, tensor in _tensors(of_nets):
+    for name, tensor in _tensors({"players": state["players"]}):
         if not tensor.isfinite().all():
             raise ValueError(
                 f"what is saved must be finite, got {name} with values that are not; go back to "
@@ -180,3 +198,39 @@ def _named(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:
         name = type(hook).__name__
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), hook
+
+
+def share(
+    run: SavableRun,
+    place: dict[str, Any] | None,
+    own: dict[str, str],
+    agree: Callable[[], object],
+) -> dict[str, Any] | None:
+    """Give all ranks the state of rank 0, if they are alike; return the place in the data.
+
+    Args:
+        run: this rank's.
+        place: where its batches stand.
+        own: what besides must be the same on all ranks, by name.
+        agree: meets the other ranks.
+    """
+    data = b""
+    if run.ranks.is_first:
+        state = {"run": collect(run, place), "own": own, "between_steps": run.between_steps}
+        data = checkpoint.to_bytes(state)
+    agree()
+    data = run.ranks.send(data)
+    if run.ranks.is_first:
+        return place
+    state = checkpoint.from_bytes(data)
+    words = ("on rank 0", f"on rank {run.ranks.rank}")
+    found = differences(run, state["run"], words)
+    found += checks.differences(state["own"], own, words)
+    if found:
+        raise ValueError(
+            "ranks must be alike, got differences:\n  " + "\n  ".join(found)
+            + "\nuse the same nets, seeds and data on every rank."
+        )  # fmt: skip
+    place = restore(run, state["run"])
+    run.between_steps = state["between_steps"]
+    return place

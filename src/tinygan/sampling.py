@@ -13,20 +13,15 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from tinygan.compatibility import check_labels, evaluating
+from tinygan.batch import Draw
+from tinygan.compatibility import check_labels
+from tinygan.evaluation import evaluating
 
 CHUNK = 256
 """Images generated at a time, so that sampling many needs little memory."""
 
 Prior: TypeAlias = Callable[[int, int, torch.Generator], torch.Tensor]
 """Draws z: ``(count, latent_dim, generator)`` to a tensor (count, latent_dim)."""
-
-Draw: TypeAlias = Callable[[Sequence[int], torch.Generator, int], torch.Tensor]
-"""Draws ``(shape, generator, images)`` to a tensor (N, ...), a row for each image of a batch.
-
-``shape`` is the batch's, (N, C, H, W), and ``images`` the real images seen before, for what changes
-in the course of a run.
-"""
 
 
 def normal(count: int, latent_dim: int, generator: torch.Generator) -> torch.Tensor:
@@ -37,6 +32,30 @@ def normal(count: int, latent_dim: int, generator: torch.Generator) -> torch.Ten
         torch.Size([2, 100])
     """
     return torch.randn(count, latent_dim, generator=generator, device=generator.device)
+
+
+def of_prior(prior: Prior, latent_dim: int) -> Draw:
+    """Return what draws z from a prior, for a batch.
+
+    Raises:
+        ValueError: while drawing, for z of another shape than (N, latent_dim).
+
+    Examples:
+        >>> of_prior(normal, 100)((4, 3, 8, 8), torch.Generator().manual_seed(0), 0).shape
+        torch.Size([4, 100])
+    """
+
+    def draw(shape: Sequence[int], generator: torch.Generator, images: int) -> torch.Tensor:
+        count = shape[0]
+        z = prior(count, latent_dim, generator)
+        if z.shape != (count, latent_dim):
+            raise ValueError(
+                f"prior must draw z of the shape {(count, latent_dim)}, got {tuple(z.shape)}; "
+                "give each image a row, as sampling.normal does."
+            )
+        return z
+
+    return draw
 
 
 def uniform(count: int, latent_dim: int, generator: torch.Generator) -> torch.Tensor:

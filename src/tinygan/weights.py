@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
+from typing_extensions import override
 
 _CONVOLUTIONS = (
     nn.Conv1d,
@@ -90,4 +91,21 @@ def spectral_norm(net: nn.Module) -> nn.Module:
     for layer in layers:
         # Over the axis of a transposed convolution's outputs, as PyTorch chooses it.
         parametrizations.spectral_norm(layer)
+        for part in layer.modules():
+            if type(part) is parametrizations._SpectralNorm:
+                part.__class__ = _SpectralNorm
     return net
+
+
+class _SpectralNorm(parametrizations._SpectralNorm):
+    """PyTorch's, in the weights' own type under autocast too.
+
+    CUDA's autocast applies ``mv`` in 16 bits: the power iteration would find its vectors, which it
+    keeps, and the norm to three digits.
+    """
+
+    @override
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            found: torch.Tensor = super().forward(weight)
+        return found

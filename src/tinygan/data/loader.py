@@ -35,7 +35,8 @@ class Loader:
         seed: names the order.
         shuffle: False for the data set's own order in every epoch.
         drop_last: leave out the last batch if it is short.
-        flip: mirror each image, left to right, with probability 1/2, anew in each epoch.
+        flip: mirror each image, left to right, with probability 1/2, anew in each epoch; all
+            images of one example alike.
         workers: processes that load in the background; 0 loads in this one.
         timeout: seconds after which workers that give nothing are taken for stuck.
         pin_memory: give batches in page-locked memory, from which copies to a GPU are faster.
@@ -223,7 +224,17 @@ class Loader:
 def _flipped(batch: Any, which: torch.Tensor) -> Any:
     """Mirror the images (N, C, H, W) of a batch, which may have labels, where ``which`` is true."""
     if not isinstance(batch, torch.Tensor):
-        return [_flipped(batch[0], which), *batch[1:]]
+        # All images of an example together, such as a photograph and its outline; no labels.
+        return [
+            _flipped(each, which)
+            if index == 0 or (isinstance(each, torch.Tensor) and each.dim() == 4)
+            else each
+            for index, each in enumerate(batch)
+        ]
+    if batch.dim() < 3:
+        raise ValueError(
+            f"flip must be of images (N, C, H, W), got {tuple(batch.shape)}; leave it out."
+        )
     # In place, for a new tensor would not be in page-locked memory.
     batch[which] = batch[which].flip(-1)
     return batch

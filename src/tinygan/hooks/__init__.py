@@ -9,7 +9,9 @@ from tinygan.hooks.progress_bar import ProgressBar
 from tinygan.hooks.quality import Quality
 from tinygan.hooks.real_beside_fake import RealBesideFake
 from tinygan.hooks.sample_grid import SampleGrid
+from tinygan.hooks.schedule import Schedule
 from tinygan.hooks.tensorboard import TensorBoard
+from tinygan.hooks.torch_scheduler import TorchScheduler
 from tinygan.hooks.training_grid import TrainingGrid
 from tinygan.hooks.tutorial_log import TutorialLog
 
@@ -22,7 +24,9 @@ __all__ = [
     "Quality",
     "RealBesideFake",
     "SampleGrid",
+    "Schedule",
     "TensorBoard",
+    "TorchScheduler",
     "TrainingGrid",
     "TutorialLog",
     "every",

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from tinygan import checks, pictures
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.sample_grid import SampleGrid, step_of
-from tinygan.trainer import GANTrainer
 
 
 class Animation(Hook):
@@ -45,11 +44,11 @@ class Animation(Hook):
         self.max_frames = checks.count("max_frames", max_frames, at_least=2)
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         self._sample_grid(trainer)
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         frames = thinned(self._sample_grid(trainer).frames, self.max_frames)
         pictures.save_gif(
             frames, self.folder / "progress.gif", seconds_per_frame=self.seconds_per_frame
@@ -62,7 +61,7 @@ class Animation(Hook):
             seconds_per_frame=self.seconds_per_frame,
         )
 
-    def _sample_grid(self, trainer: GANTrainer) -> SampleGrid:
+    def _sample_grid(self, trainer: Run) -> SampleGrid:
         for hook in trainer.hooks[: trainer.hooks.index(self)]:
             if isinstance(hook, SampleGrid) and hook.folder == self.folder:
                 return hook

@@ -13,10 +13,9 @@ from tinygan import checkpoint, checkpoint_folder, checks, disk, run_state
 from tinygan.checkpoint import CheckpointError
 from tinygan.distributed import DifferentRanksError, LostRankError
 from tinygan.finite import NonFiniteError
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import prepared
-from tinygan.step import StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class Checkpoint(Hook):
         self._started = False
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         self._started = False
         if trainer.hooks[-1] is not self:
             raise ValueError(
@@ -94,7 +93,7 @@ class Checkpoint(Hook):
         self._started = True
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         # A run that is asked to stop may have little time: it saves before it draws its pictures.
         # Otherwise not among skipped steps: what to go back to should lie before them.
         if trainer.stop_reason is not None or (
@@ -110,14 +109,14 @@ class Checkpoint(Hook):
                 )
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
         if self._saved != _place(trainer) and trainer.between_steps:
             self._save(trainer)
         elif trainer.skipped.in_row == 0:
             self._prune(trainer)  # by now ranks have been compared
 
-    def _save(self, trainer: GANTrainer) -> None:
+    def _save(self, trainer: Run) -> None:
         path = checkpoint_folder.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
@@ -126,7 +125,7 @@ class Checkpoint(Hook):
         self._good.add(path)
         self._prune(trainer)
 
-    def _prune(self, trainer: GANTrainer) -> None:
+    def _prune(self, trainer: Run) -> None:
         checkpoint_folder.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
         self._good.intersection_update(checkpoint_folder.files(self.folder))
 
@@ -155,7 +154,7 @@ class Checkpoint(Hook):
         return pinned
 
     @override
-    def on_non_finite(self, trainer: GANTrainer, error: NonFiniteError) -> None:
+    def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
             return
@@ -168,7 +167,7 @@ class Checkpoint(Hook):
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
     @override
-    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+    def on_exception(self, trainer: Run, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
         # that was refused is another run's. What lost ranks have left half-done may be anything.
         if not isinstance(error, Exception) or isinstance(error, LostRankError):
@@ -195,7 +194,7 @@ class Checkpoint(Hook):
         disk.sync_folder(self.folder)
 
 
-def _place(trainer: GANTrainer) -> tuple[int, ...]:
+def _place(trainer: Run) -> tuple[int, ...]:
     """Return how far a run is. The end of an epoch's last batch is the beginning of the next epoch.
 
     Not the step alone: batches that are left out, as they fill no pack, come after it.

@@ -23,6 +23,11 @@ class FirstImages:
 
     def add(self, real: torch.Tensor) -> bool:
         """Take what is missing from a batch (N, C, H, W); return whether any was."""
+        if real.dim() != 4:
+            raise ValueError(
+                f"pictures need images (N, C, H, W), got {tuple(real.shape)}; leave out hooks that "
+                "show images."
+            )
         missing = COUNT - len(self.images)
         if missing == 0:
             return False

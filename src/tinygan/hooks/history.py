@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tinygan.step import STATISTICS, StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.hook import Run
+from tinygan.report import Report
 
 
 class History:
@@ -19,25 +19,27 @@ class History:
 
     def __init__(self) -> None:
         self._counters: list[dict[str, int]] = []
-        self._values: list[torch.Tensor] = []
+        self._reports: list[Report] = []
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._reports)
 
-    def add(self, trainer: GANTrainer, report: StepReport) -> None:
+    def add(self, trainer: Run, report: Report) -> None:
         """Remember a step's report and counters."""
         self._counters.append(
             {"step": trainer.step, "epoch": trainer.epoch, "images": trainer.images}
         )
-        self._values.append(report.stacked())
+        self._reports.append(report)
 
     def take(self) -> list[dict[str, float]]:
         """Return a row per step since the last call, by name. Waits for the device, once."""
-        if not self._values:
+        if not self._reports:
             return []
+        # Steps have other names where a penalty is not due.
+        values = iter(torch.cat([report.stacked() for report in self._reports]).tolist())  # sync
         rows: list[dict[str, float]] = [
-            {**counters, **dict(zip(STATISTICS, values))}
-            for counters, values in zip(self._counters, torch.stack(self._values).tolist())
+            {**counters, **{name: next(values) for name in report}}
+            for counters, report in zip(self._counters, self._reports)
         ]
-        self._counters, self._values = [], []
+        self._counters, self._reports = [], []
         return rows

@@ -11,11 +11,10 @@ from typing import Any
 from typing_extensions import override
 
 from tinygan import checks
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.history import History
 from tinygan.hooks.run_folder import LogFile
-from tinygan.step import StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.report import Report
 
 
 class JSONLog(Hook):
@@ -40,22 +39,22 @@ class JSONLog(Hook):
         self._history = History()
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         self._file.open()
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         self._history.add(trainer, report)
         if len(self._history) >= self.every:
             self._flush()
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         self._flush()
         self._file.finish()
 
     @override
-    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+    def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._flush()
 
     def _flush(self) -> None:

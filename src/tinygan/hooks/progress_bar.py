@@ -8,13 +8,12 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from tinygan import checks
-from tinygan.hook import Hook
-from tinygan.step import StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.hook import Hook, Run
+from tinygan.report import Report
 
 
 class ProgressBar(Hook):
-    """Show steps done, speed, time left and both losses; nothing where there is no terminal.
+    """Show steps done, speed, time left and losses; nothing where there is no terminal.
 
     Args:
         every: how often the losses are read, in steps; each reading waits for the device.
@@ -30,29 +29,50 @@ class ProgressBar(Hook):
         self._bar: tqdm[Any] | None = None
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         # disable=None is tqdm's word for "unless there is a terminal".
         self._bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None)
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         assert self._bar is not None
         self._bar.update(trainer.step - self._bar.n)  # less than 0 if the run has gone back
         if trainer.step % self.every == 0 and not self._bar.disable:
-            self._bar.set_postfix(  # sync
-                Loss_D=f"{report.loss_d.item():.3f}",
-                Loss_G=f"{report.loss_g.item():.3f}",
-                refresh=False,
-            )
+            values = report.floats()  # sync
+            shown = {short(name): f"{values[name]:.3f}" for name in values if is_cost(name)}
+            self._bar.set_postfix(shown, refresh=False)
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         self._close()
 
     @override
-    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+    def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._close()
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def is_cost(name: str) -> bool:
+    """Return whether a statistic is what a player pays.
+
+    Examples:
+        >>> is_cost("loss_generator"), is_cost("d_real")
+        (True, False)
+    """
+    return name.startswith("loss_")
+
+
+def short(name: str) -> str:
+    """Return a short name of a player's loss, for D and G the tutorial's, and others as they are.
+
+    Examples:
+        >>> short("loss_generator"), short("loss_critic")
+        ('Loss_G', 'Loss_critic')
+    """
+    if not is_cost(name):
+        return name
+    player = name.removeprefix("loss_")
+    return f"Loss_{player[0].upper() if player in ('generator', 'discriminator') else player}"

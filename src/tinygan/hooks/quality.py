@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -19,13 +19,12 @@ from tinygan.compatibility import check_range
 from tinygan.configuration import name_of
 from tinygan.distributed import ALONE
 from tinygan.extras import require
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.checkpoint import Checkpoint
 from tinygan.hooks.json_log import as_json
 from tinygan.hooks.run_folder import LogFile
 from tinygan.metrics.applying import image_batches
-from tinygan.step import StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +33,18 @@ PART = 1000
 
 Measure = Callable[[torch.Tensor, torch.Tensor], Mapping[str, float]]
 """Called as ``measure(real_features, fake_features)``; returns values by their names."""
+
+
+@runtime_checkable
+class SampledRun(Run, Protocol):
+    """A run that gives as many samples as one wants: a ``GANTrainer``'s."""
+
+    num_classes: int | None
+
+    def sample(
+        self, count: int = 64, *, seed: int = 0, labels: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Return generated images."""
 
 
 class Quality(Hook):
@@ -142,7 +153,12 @@ class Quality(Hook):
         self._file = LogFile(self.folder / "quality.jsonl")
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
+        if not isinstance(trainer, SampledRun):
+            raise ValueError(
+                "Quality needs a trainer that samples, such as GANTrainer, got "
+                f"{type(trainer).__name__}; measure other games by hooks.every(n, function)."
+            )
         after = trainer.hooks[trainer.hooks.index(self) + 1 :]
         others = [type(hook).__name__ for hook in after if not isinstance(hook, Checkpoint)]
         if others:
@@ -192,9 +208,10 @@ class Quality(Hook):
         return metrics.features(_in_range(self._real), self.module)
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every != 0:
             return
+        assert isinstance(trainer, SampledRun)
         values = self._measured(trainer)
         row = {"step": trainer.step, "images": trainer.images, **values}
         self._file.write([as_json(row)])
@@ -207,7 +224,7 @@ class Quality(Hook):
         if value < self.best_value and trainer.skipped.in_row == 0:
             self._save(trainer, value)
 
-    def _measured(self, trainer: GANTrainer) -> dict[str, float]:
+    def _measured(self, trainer: SampledRun) -> dict[str, float]:
         assert self._features is not None
         assert self.module is not None
         labels = self.labels
@@ -236,7 +253,7 @@ class Quality(Hook):
             )
         return found
 
-    def _save(self, trainer: GANTrainer, value: float) -> None:
+    def _save(self, trainer: Run, value: float) -> None:
         before = self.best_value, self.best_step
         # First, for it is part of what is saved.
         self.best_value, self.best_step = value, trainer.step
@@ -249,7 +266,7 @@ class Quality(Hook):
             )
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         self._file.finish()
 
     @override

@@ -9,10 +9,9 @@ from typing import Any
 from typing_extensions import override
 
 from tinygan import pictures
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.first_images import FirstImages
 from tinygan.hooks.run_folder import prepared, save_picture
-from tinygan.trainer import GANTrainer
 
 
 class RealBesideFake(Hook):
@@ -34,18 +33,18 @@ class RealBesideFake(Hook):
         self._first = FirstImages()
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder)
 
     @override
-    def on_step_start(self, trainer: GANTrainer) -> None:
+    def on_step_start(self, trainer: Run) -> None:
         self._first.add(trainer.real)
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         if len(self._first.images) == 0:  # stopped before the first step
             return
-        fake = trainer.generate(trainer.fixed_noise)
+        fake = trainer.pictures()
         picture = pictures.titled(
             ("Real Images", pictures.grid(self._first.images)),
             ("Fake Images", pictures.grid(fake)),

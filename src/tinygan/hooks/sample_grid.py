@@ -10,10 +10,9 @@ from typing import Any
 from typing_extensions import override
 
 from tinygan import checks, pictures
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import not_fatal, prepared, save_picture
-from tinygan.step import StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.report import Report
 
 NAME = re.compile(r"step_\d+\.png")
 
@@ -48,12 +47,12 @@ class SampleGrid(Hook):
         return sorted((p for p in found if NAME.fullmatch(p.name)), key=step_of)
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder / "samples")
         self._started = False
 
     @override
-    def on_step_start(self, trainer: GANTrainer) -> None:
+    def on_step_start(self, trainer: Run) -> None:
         if self._started:
             return
         # Not before: a run that is refused at its first batch destroys nothing.
@@ -67,22 +66,22 @@ class SampleGrid(Hook):
                 self._write(trainer)
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every == 0:
             with not_fatal(self.folder / "samples"):
                 self._write(trainer)
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         self._write(trainer)
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._started = False
 
-    def _write(self, trainer: GANTrainer) -> None:
+    def _write(self, trainer: Run) -> None:
         path = self.folder / "samples" / f"step_{trainer.step:06d}.png"
-        save_picture(pictures.grid(trainer.generate(trainer.fixed_noise)), path)
+        save_picture(pictures.grid(trainer.pictures()), path)
 
 
 def step_of(frame: Path) -> int:

@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
 from tinygan import checks, pictures
 from tinygan.extras import require
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import not_fatal, prepared
-from tinygan.step import StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.report import Report
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -50,15 +48,15 @@ class TensorBoard(Hook):
         self._writer: SummaryWriter | None = None
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder / "tensorboard")
 
     @override
-    def on_step_start(self, trainer: GANTrainer) -> None:
+    def on_step_start(self, trainer: Run) -> None:
         self._opened(trainer.step)
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         with not_fatal(self.folder):
             if trainer.step % self.every == 0:
                 for name, value in report.floats().items():  # sync
@@ -67,16 +65,18 @@ class TensorBoard(Hook):
                 self._write_samples(trainer)
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         self._write_samples(trainer)
         self._close()
 
     @override
-    def on_exception(self, trainer: GANTrainer, error: BaseException) -> None:
+    def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._close()
 
-    def _write_samples(self, trainer: GANTrainer) -> None:
-        picture = pictures.grid(trainer.generate(trainer.fixed_noise))
+    def _write_samples(self, trainer: Run) -> None:
+        from torchvision.transforms.functional import pil_to_tensor
+
+        picture = pictures.grid(trainer.pictures())
         self._opened(trainer.step).add_image("samples", pil_to_tensor(picture), trainer.step)
 
     def _opened(self, step: int) -> SummaryWriter:

@@ -9,10 +9,9 @@ from typing import Any
 from typing_extensions import override
 
 from tinygan import pictures
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.first_images import FirstImages
 from tinygan.hooks.run_folder import not_fatal, prepared, save_picture
-from tinygan.trainer import GANTrainer
 
 
 class TrainingGrid(Hook):
@@ -34,11 +33,11 @@ class TrainingGrid(Hook):
         self._first = FirstImages()
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder)
 
     @override
-    def on_step_start(self, trainer: GANTrainer) -> None:
+    def on_step_start(self, trainer: Run) -> None:
         if self._first.add(trainer.real):
             picture = pictures.titled(("Training Images", pictures.grid(self._first.images)))
             path = self.folder / "training_images.png"

@@ -10,10 +10,12 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from tinygan import checks
-from tinygan.hook import Hook
+from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import LogFile
-from tinygan.step import StepReport
-from tinygan.trainer import GANTrainer
+from tinygan.report import Report
+
+TUTORIAL = ("loss_discriminator", "loss_generator", "d_real", "d_fake", "d_fake_after")
+"""The tutorial's statistics: Loss_D, Loss_G, D(x), and D(G(z)) before D's update and after."""
 
 
 class TutorialLog(Hook):
@@ -39,23 +41,23 @@ class TutorialLog(Hook):
         self._file = None if folder is None else LogFile(Path(folder) / "log.txt")
 
     @override
-    def on_fit_start(self, trainer: GANTrainer) -> None:
+    def on_fit_start(self, trainer: Run) -> None:
         if self._file is not None:
             self._file.open()
 
     @override
-    def on_step_start(self, trainer: GANTrainer) -> None:
+    def on_step_start(self, trainer: Run) -> None:
         if trainer.step == 0:
             self._write("Starting Training Loop...")
 
     @override
-    def on_step_end(self, trainer: GANTrainer, report: StepReport) -> None:
+    def on_step_end(self, trainer: Run, report: Report) -> None:
         index = trainer.batch - 1  # the tutorial counts from 0
         if index % self.every == 0:
             self._write(tutorial_line(trainer, report))
 
     @override
-    def on_fit_end(self, trainer: GANTrainer) -> None:
+    def on_fit_end(self, trainer: Run) -> None:
         if self._file is not None:
             self._file.finish()
 
@@ -74,13 +76,24 @@ class TutorialLog(Hook):
             self._file.load_state_dict(state)
 
 
-def tutorial_line(trainer: GANTrainer, report: StepReport) -> str:
-    """Return the tutorial's line for the step just done. Waits for the device."""
+def tutorial_line(trainer: Run, report: Report) -> str:
+    """Return the tutorial's line for the step just done. Waits for the device.
+
+    Raises:
+        ValueError: for a report without the tutorial's five statistics.
+    """
     epochs, batches = trainer.total_epochs, trainer.batches_per_epoch
-    s = report.floats()  # sync
+    missing = [name for name in TUTORIAL if name not in report]
+    if missing:
+        raise ValueError(
+            f"TutorialLog shows {', '.join(TUTORIAL)}, got a report without {', '.join(missing)}; "
+            "use JSONLog for the statistics of other algorithms."
+        )
+    values = report.floats()  # sync
+    loss_d, loss_g, d_real, d_fake, d_fake_after = (values[name] for name in TUTORIAL)
     return (
         f"[{trainer.epoch}/{'?' if epochs is None else epochs}]"
         f"[{trainer.batch - 1}/{'?' if batches is None else batches}]"
-        f"\tLoss_D: {s['loss_d']:.4f}\tLoss_G: {s['loss_g']:.4f}\tD(x): {s['d_real']:.4f}"
-        f"\tD(G(z)): {s['d_fake']:.4f} / {s['d_fake_after']:.4f}"
+        f"\tLoss_D: {loss_d:.4f}\tLoss_G: {loss_g:.4f}\tD(x): {d_real:.4f}"
+        f"\tD(G(z)): {d_fake:.4f} / {d_fake_after:.4f}"
     )

@@ -10,8 +10,8 @@ from torch import nn
 
 from tinygan import batches as batches_of
 from tinygan import checks
-from tinygan.compatibility import evaluating
 from tinygan.data.decoding import scale
+from tinygan.evaluation import evaluating
 
 CHUNK = 256
 """Images that a net is applied to at a time."""

@@ -465,6 +465,7 @@ def test_the_progress_bar_in_a_terminal(monkeypatch):
     assert "2/2" in first
     assert "4/4" in last
     assert "Loss_D=" in last
+    assert "d_real=" in last
     assert "Loss_G=" in last
 
 

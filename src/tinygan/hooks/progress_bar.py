@@ -13,10 +13,10 @@ from tinygan.report import Report
 
 
 class ProgressBar(Hook):
-    """Show steps done, speed, time left and losses; nothing where there is no terminal.
+    """Show steps done, speed, time left and statistics; nothing where there is no terminal.
 
     Args:
-        every: how often the losses are read, in steps; each reading waits for the device.
+        every: how often the statistics are read, in steps; each reading waits for the device.
 
     Examples:
         >>> bar = ProgressBar()
@@ -39,7 +39,9 @@ class ProgressBar(Hook):
         self._bar.update(trainer.step - self._bar.n)  # less than 0 if the run has gone back
         if trainer.step % self.every == 0 and not self._bar.disable:
             values = report.floats()  # sync
-            shown = {short(name): f"{values[name]:.3f}" for name in values if is_cost(name)}
+            # What players pay comes first: a narrow terminal cuts the rest off.
+            names = sorted(values, key=lambda name: not is_cost(name))
+            shown = {short(name): f"{values[name]:.3f}" for name in names}
             self._bar.set_postfix(shown, refresh=False)
 
     @override

@@ -43,7 +43,7 @@ def listed(given: Augmentation | Sequence[Augmentation] | None) -> tuple[Augment
     """Return one, several or no augmentations as a tuple.
 
     Raises:
-        TypeError: for what is none, such as what makes one.
+        TypeError: for anything else, such as the function that makes one.
 
     Examples:
         >>> len(listed([diff_augment(), instance_noise()]))

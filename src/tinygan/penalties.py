@@ -84,7 +84,7 @@ def listed(given: Penalty | Sequence[Penalty] | None) -> tuple[Penalty, ...]:
     """Return one, several or no penalties as a tuple.
 
     Raises:
-        TypeError: for what is none.
+        TypeError: for anything else, such as the function that makes one.
 
     Examples:
         >>> len(listed([r1(), r2()]))

@@ -65,7 +65,7 @@ class Player:
     ) -> None:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(
-                f"a player's name must be a Python name, got {name!r}; such as 'generator'."
+                f"a player's name must be a Python name, such as 'generator', got {name!r}."
             )
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise ValueError(
@@ -131,18 +131,17 @@ class Player:
         # Not by a walk through the net, which takes as long as several small kernels.
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    @torch.no_grad()
     def set_weights(self, values: Sequence[torch.Tensor]) -> None:
         """Give the parameters these values."""
-        weights: list[torch.Tensor] = [*self.parameters]
-        torch._foreach_copy_(weights, list(values))
+        # By .data autograd does not see it: a graph that has yet to go backward has saved them.
+        torch._foreach_copy_([parameter.data for parameter in self.parameters], list(values))
 
     def gradients(self) -> list[torch.Tensor]:
         """Return the gradients that lie in ``.grad``."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
-        """Apply the net. Inputs may be of any floating type; results have the weights' own."""
+        """Apply the net. Inputs may be of any floating type; results have the weights' type."""
         if self.recompute and torch.is_grad_enabled():
             return self._recomputed(inputs)
         return self._applied(self._forward, inputs)
@@ -234,7 +233,7 @@ class Player:
             weight: what the cost counts.
 
         Raises:
-            TypeError: for a cost that is no tensor.
+            TypeError: for a cost that is not a tensor.
             ValueError: for a cost without a gradient.
         """
         if self.muted:

@@ -75,7 +75,7 @@ class TorchScheduler(Hook):
 
     @override
     def on_step_start(self, trainer: Run) -> None:
-        self._prepare(trainer)  # another state may have been loaded in the midst of a run
+        self._prepare(trainer)  # another state may have been loaded in the middle of a run
 
     @override
     def on_step_end(self, trainer: Run, report: Report) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tinygan import disk
+from tinygan._run import disk
 
 # By reflection, so that a new operation cannot be forgotten.
 OPERATIONS = [

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CPURecorder:
-    """Stands in for ``tinygan.cuda_graphs.CUDAGraphs``."""
+    """Stands in for ``tinygan._execution.cuda_graphs.CUDAGraphs``."""
 
     @contextmanager
     def eagerly(self):

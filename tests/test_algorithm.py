@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinygan
-from tinygan import algorithms, data, finite, hooks, losses, penalties
+from tinygan import algorithms, data, hooks, losses, penalties
+from tinygan._execution import finite
+from tinygan._execution.step import Done
 from tinygan.batch import Batch
-from tinygan.step import Done
 
 import recipes
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer, with_latent_dim

@@ -20,11 +20,11 @@ ROOT = Path(tinygan.__file__).parent
 # Imports point down, or sideways within a level. What is deeper is usable without what is above.
 LEVELS = {
     "checks": 0, "seeds": 0, "disk": 0, "checkpoint": 0, "checkpoint_folder": 0, "signals": 0,
-    "distributed": 0, "roll_call": 0, "extras": 0, "evaluation": 0, "report": 0,
+    "distributed": 0, "roll_call": 0, "extras": 0, "_run": 0, "_execution": 0, "report": 0,
     "version": 0, "schedules": 0,
-    "models": 1, "weights": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1,
+    "nets": 1, "dcgan": 1, "weights": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1,
     "data": 1, "batches": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,
-    "cuda_graphs": 1, "compiled": 1, "batch_norm": 1, "augmentations": 1, "average": 1,
+    "cuda_graphs": 1, "compiled": 1, "traits": 1, "augmentations": 1, "average": 1,
     "metrics": 1, "batch": 1,
     "player": 2, "execution": 2, "algorithms": 2, "step": 2, "capture": 2,
     "hook": 3, "configuration": 3, "replica": 3, "run_state": 3, "saved_run": 3, "feed": 3,
@@ -32,12 +32,16 @@ LEVELS = {
     "__init__": 5,
 }  # fmt: skip
 
+# Rooms whose modules have levels of their own.
+INSIDE = (["_execution"], ["_run"], ["nets"])
+
 MODULES = sorted(["tinygan", *(m.name for m in pkgutil.walk_packages([str(ROOT)], "tinygan."))])
 
 
 def room(module):
     """Return the part of a module's name that has a level: tinygan.data.loader is in data."""
-    return module.split(".")[1] if "." in module else "__init__"
+    parts = module.split(".")
+    return parts[min(len(parts), 3 if parts[1:2] in INSIDE else 2) - 1] if parts[1:] else "__init__"
 
 
 def imports(module):

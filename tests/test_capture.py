@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import tinygan
-from tinygan import capture, cuda_graphs, penalties
+from tinygan import penalties
+from tinygan._execution import capture, cuda_graphs
 
 from helpers import assert_identical, bits, fingerprint, tiny_images, tiny_trainer
 from recorder import CountingRecorder, Counts, CPURecorder

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 import tinygan
-from tinygan import checkpoint, checkpoint_folder, data, disk, hooks
+from tinygan import data, hooks
+from tinygan._run import checkpoint, checkpoint_folder, disk
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import tinygan
-from tinygan import checkpoint, hooks
-from tinygan.checkpoint import CheckpointError
+from tinygan import hooks
+from tinygan._run import checkpoint
+from tinygan._run.checkpoint import CheckpointError
 
 from helpers import flat, tiny_images, tiny_trainer, with_latent_dim
 

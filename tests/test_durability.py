@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import tinygan
-from tinygan import checkpoint, checkpoint_folder, hooks
+from tinygan import hooks
+from tinygan._run import checkpoint, checkpoint_folder
 
 import crashes
 import processes

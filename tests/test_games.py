@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 import tinygan
-from tinygan import capture, checkpoint, hooks
+from tinygan import hooks
+from tinygan._execution import capture
+from tinygan._run import checkpoint
 
 import ranks
 from helpers import assert_identical, bits, fingerprint, flat

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygan import checkpoint, data, run_state, sampling
+from tinygan import data, sampling
+from tinygan._run import checkpoint, run_state
 
 from helpers import flat, tiny_images, tiny_trainer
 

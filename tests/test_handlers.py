@@ -9,7 +9,8 @@ import threading
 import pytest
 
 import tinygan
-from tinygan import hooks, signals
+from tinygan import hooks
+from tinygan._run import signals
 
 from helpers import tiny_images, tiny_trainer
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tinygan import checkpoint, checkpoint_folder, data, hooks
+from tinygan import data, hooks
+from tinygan._run import checkpoint, checkpoint_folder
 
 import processes
 from helpers import flat, tiny_images, tiny_trainer

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinygan
 from tinygan import data, hooks, losses
-from tinygan.finite import NonFiniteError, SkippedSteps, total
-from tinygan.saved_run import CHECK_EVERY, MAX_SKIPPED
+from tinygan._execution.finite import NonFiniteError, SkippedSteps, total
+from tinygan._run.saved_run import CHECK_EVERY, MAX_SKIPPED
 
 from helpers import fingerprint, tiny_images, tiny_trainer
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import tinygan
-from tinygan import checkpoint, data, hooks, metrics, seeds
+from tinygan import data, hooks, metrics, seeds
+from tinygan._run import checkpoint
 from tinygan.distributed import Ranks
 
 import ranks

@@ -15,9 +15,10 @@ from PIL import Image
 from torch.distributed import TCPStore
 
 import tinygan
-from tinygan import checkpoint, data, distributed, hooks
+from tinygan import data, distributed, hooks
+from tinygan._execution.roll_call import RollCall
+from tinygan._run import checkpoint
 from tinygan.distributed import RankError
-from tinygan.roll_call import RollCall
 
 import ranks
 from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer
@@ -311,7 +312,7 @@ class Broken(tinygan.Hook):
     def on_gradients(self, trainer, player):
         """Fail by an error that looks like the trainer's."""
         if self.broken == "not finite" and trainer.step == 20:
-            raise tinygan.finite.NonFiniteError("boom")
+            raise tinygan._execution.finite.NonFiniteError("boom")
 
 
 BROKEN = {"state": 0, "load": 1, "rescue": 1, "not finite": 0}

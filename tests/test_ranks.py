@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygan
-from tinygan import capture, checkpoint, data, distributed, hooks, penalties
+from tinygan import data, distributed, hooks, penalties
+from tinygan._execution import capture
+from tinygan._run import checkpoint
 
 import ranks
 import replicas

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import tinygan
-from tinygan import capture, checkpoint, configuration, cuda_graphs, losses
+from tinygan import losses
+from tinygan._execution import capture, cuda_graphs
+from tinygan._run import checkpoint, configuration
 
 import ranks
 import recipes

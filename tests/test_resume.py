@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 import tinygan
-from tinygan import checkpoint, data, hooks
+from tinygan import data, hooks
+from tinygan._run import checkpoint
 
 import processes
 from helpers import flat, tiny_trainer

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
 import tinygan
-from tinygan import augmentations, capture, checkpoint, hooks, penalties, schedules
+from tinygan import augmentations, hooks, penalties, schedules
+from tinygan._execution import capture
+from tinygan._run import checkpoint
 
 import ranks
 import recipes

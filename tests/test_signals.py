@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import tinygan
-from tinygan import data, disk, hooks, signals
+from tinygan import data, hooks
+from tinygan._run import disk, signals
 
 import processes
 from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer

@@ -18,16 +18,16 @@ from tinygan import (
     schedules,
     seeds,
 )
+from tinygan._execution.execution import Execution
 from tinygan.batch import Batch
-from tinygan.execution import Execution
 from tinygan.gan_trainer import GANTrainer
 from tinygan.hook import Hook
-from tinygan.models import DCGANDiscriminator, DCGANGenerator, pack
+from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator, pack
+from tinygan.nets.weights import spectral_norm, weights_init
 from tinygan.player import Player, Players
 from tinygan.report import Report
 from tinygan.trainer import Trainer
 from tinygan.version import __version__ as __version__
-from tinygan.weights import spectral_norm, weights_init
 
 __all__ = [
     "Batch",

@@ -17,8 +17,9 @@ from typing import TypeAlias
 
 import torch
 
-from tinygan import augmentations, checks, losses, sampling
+from tinygan import augmentations, losses, sampling
 from tinygan import penalties as penalties_
+from tinygan._run import checks
 from tinygan.augmentations import Augmentation
 from tinygan.batch import Batch
 from tinygan.losses import Loss, PairedLoss

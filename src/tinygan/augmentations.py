@@ -12,7 +12,8 @@ from functools import partial
 
 import torch
 
-from tinygan import checks, sampling, schedules
+from tinygan import sampling, schedules
+from tinygan._run import checks
 from tinygan.batch import Batch, Draw
 from tinygan.schedules import Schedule
 

@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 import torch
 
-from tinygan import checks, seeds
+from tinygan import seeds
+from tinygan._run import checks
 
 Draw: TypeAlias = Callable[[Sequence[int], torch.Generator, int], torch.Tensor]
 """Draws ``(shape, generator, images)`` to a tensor (N, ...), a row for each example of a batch.

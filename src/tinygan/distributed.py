@@ -28,7 +28,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from tinygan import checks, roll_call
+from tinygan._execution import roll_call
+from tinygan._run import checks
 
 TIMEOUT = 300.0
 """Seconds without a sign of another rank after which it is taken for dead or stuck."""

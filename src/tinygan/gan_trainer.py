@@ -10,22 +10,13 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from tinygan import (
-    algorithms,
-    augmentations,
-    batch_norm,
-    batches,
-    checks,
-    losses,
-    penalties,
-    sampling,
-    schedules,
-    seeds,
-)
+from tinygan import algorithms, augmentations, losses, penalties, sampling, schedules, seeds
+from tinygan._execution.execution import Execution, checked
+from tinygan._run import batches, checks
 from tinygan.average import Average
-from tinygan.compatibility import check_first_batch, check_labels, check_nets
-from tinygan.execution import Execution, checked
 from tinygan.hook import Hook
+from tinygan.nets import traits
+from tinygan.nets.compatibility import check_first_batch, check_labels, check_nets
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.player import Player
 from tinygan.trainer import Trainer
@@ -118,7 +109,7 @@ class GANTrainer(Trainer):
                 "sync_batch_norm must be without capture and penalty, got one of them; leave "
                 "it out: it can be neither recorded nor differentiated twice."
             )
-        if terms and batch_norm.is_in(discriminator):
+        if terms and traits.has_batch_norm(discriminator):
             warnings.warn(
                 "a penalty of a discriminator with batch norm mixes each image's slope with those "
                 "of its batch; build it with norm=None.",

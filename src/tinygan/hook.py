@@ -31,9 +31,9 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from typing_extensions import override
 
-from tinygan import checks
+from tinygan._execution.finite import NonFiniteError, SkippedSteps
+from tinygan._run import checks
 from tinygan.distributed import Ranks
-from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.player import Player, Players
 from tinygan.report import Report
 

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from tinygan import checks
+from tinygan._run import checks
 
 Cost: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """Maps logits (N, ...) to costs of the same shape."""

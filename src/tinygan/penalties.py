@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import torch
 
-from tinygan import checks, losses, sampling, schedules
+from tinygan import losses, sampling, schedules
+from tinygan._run import checks
 from tinygan.batch import Batch, Draw
 from tinygan.schedules import Schedule
 

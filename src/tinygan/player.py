@@ -13,13 +13,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from tinygan import checks, optimizers
+from tinygan import optimizers
+from tinygan._execution.compiled import forwards
+from tinygan._execution.finite import Buffers
+from tinygan._execution.precision import LossScale, autocast
+from tinygan._run import checks
 from tinygan.average import Average
-from tinygan.compiled import forwards
-from tinygan.evaluation import evaluating
-from tinygan.finite import Buffers
+from tinygan.nets.traits import evaluating
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
-from tinygan.precision import LossScale, autocast
 from tinygan.schedules import Schedule
 
 RESERVED = ("step", "epoch", "images")

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from tinygan.batch import Draw
-from tinygan.compatibility import check_labels
-from tinygan.evaluation import evaluating
+from tinygan.nets.compatibility import check_labels
+from tinygan.nets.traits import evaluating
 
 CHUNK = 256
 """Images generated at a time, so that sampling many needs little memory."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from tinygan import checks
+from tinygan._run import checks
 
 Schedule: TypeAlias = Callable[[int], float]
 """Maps the real images that a run has seen to a number."""

@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 
-from tinygan import batches as batches_of
-from tinygan import checks, signals
+from tinygan._execution.capture import CapturedStep
+from tinygan._execution.execution import Execution, checked
+from tinygan._execution.finite import NonFiniteError
+from tinygan._execution.replica import NO_BATCH, Replica, Request
+from tinygan._execution.step import Step
+from tinygan._run import batches as batches_of
+from tinygan._run import checks, signals
+from tinygan._run.feed import Feed
+from tinygan._run.saved_run import CHECK_EVERY, SavedRun
 from tinygan.algorithms import Algorithm, check_algorithm
-from tinygan.capture import CapturedStep
 from tinygan.distributed import LostRankError
-from tinygan.execution import Execution, checked
-from tinygan.feed import Feed
-from tinygan.finite import NonFiniteError
 from tinygan.hook import (
     Hook,
     call,
@@ -26,9 +29,6 @@ from tinygan.hook import (
     listens_between_pieces,
 )
 from tinygan.player import Player, Players
-from tinygan.replica import NO_BATCH, Replica, Request
-from tinygan.saved_run import CHECK_EVERY, SavedRun
-from tinygan.step import Step
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from tinygan import checks, seeds
+from tinygan import seeds
+from tinygan._run import checks
 from tinygan.data.decoding import scale
 
 SKIN = (

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from tinygan import checks
+from tinygan._run import checks
 from tinygan.data import decoding, files
 from tinygan.data.decoding import BadImageError
 

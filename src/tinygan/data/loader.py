@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tinygan import batches, checks, distributed, seeds, signals
+from tinygan import distributed, seeds
+from tinygan._run import batches, checks, signals
 from tinygan.data.gathering import Gatherer, in_memory
 from tinygan.data.workers import Workers
 from tinygan.distributed import Ranks

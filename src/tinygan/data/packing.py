@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from typing_extensions import override
 
-from tinygan import batches, checks, disk, distributed
+from tinygan import distributed
+from tinygan._run import batches, checks, disk
 from tinygan.data import decoding, files, folder, packed
 from tinygan.data.folder import ImageFiles
 from tinygan.data.loader import Loader

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
-from tinygan import signals
+from tinygan._run import signals
 
 GRACE = 1.0
 """Seconds that a worker has for its current batch when its iteration ends."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from tinygan import checks, pictures
+from tinygan import pictures
+from tinygan._run import checks
 from tinygan.hook import Hook, Run
 from tinygan.hooks.sample_grid import SampleGrid, step_of
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from tinygan import checkpoint, checkpoint_folder, checks, disk, run_state
-from tinygan.checkpoint import CheckpointError
+from tinygan._execution.finite import NonFiniteError
+from tinygan._run import checkpoint, checkpoint_folder, checks, disk, run_state
+from tinygan._run.checkpoint import CheckpointError
 from tinygan.distributed import DifferentRanksError, LostRankError
-from tinygan.finite import NonFiniteError
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import prepared
 from tinygan.report import Report

@@ -10,7 +10,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from tinygan import checks
+from tinygan._run import checks
 from tinygan.hook import Hook, Run
 from tinygan.hooks.history import History
 from tinygan.hooks.run_folder import LogFile

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from tinygan import checkpoint_folder, checks, metrics, seeds
-from tinygan.compatibility import check_range
-from tinygan.configuration import name_of
+from tinygan import metrics, seeds
+from tinygan._run import checkpoint_folder, checks
+from tinygan._run.configuration import name_of
+from tinygan._run.extras import require
 from tinygan.distributed import ALONE
-from tinygan.extras import require
 from tinygan.hook import Hook, Run
 from tinygan.hooks.checkpoint import Checkpoint
 from tinygan.hooks.json_log import as_json
 from tinygan.hooks.run_folder import LogFile
 from tinygan.metrics.applying import image_batches
+from tinygan.nets.compatibility import check_range
 from tinygan.report import Report
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from tinygan import checks, pictures
+from tinygan import pictures
+from tinygan._run import checks
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import not_fatal, prepared, save_picture
 from tinygan.report import Report

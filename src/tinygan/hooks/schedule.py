@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tinygan import schedules
-from tinygan.configuration import EXECUTION
+from tinygan._run.configuration import EXECUTION
 from tinygan.hook import Hook, Run
 from tinygan.player import Player
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from tinygan import checks, pictures
-from tinygan.extras import require
+from tinygan import pictures
+from tinygan._run import checks
+from tinygan._run.extras import require
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.report import Report

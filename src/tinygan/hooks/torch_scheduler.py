@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
-from tinygan import checkpoint
-from tinygan.configuration import EXECUTION
+from tinygan._run import checkpoint
+from tinygan._run.configuration import EXECUTION
 from tinygan.hook import Hook, Run
 from tinygan.hooks.schedule import own_tensors, players_of, single
 from tinygan.player import Player

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 from typing_extensions import override
 
-from tinygan import checks
+from tinygan._run import checks
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import LogFile
 from tinygan.report import Report

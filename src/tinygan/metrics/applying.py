@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from tinygan import batches as batches_of
-from tinygan import checks
+from tinygan._run import batches as batches_of
+from tinygan._run import checks
 from tinygan.data.decoding import scale
-from tinygan.evaluation import evaluating
+from tinygan.nets.traits import evaluating
 
 CHUNK = 256
 """Images that a net is applied to at a time."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tinygan import checks, seeds
+from tinygan import seeds
+from tinygan._run import checks
 from tinygan.data import CartoonFaces
 from tinygan.metrics.applying import features, image_batches
 from tinygan.metrics.modes import ModeCoverage, mode_coverage

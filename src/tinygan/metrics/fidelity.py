@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from tinygan import checks
-from tinygan.extras import require
+from tinygan._run import checks
+from tinygan._run.extras import require
 
 
 class KernelDistance(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tinygan import checks
+from tinygan._run import checks
 from tinygan.metrics.applying import features, image_batches
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tinygan import checkpoint, disk
-from tinygan.checkpoint import CheckpointError
+from tinygan._run import checkpoint, disk
+from tinygan._run.checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from tinygan import checks
+from tinygan._run import checks
 
 
 def _map_sizes(image_size: tuple[int, int]) -> list[tuple[int, int]]:

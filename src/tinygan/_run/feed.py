@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from tinygan import batches as batches_of
 from tinygan import seeds
+from tinygan._run import batches as batches_of
 from tinygan.batch import Batch, Draws
 from tinygan.hook import Run
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from tinygan import batches as batches_of
-from tinygan import checkpoint, checkpoint_folder, run_state
+from tinygan._execution.capture import CapturedStep
+from tinygan._execution.finite import NonFiniteError, SkippedSteps
+from tinygan._execution.precision import LossScale
+from tinygan._execution.replica import Replica
+from tinygan._execution.step import Step
+from tinygan._run import batches as batches_of
+from tinygan._run import checkpoint, checkpoint_folder, run_state
 from tinygan.algorithms import Algorithm
-from tinygan.capture import CapturedStep
 from tinygan.distributed import Ranks
-from tinygan.evaluation import evaluating
-from tinygan.finite import NonFiniteError, SkippedSteps
 from tinygan.hook import Hook
+from tinygan.nets.traits import evaluating
 from tinygan.player import Players
-from tinygan.precision import LossScale
-from tinygan.replica import Replica
-from tinygan.step import Step
 
 logger = logging.getLogger(__name__)
 

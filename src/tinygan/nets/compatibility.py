@@ -7,8 +7,8 @@ import warnings
 import torch
 from torch import nn
 
-from tinygan import batch_norm
-from tinygan.evaluation import evaluating
+from tinygan.nets import traits
+from tinygan.nets.traits import evaluating
 
 # Resizing in floating point may leave the range by rounding, not by more.
 RANGE_TOLERANCE = 1e-3
@@ -92,7 +92,7 @@ def check_first_batch(
             check_range(real)
         if len(real) == 1:
             for net in (generator, discriminator):
-                if batch_norm.is_in(net):
+                if traits.has_batch_norm(net):
                     raise ValueError(
                         "batch size must be at least 2 with batch norm, got 1; use larger batches, "
                         "or nets with norm=None."

@@ -1,17 +1,20 @@
-"""What batch norm keeps between batches, and whose batch it sees when a run has several ranks."""
+"""What can be asked of any net: evaluation mode, batch norm and its statistics."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 
-def is_in(net: nn.Module) -> bool:
+def has_batch_norm(net: nn.Module) -> bool:
     """Return whether a net has batch norm.
 
     Examples:
-        >>> is_in(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+        >>> has_batch_norm(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
         True
     """
     return any(isinstance(part, _BatchNorm) for part in net.modules())
@@ -52,3 +55,25 @@ def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
         )
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     return converted
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Within the ``with`` block nets are in evaluation mode; afterwards each part is as before.
+
+    Examples:
+        >>> net = nn.BatchNorm2d(3)
+        >>> with evaluating(net):
+        ...     net.training
+        False
+        >>> net.training
+        True
+    """
+    was_training = {part: part.training for net in modules for part in net.modules()}
+    for net in modules:
+        net.eval()
+    try:
+        yield
+    finally:
+        for part, training in was_training.items():
+            part.training = training

@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from tinygan import optimizers
+from tinygan._execution.cuda_graphs import Recorder, Replay, recorder_for
+from tinygan._execution.step import Done, Progress, Step
 from tinygan.batch import Batch, Draw
-from tinygan.cuda_graphs import Recorder, Replay, recorder_for
 from tinygan.player import Player
 from tinygan.report import Report
-from tinygan.step import Done, Progress, Step
 
 _log = logging.getLogger(__name__)
 

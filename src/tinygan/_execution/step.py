@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from tinygan import finite
+from tinygan._execution import finite
+from tinygan._execution.precision import LossScale
 from tinygan.algorithms import Algorithm
 from tinygan.batch import Batch
 from tinygan.player import Player, Players
-from tinygan.precision import LossScale
 from tinygan.report import Report
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tinygan import disk
+from tinygan._run import disk
 
 TEMPORARY = ".tmp-"
 

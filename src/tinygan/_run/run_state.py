@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from tinygan import checkpoint, checks
-from tinygan.algorithms import Algorithm
-from tinygan.configuration import (
+from tinygan._execution.precision import LossScale
+from tinygan._run import checkpoint, checks
+from tinygan._run.configuration import (
     EXECUTION,
     configuration,
     parameter_names,
     shapes,
 )
+from tinygan.algorithms import Algorithm
 from tinygan.hook import Hook, Run
 from tinygan.player import Player
-from tinygan.precision import LossScale
 from tinygan.version import __version__
 
 SCHEMA = 2
@@ -103,7 +104,11 @@ def differences(
             f"tinygan {state.get('versions', {}).get('tinygan', 'of an unknown version')}, or is "
             "none; load it with that version."
         )
-    found = checks.differences(state["configuration"], _configuration(trainer), words)
+    saved, here = (
+        {name: _without_modules(value) for name, value in each.items()}
+        for each in (state["configuration"], _configuration(trainer))
+    )
+    found = checks.differences(saved, here, words)
     if any(line.startswith("players:") for line in found):
         return found
     for player in trainer.players:
@@ -123,6 +128,11 @@ def differences(
         if saved and name not in here
     ]
     return found
+
+
+def _without_modules(words: str) -> str:
+    """Return words in which the library's own names lack their modules, which may be moved."""
+    return re.sub(r"\btinygan\.(\w+\.)*", "tinygan.", words)
 
 
 def _groups(player: Player, optimizer: dict[str, Any]) -> dict[str, str]:

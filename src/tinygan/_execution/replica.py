@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import torch
 
-from tinygan import batch_norm
-from tinygan.configuration import parameter_names
+from tinygan._run.configuration import parameter_names
 from tinygan.distributed import DifferentRanksError, RankError, Ranks, describe
+from tinygan.nets import traits
 from tinygan.player import Player
 
 NO_BATCH = -1
@@ -108,7 +108,7 @@ class Replica:
         running = [
             statistic.data
             for each in self._players
-            for statistic in batch_norm.running_statistics(each.module).values()
+            for statistic in traits.running_statistics(each.module).values()
         ]
         # Parameters without a gradient count too: if lengths differed, ranks would hang.
         places = [*weights, statistics, *running]
@@ -220,7 +220,7 @@ def shared_tensors(player: Player) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for name, weight in player.module.named_parameters():
         found[f"{player.name}.{name}"] = weight
-    for name, statistic in batch_norm.running_statistics(player.module).items():
+    for name, statistic in traits.running_statistics(player.module).items():
         found[f"{player.name}.{name}"] = statistic
     for parameter, moments in player.optimizer.state.items():
         for name, value in moments.items():

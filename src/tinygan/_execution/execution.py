@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from tinygan import batch_norm, distributed, precision
+from tinygan import distributed
+from tinygan._execution import precision
+from tinygan._execution.precision import LossScale
 from tinygan.distributed import Ranks
+from tinygan.nets import traits
 from tinygan.player import Players
-from tinygan.precision import LossScale
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Execution:
             losses and samples keep theirs.
         compile: apply the nets by ``torch.compile`` in training, which takes a minute at first.
         capture: on a GPU, record the pieces of a step as CUDA graphs, after some steps, and replay
-            them, see ``tinygan.capture``.
+            them, see ``tinygan._execution.capture``.
         sync_batch_norm: let batch norm see the whole batch of a run of several ranks, on GPUs;
             else each rank's sees its own part.
         ranks: the processes of the run; None for those that torchrun has started, see
@@ -71,7 +73,7 @@ class Execution:
         scale = precision.loss_scale_for(dtype, weights, where)
         for player in players:
             if self.sync_batch_norm:
-                player.module = batch_norm.synchronised(player.module, where)
+                player.module = traits.synchronised(player.module, where)
             own = precision.check(self.dtype, player.weights_dtype)
             player.prepare(where, own, compiled=self.compile, loss_scale=scale)
         return ranks, dtype, scale

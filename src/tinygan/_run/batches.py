@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tinygan import checks
+from tinygan._run import checks
 from tinygan.distributed import Ranks
 
 

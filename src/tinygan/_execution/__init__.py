@@ -1,0 +1,1 @@
+"""How a step is executed: in 16 bits, compiled, captured, finite or skipped, by several ranks."""

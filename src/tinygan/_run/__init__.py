@@ -1,0 +1,1 @@
+"""What keeps a run going: durable files, signals, batches, arguments whose errors help."""

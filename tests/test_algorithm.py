@@ -75,7 +75,7 @@ def test_twenty_steps_agree_with_a_loop_by_hand(d_steps):
 PARTS = {
     "plain": {},
     "several turns": {"d_steps": 3},
-    "penalties": {"penalty": [penalties.r1(1.0, every=2), penalties.wgan_gp(every=3)]},
+    "penalties": {"penalties": [penalties.r1(1.0, every=2), penalties.wgan_gp(every=3)]},
     "pairs": {"loss": losses.relativistic, "ema_half_life": 50},
     "augmented": {"augment": tinygan.augmentations.diff_augment()},
 }
@@ -250,7 +250,7 @@ def test_every_statistic_is_reported_by_name(tmp_path):
     """In each row: both losses, D's probabilities, and each penalty in the steps that pay it."""
     trainer = tinygan.GANTrainer(
         *recipes.nets(norm=False),
-        penalty=[penalties.r1(3.0, every=2), penalties.r2(1.0, every=1)],
+        penalties=[penalties.r1(3.0, every=2), penalties.r2(1.0, every=1)],
         hooks=[hooks.JSONLog(tmp_path)],
     )
     trainer.fit([batch for batch, _ in recipes.batches()], steps=4)
@@ -266,7 +266,7 @@ def test_a_penalty_is_reported_as_it_is():
     rows = []
     keep = hooks.every(1, lambda trainer, report: rows.append(report.floats()))
     tiny = recipes.nets(norm=False)
-    tinygan.GANTrainer(*tiny, penalty=cost, hooks=[keep]).fit([recipes.batches()[0][0]], steps=1)
+    tinygan.GANTrainer(*tiny, penalties=cost, hooks=[keep]).fit([recipes.batches()[0][0]], steps=1)
     assert rows[0]["five"] == 5.0
     assert rows[0]["loss_discriminator"] == pytest.approx(1.386, abs=0.01)
 

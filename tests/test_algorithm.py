@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tinygan
 from tinygan import algorithms, data, hooks, losses, penalties
 from tinygan._execution import finite
-from tinygan._execution.step import Done
 from tinygan.batch import Batch
 
 import recipes
@@ -164,28 +163,6 @@ def test_a_resumed_run_is_the_same_run(name, accumulate, tmp_path):
     second.resume(tmp_path / "run.pt")
     second.fit(images, steps=8)
     assert_identical(fingerprint(whole), fingerprint(second))
-
-
-def test_a_step_that_is_begun_again_ends_as_if_it_had_not_been():
-    """Run again up to its first border, with the weights put back, it goes on with the same bits.
-
-    Captured steps need this, on GPUs, where autograd counts what is written to weights.
-    """
-    ends = []
-    for again in (False, True):
-        trainer = tinygan.GANTrainer(*nets())
-        step, batch = trainer._step, Batch.of(batches((12,))[0])
-        start = {p: [w.detach().clone() for w in p.parameters] for p in trainer.players}
-        phases = step.phases(batch)
-        discriminator = next(phases)
-        step.update(discriminator)
-        if again:
-            phases.close()
-            phases = step.phases(batch, Done(start, [(discriminator, start[discriminator])]))
-        for player in phases:
-            step.update(player)
-        ends.append(fingerprint(trainer) | {"report": step.report().stacked().clone()})
-    assert_identical(*ends)
 
 
 def test_turns_have_examples_and_noise_of_their_own():
@@ -379,13 +356,13 @@ def both_log(players, batch):
         (no_player, TypeError, "an algorithm must yield its players, got Linear("),
         (no_generator, TypeError, "algorithm must be a generator function of (players, batch), go"),
         (never_b, ValueError, "got one that never yields the b; add `yield players.b` where its"),
-        (pays_late, ValueError, "the a must be yielded after what it pays, got a payment after"),
-        (pays_nothing, ValueError, "the a must get gradients from its loss, got none; let it pay"),
-        (pays_a_number, TypeError, "the a must pay a tensor, got float; give the cost of each ex"),
+        (pays_late, ValueError, "the a must be yielded after it pays, got a payment after its l"),
+        (pays_nothing, ValueError, "the a must have gradients when it is yielded, got none; let i"),
+        (pays_a_number, TypeError, "the a must pay a tensor, got float; give one cost per example"),
         (pays_without_gradient, ValueError, "the a must pay a cost that its weights can learn fr"),
-        (pays_for_another, ValueError, "the a must get gradients from its loss, got none; let it"),
-        (pays_twice_for_one_pass, ValueError, "the a must pay for a pass of its own, got a cost"),
-        (logs_twice, ValueError, "a statistic's name must be used once, got size again from the "),
+        (pays_for_another, ValueError, "the a must have gradients when it is yielded, got none"),
+        (pays_twice_for_one_pass, ValueError, "the a must pay once for each pass through a net,"),
+        (logs_twice, ValueError, "a statistic's name must be used once, got size twice from the "),
         (both_log, ValueError, "a statistic's name must be used once, got size from the a and t"),
     ],
 )
@@ -506,11 +483,11 @@ def test_other_arguments_that_break_a_rule():
         TypeError, match=r"execution must be a tinygan\.Execution, got torch\.bfloat"
     ):
         game(fine, execution=torch.bfloat16)
-    with pytest.raises(ValueError, match="players must be one at least, got none"):
+    with pytest.raises(ValueError, match="players must not be empty"):
         tinygan.Trainer([], fine)
     with pytest.raises(TypeError, match=r"players must be a tinygan\.player\.Player or several"):
         tinygan.Trainer([net], fine)
-    with pytest.raises(ValueError, match="names of their own, got a, a; rename one"):
+    with pytest.raises(ValueError, match="must have different names, got a, a"):
         tinygan.Trainer([tinygan.Player("a", nn.Linear(2, 2)), tinygan.Player("a", net)], fine)
     with pytest.raises(ValueError, match="got one that the a and the b share, weight; freeze it"):
         tinygan.Trainer([tinygan.Player("a", net), tinygan.Player("b", net)], fine)
@@ -528,13 +505,13 @@ def test_weights_that_no_optimizer_holds_are_named():
     """A layer that was replaced or unfrozen behind the trainer's back would never learn."""
     trainer = game(fine)
     trainer.players.a.module.weight = nn.Parameter(torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="the a's optimizer must hold all weights that learn, got"):
+    with pytest.raises(ValueError, match="the a's optimizer must hold every trainable weight, but it"):
         trainer.fit([torch.ones(4, 2)], steps=1)
     generator, discriminator = recipes.nets()
     generator.main[0].weight.requires_grad_(False)
     trainer = tinygan.GANTrainer(generator, discriminator)
     generator.main[0].weight.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"got main\.0\.weight, which it does not"):
+    with pytest.raises(ValueError, match=r"but it lacks main\.0\.weight"):
         trainer.fit([recipes.batches()[0][0]], steps=1)
 
 

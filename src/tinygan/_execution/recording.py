@@ -53,7 +53,7 @@ class Border:
                 step.move(self.player)
 
         self._replay_update = recorder.record(piece)
-        self._total, self._skip = step.total, step.skip
+        self._total, self._bad, self._skip = step.total, step.bad, step.skip
 
     def replay_phase(self) -> None:
         """Do what the algorithm does up to here, and give the gradients to hooks."""
@@ -87,7 +87,7 @@ class Border:
         step.total, step.phase = self._total_before, self.phase
         step.measure(self.player)
         self._total.copy_(step.total)
-        self._skip.copy_(step.skip)
+        self._bad.copy_(step.bad)
         step.move(self.player)
 
     def _take_gradients(self) -> bool:

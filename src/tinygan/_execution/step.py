@@ -35,7 +35,8 @@ class Step:
         order: the players that a step yields, in order; empty before the rehearsal.
         phase: the statistics of the phase that has just ended, by name: scalars.
         total: a scalar that is not finite as soon as anything in the step was not.
-        skip: 1 if players must not move any more in this step, else 0: a float scalar.
+        bad: whether that is so: a bool scalar on the device.
+        skip: the same as 1 or 0, in float.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Step:
         self.phase: dict[str, torch.Tensor] = {}
         self._zero = torch.zeros((), device=self.device)
         self.total = self.skip = self._zero
+        self.bad = torch.zeros((), dtype=torch.bool, device=self.device)
         self._buffers = Buffers(player.module for player in players)
         self._loggers: dict[str, str] = {}
         """Which player logged each name."""
@@ -212,11 +214,12 @@ class Step:
         self.move(player)
 
     def measure(self, player: Player) -> None:
-        """Find out whether a player may move: ``skip``, a float scalar on the device."""
+        """Find out whether a player may move."""
         # Here, not before: ranks have averaged the gradients, and hooks may have changed them.
         loss = self.phase.get(f"loss_{player.name}", self._zero)
         self.total = finite.total([self.total.to(loss.dtype), loss], player.gradients())
-        self.skip = finite.is_not(self.total).float()
+        self.bad = finite.is_not(self.total)
+        self.skip = self.bad.float()
         self._measured += [loss, self.total]
         self._moved.append(player)
 
@@ -236,16 +239,15 @@ class Step:
         player.skipped = self.skip
 
     def _end(self) -> None:
-        bad = self.skip != 0
         self.skipped.causes = [
             f"the {player.name}'s {what}"
             for player in self._moved
             for what in ("loss was", "gradients were")
         ]
-        self.skipped.count(self._measured, bad)
-        self._buffers.restore_if(bad)
+        self.skipped.count(self._measured, self.bad)
+        self._buffers.restore_if(self.bad)
         if self.loss_scale is not None:
-            self.loss_scale.update(~bad)
+            self.loss_scale.update(~self.bad)
         means = [v[0] if len(v) == 1 else torch.stack(v).mean() for v in self._logged.values()]
         self.report = Report(list(self._logged), torch.stack(means))
 

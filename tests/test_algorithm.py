@@ -18,6 +18,7 @@ import tinygan
 from tinygan import algorithms, data, hooks, losses, penalties
 from tinygan._execution import finite
 from tinygan.batch import Batch
+from tinygan.nets.applied import Applied
 
 import recipes
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer, with_latent_dim
@@ -547,6 +548,43 @@ def test_the_rehearsal_changes_nothing():
         trainer.fit([batch for batch, _ in recipes.batches()], steps=4)
         ends.append(fingerprint(trainer))
     assert_identical(*ends)
+
+
+class Counting(nn.Module):
+    """Counts its passes, in every mode, and multiplies by the count."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        """Multiply."""
+        self.count += 1
+        return x * self.scale * self.count.clone()
+
+
+def test_the_rehearsal_puts_back_buffers_that_a_net_writes_in_every_mode():
+    """The first step finds them as they were."""
+    players = [tinygan.Player(name, Counting()) for name in "ab"]
+    trainer = tinygan.Trainer(players, fine)
+    trainer._rehearse(Batch.of(torch.ones(2, 2)))
+    assert [float(player.module.count) for player in players] == [0, 0]
+
+
+def test_a_pass_that_is_computed_again_has_the_buffers_that_it_had():
+    """Its gradient is that of the first time, and the buffers stay those of the newest pass."""
+    gradients = []
+    for recompute in (False, True):
+        net = Counting()
+        applied = Applied(net)
+        applied.recompute = recompute
+        made = applied(torch.ones(2))
+        applied(torch.ones(2))
+        made.sum().backward()
+        gradients.append(float(net.scale.grad))
+        assert float(net.count) == 2
+    assert gradients == [2, 2]
 
 
 def points():

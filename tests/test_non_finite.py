@@ -121,8 +121,8 @@ def test_skipped_steps_are_told(caplog):
         poison.trainer().fit(batches(), steps=CHECK_EVERY)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"2 of the steps up to step {CHECK_EVERY} were skipped because a loss or gradients were not "
-        "finite; the last time, the generator's loss was not."
+        f"2 of the steps up to step {CHECK_EVERY} were skipped because a loss or gradients were "
+        "not finite; the last time, the generator's loss was not."
     )
 
 

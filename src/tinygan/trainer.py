@@ -102,6 +102,7 @@ class Trainer(SavedRun):
         self._feed = Feed(self, self.weights_dtype, d_steps, accumulate)
         self._received = signals.Received()
         self._all_stop = False
+        self._rehearsed: list[Player] = []
 
     def fit(
         self,
@@ -205,7 +206,6 @@ class Trainer(SavedRun):
                 if self.batch > 0 and self._feed.is_too_small(size):
                     self.batch, self._place = self.batch + 1, batches_of.state(batches)
                     continue
-                self._replica.begin_step()
                 # Where the batches stand once this one is trained on: asked before any hook
                 # runs, and kept only when the step is complete.
                 place = batches_of.state(batches)
@@ -280,8 +280,8 @@ class Trainer(SavedRun):
             if not self.data or self.batch == 0:
                 digest = batches_of.digest(given, batches, self.ranks)
             examples = self._feed.moved(own)
-            if begins and not self._replica.order:
-                self._replica.order = self._rehearse(self._feed.batch(examples, size))
+            if begins and not self._rehearsed:
+                self._rehearsed = self._rehearse(self._feed.batch(examples, size))
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
             self._replica.check_identical(self.step)

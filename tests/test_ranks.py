@@ -7,8 +7,10 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.multiprocessing import start_processes
 
 import tinygan
 from tinygan import data, distributed, hooks, penalties
@@ -222,6 +224,41 @@ def test_a_resumed_run_of_ranks_is_the_uninterrupted_one(tmp_path):
     _, whole = parts_of_a_run(tmp_path / "whole", True, [(2, 7)])
     _, parts = parts_of_a_run(tmp_path / "parts", True, [(2, 4), (2, 7)])
     assert_identical(parts, whole)
+
+
+def train_and_log(folder):
+    """Train with a log; return what this rank ends with."""
+    torch.manual_seed(distributed.join().rank)  # the first rank's weights are everybody's
+    other = tinygan.DCGANGenerator(8, latent_dim=5), tinygan.DCGANDiscriminator(8)
+    trainer = tinygan.GANTrainer(*other, hooks=[hooks.JSONLog(folder)])
+    trainer.fit(loader(), steps=4)
+    checkpoint.save(fingerprint(trainer), folder / f"rank_{trainer.ranks.rank}.pt")
+
+
+def work(rank, folder):
+    """Be a process that PyTorch has started, and make a process group, as its tutorials do."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    train_and_log(folder)
+    dist.destroy_process_group()
+
+
+def test_a_process_group_of_the_scripts_own_is_joined(tmp_path):
+    """By ``torch.multiprocessing``: the bits of torchrun's ranks, and one log."""
+    for name in ("spawned", "launched"):
+        (tmp_path / name).mkdir()
+    start_processes(work, (tmp_path / "spawned",), nprocs=2, start_method="forkserver")
+    ranks.run(tmp_path, 2, train_and_log, tmp_path / "launched")
+    (one, other), launched = (
+        [checkpoint.load(tmp_path / name / f"rank_{rank}.pt") for rank in range(2)]
+        for name in ("spawned", "launched")
+    )
+    assert_identical(one, other)
+    assert_identical(one, launched[0])
+    rows = (tmp_path / "spawned" / "log.jsonl").read_text().splitlines()
+    assert [(json.loads(row)["step"], json.loads(row)["images"]) for row in rows] == [
+        (1, 8), (2, 16), (3, 19), (4, 27)
+    ]  # fmt: skip
 
 
 @given(size=st.integers(1, 200), count=st.integers(1, 16))

@@ -108,6 +108,7 @@ class Trainer(SavedRun):
         self._multiple = math.prod(self._parts.values())
         self._received = signals.Received()
         self._all_stop = False
+        self._rehearsed: list[Player] = []
 
     def fit(
         self,
@@ -211,7 +212,6 @@ class Trainer(SavedRun):
                 if self.batch > 0 and self._is_too_small(size):
                     self.batch, self._place = self.batch + 1, batches_of.state(batches)
                     continue
-                self._replica.begin_step()
                 # Where the batches stand once this one is trained on: asked before any hook
                 # runs, and kept only when the step is complete.
                 place = batches_of.state(batches)
@@ -303,8 +303,8 @@ class Trainer(SavedRun):
                 digest = batches_of.digest(given, batches, self.ranks)
             whole = len(own[0]) // self._multiple * self._multiple
             examples = tuple(self._moved(tensor[:whole]) for tensor in own)
-            if begins and not self._replica.order:
-                self._replica.order = self._rehearse(self._batch(examples, size))
+            if begins and not self._rehearsed:
+                self._rehearsed = self._rehearse(self._batch(examples, size))
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
             self._replica.check_identical(self.step)

@@ -422,7 +422,7 @@ def test_ranks_that_are_not_alike_are_refused(tmp_path):
             assert f"{name} {same} others than rank 0's on rank 1; use data.Loader" in output
         assert f"fewer {fewer}the end of the epoch;" in output
     assert "seed: 999 when saved, 1000 now" in other.stdout
-    assert "resumed RankError: rank 1 failed: ValueError: batches must be as when" in one.stdout
+    assert "resumed RankError: rank 1 failed: ValueError: this checkpoint" in one.stdout
     unlike = "ValueError: ranks must be alike, got differences: "
     for name, difference in {
         "seed": "seed: 0 on rank 0, 1 on rank 1",

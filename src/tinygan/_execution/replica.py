@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import torch
 
-from tinygan._run.configuration import parameter_names
 from tinygan.distributed import DifferentRanksError, RankError, Ranks, describe
 from tinygan.nets import traits
+from tinygan.optimizers import parameter_names
 from tinygan.player import Player
 
 NO_BATCH = -1

@@ -219,7 +219,11 @@ class Run:
             "configuration": words,
             "players": {player.name: _state_of(player) for player in self.players},
             "hooks": dict.fromkeys(hooks),
-            "folders": {name: os.path.abspath(at) for name, at in folders.items() if at},
+            "folders": {
+                name: os.path.abspath(at)
+                for name, at in folders.items()
+                if isinstance(at, (str, os.PathLike))
+            },
         }
 
     def _named_hooks(self) -> Iterator[tuple[str, Watcher]]:

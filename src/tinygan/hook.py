@@ -25,7 +25,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 from typing_extensions import override
 
@@ -34,7 +34,6 @@ from tinygan._run import checks
 from tinygan.player import Player
 from tinygan.report import Report
 from tinygan.run import Run as Run
-from tinygan.run import Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -116,20 +115,20 @@ class Hook:
         for name, member in vars(cls).items():
             if callable(member) and not name.startswith("_"):
                 _check_method(f"{cls.__name__}.{name}", name, member)
-        if (
-            cls.state_dict is not Hook.state_dict and cls.load_state_dict is Hook.load_state_dict
-        ):  # what is saved would be lost when the run is resumed
+        own = [getattr(cls, name) is not getattr(Hook, name) for name in STATE]
+        if own == [True, False]:  # what is saved would be lost when the run is resumed
             raise TypeError(
                 f"{cls.__name__} has state_dict without load_state_dict; define both, or neither."
             )
 
 
+STATE = ("state_dict", "load_state_dict")
 EVENTS = tuple(name for name in vars(Hook) if name.startswith("on_"))
 
 
 def _check_method(owner: str, name: str, member: Callable[..., object]) -> None:
     """Refuse a misspelt event or a wrong signature."""
-    if name not in (*EVENTS, "state_dict", "load_state_dict"):
+    if name not in (*EVENTS, *STATE):
         # "step_end" and "onStepEnd" resemble an event by .84 and more; helpers' names do not.
         close = difflib.get_close_matches(name.lower(), EVENTS, n=1, cutoff=0.8)
         if close or name.startswith("on_"):
@@ -164,11 +163,11 @@ def check_hooks(hooks: Iterable[object]) -> tuple[Hook, ...]:
     return tuple(found)
 
 
-_users: weakref.WeakKeyDictionary[Watcher, object] = weakref.WeakKeyDictionary()
+_users: weakref.WeakKeyDictionary[object, object] = weakref.WeakKeyDictionary()
 """For each hook that has watched a run, a token of the trainer whose run that was."""
 
 
-def check_unused(hooks: Iterable[Watcher], token: object) -> None:
+def check_unused(hooks: Iterable[object], token: object) -> None:
     """Raise ValueError for a hook that has watched, and remembers, another trainer's run."""
     for hook in hooks:
         if _users.setdefault(hook, token) is not token:
@@ -207,16 +206,8 @@ def call_on_exception(hooks: Iterable[Any], trainer: Run, error: BaseException) 
             logger.exception("%s.on_exception failed while the run was ending by %r", name, error)
 
 
-StepFunction: TypeAlias = Callable[[Run, Report], object]
-"""Called as ``function(trainer, report)``."""
-
-
 class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
-    """Make a hook of a plain function, called after every n-th step.
-
-    Args:
-        n: how often, in steps.
-        function: called as ``function(trainer, report)``.
+    """Make a hook of a function, called as ``function(trainer, report)`` after every n-th step.
 
     Raises:
         ValueError: for n under 1.
@@ -226,14 +217,13 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
         >>> show = every(100, lambda trainer, report: print(trainer.step, report.floats()))
     """
 
-    def __init__(self, n: int, function: StepFunction) -> None:
+    def __init__(self, n: int, function: Callable[[Run, Report], object]) -> None:
         self.n = checks.count("n", n)
         try:
             inspect.signature(function).bind("trainer", "report")
         except TypeError:
-            raise TypeError(
-                f"every({n}, {function!r}): it must accept (trainer, report)."
-            ) from None
+            sentence = f"every({n}, {function!r}): it must accept (trainer, report)."
+            raise TypeError(sentence) from None
         self.function = function
 
     @override

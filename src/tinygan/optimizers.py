@@ -26,8 +26,8 @@ def make(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
     """Return an optimizer of the parameters of ``module`` that are to be trained."""
     if not callable(factory):
         raise TypeError(
-            f"an optimizer must be given as what makes it, got {type(factory).__name__}; "
-            "for example functools.partial(torch.optim.Adam, lr=2e-4)."
+            f"an optimizer must be given as what makes it, got {type(factory).__name__}; use "
+            "functools.partial(torch.optim.Adam, lr=2e-4), for example."
         )
     # Named, so that the optimizer's state can be matched by name rather than by position.
     return factory([(name, p) for name, p in module.named_parameters() if p.requires_grad])

@@ -43,17 +43,13 @@ DECLARED = ("image_size", "channels", "latent_dim")
 """What nets may say of themselves."""
 
 
-class Watcher(Protocol):
-    """What a run asks of its hooks."""
-
+class _Hook(Protocol):
     first_rank_only: bool
     settings: Mapping[str, object]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what it must remember."""
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take that back."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Run:
@@ -80,7 +76,7 @@ class Run:
         self,
         players: Players,
         algorithm: Algorithm,
-        hooks: Sequence[Watcher],
+        hooks: Sequence[_Hook],
         seed: int,
         dtype: torch.dtype,
         ranks: Ranks,
@@ -153,7 +149,7 @@ class Run:
         with evaluating(*(player.module for player in self.players)):
             images = self._sample(self.players)
         if not isinstance(images, torch.Tensor) or images.dim() != 4:
-            given = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
+            given = tuple(getattr(images, "shape", ())) or type(images).__name__
             raise ValueError(f"sample must return images (N, C, H, W) in [-1, 1], got {given}.")
         return images
 
@@ -173,10 +169,10 @@ class Run:
         except NonFiniteError as error:
             self._too_many_skipped = error
             raise
-        if sentence is not None and self.loss_scale is not None:
-            scale = float(self.loss_scale.state[0])  # sync
-            sentence += f" In float16 that is how the loss scale is found; it is {scale:g} now."
         if sentence is not None and self.ranks.is_first:
+            if self.loss_scale is not None:
+                scale = float(self.loss_scale.state[0])  # sync
+                sentence += f" In float16 that is how the loss scale is found; it is {scale:g} now."
             logger.warning("%s", sentence)
 
     def state_dict(self) -> State:
@@ -184,19 +180,20 @@ class Run:
 
         The tensors are the live ones: save or copy them before training on.
         """
-        loss_scale, identity = self.loss_scale, self._identity()
-        hooks = {name: hook.state_dict() for name, hook in self._named_hooks()}
-        return {
+        state = {
             "schema": SCHEMA,
             "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
-            **identity,
-            "hooks": hooks,
-            "folders": {name: at for name, at in identity["folders"].items() if hooks[name]},
+            **self._identity(),
             **{name: getattr(self, name) for name in COUNTERS},
+            "hooks": {name: hook.state_dict() for name, hook in self._named_hooks()},
             "skipped": self.skipped.counts,
-            **({} if loss_scale is None else {"loss_scale": loss_scale.state}),
             "batches": self._place,
         }
+        # Where nothing is remembered, runs in two folders have the same state.
+        state["folders"] = {k: at for k, at in state["folders"].items() if state["hooks"][k]}
+        if self.loss_scale is not None:
+            state["loss_scale"] = self.loss_scale.state
+        return state
 
     def _identity(self) -> State:
         """Return the part of the state by which a run is known."""
@@ -210,29 +207,26 @@ class Run:
             words |= parts(name, value)
         for player in self.players:
             words |= _words_of(player)
-        hooks = dict(self._named_hooks())
-        for name, hook in hooks.items():
+        folders = {}
+        for name, hook in self._named_hooks():
             for setting, value in hook.settings.items():
                 words |= parts(f"hooks.{name}.{setting}", value)
-        folders = {name: getattr(hook, "folder", None) for name, hook in hooks.items()}
+            if isinstance(where := getattr(hook, "folder", None), (str, os.PathLike)):
+                folders[name] = os.path.abspath(where)
         return {
             "configuration": words,
             "players": {player.name: _state_of(player) for player in self.players},
-            "hooks": dict.fromkeys(hooks),
-            "folders": {
-                name: os.path.abspath(at)
-                for name, at in folders.items()
-                if isinstance(at, (str, os.PathLike))
-            },
+            "hooks": {name: {} for name, _ in self._named_hooks()},
+            "folders": folders,
         }
 
-    def _named_hooks(self) -> Iterator[tuple[str, Watcher]]:
+    def _named_hooks(self) -> Iterator[tuple[str, _Hook]]:
         """Name each hook by its class, numbered if there are several of one."""
-        seen: dict[str, int] = {}
+        seen: list[str] = []
         for hook in self.hooks:
             name = type(hook).__name__
-            seen[name] = seen.get(name, 0) + 1
-            yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), hook
+            seen.append(name)
+            yield (name if seen.count(name) == 1 else f"{name}-{seen.count(name)}"), hook
 
     def load_state_dict(self, state: State) -> None:
         """Take back what ``state_dict`` returned; ``fit`` then goes on from there.

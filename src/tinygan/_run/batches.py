@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -21,15 +21,6 @@ from tinygan._run import checks
 logger = logging.getLogger(__name__)
 
 Place = dict[str, Any]
-
-
-class Ranks(Protocol):
-    """What is asked of ``tinygan.distributed.Ranks`` here."""
-
-    count: int
-
-    def part(self, size: int) -> slice:
-        """Return this rank's part of a batch."""
 
 
 def images(batch: object) -> torch.Tensor:
@@ -59,7 +50,7 @@ def tensors(batch: object) -> tuple[torch.Tensor, ...]:
     """Return the tensors of a batch, which is one or a tuple of them, with a row per example."""
     given = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     if not given or not all(isinstance(each, torch.Tensor) and each.dim() for each in given):
-        kinds = ", ".join(type(each).__name__ for each in given) or "an empty one"
+        kinds = ", ".join(type(each).__name__ for each in given) or "nothing"
         raise TypeError(
             f"batches must be tensors (N, ...) or tuples of tensors, got {kinds}; give the data "
             "set's examples as tensors."
@@ -95,23 +86,18 @@ def check_size(size: int, *, d_steps: int, accumulate: int, pack: int) -> None:
 
 
 def part(
-    given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Ranks
+    given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Any
 ) -> tuple[list[torch.Tensor], int]:
     """Return a rank's part of a batch's tensors, and how many examples the whole batch has."""
-    if _shared_out(batches, ranks):
+    if getattr(batches, "ranks", None) is ranks:  # a Loader gives each rank its own part
         return list(given), batches.whole  # type: ignore[attr-defined]
     own = ranks.part(len(given[0]))
     return [tensor[own] for tensor in given], len(given[0])
 
 
-def _shared_out(batches: Iterable[object], ranks: Ranks) -> bool:
-    """Return whether each rank loads its own part, as ``tinygan.data.Loader`` does."""
-    return getattr(batches, "ranks", None) is ranks
-
-
-def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Ranks) -> int:
+def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Any) -> int:
     """Return a number for the content of a batch that each rank has loaded whole, else 0."""
-    if ranks.count == 1 or _shared_out(batches, ranks):
+    if ranks.count == 1 or getattr(batches, "ranks", None) is ranks:
         return 0
     found = 0
     for tensor in given:
@@ -122,14 +108,11 @@ def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Rank
 
 def length(batches: Iterable[object]) -> int | None:
     """Return the number of batches in an epoch, or None if that is not known."""
-    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+    once = isinstance(batches, Iterator)
+    if once or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        given = f"a {type(batches).__name__}" if once else repr(batches)
         raise TypeError(
-            f"batches must be iterable once per epoch, got {batches!r}; pass a list or a loader."
-        )
-    if isinstance(batches, Iterator):
-        raise TypeError(
-            f"batches must be iterable once per epoch, got a {type(batches).__name__}, which gives "
-            "its batches only once; pass a list or a loader."
+            f"batches must be iterable once per epoch, got {given}; pass a list or a loader."
         )
     try:
         return len(batches)  # type: ignore[arg-type]
@@ -193,15 +176,13 @@ def rest_of_epoch(
     Batches with a state go back to ``saved``, a sequence is skipped forward. Others cannot resume
     in the middle: the epoch starts over, with a warning, and the second value is 0.
     """
-    told = False
-    for shuffled in (batches, getattr(batches, "sampler", None)):
-        set_epoch = getattr(shuffled, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epoch)
-            told = True
+    setters = [getattr(batches, "set_epoch", None)]
+    setters.append(getattr(getattr(batches, "sampler", None), "set_epoch", None))
+    for set_epoch in filter(None, setters):
+        set_epoch(epoch)
     if done and saved is not None:
         saved, done = fitting(batches, saved, done, allow)
-    if done == 0 and told:
+    if done == 0 and any(setters):
         return iter(batches), 0
     if saved is not None and hasattr(batches, "load_state_dict"):
         batches.load_state_dict(saved)

@@ -11,17 +11,8 @@ from typing_extensions import override
 
 from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checkpoint, checks, disk
+from tinygan._run import folder as saved
 from tinygan._run.checkpoint import CheckpointError
-from tinygan._run.folder import (
-    files,
-    inside,
-    is_pinned,
-    load,
-    path_of,
-    prune,
-    remove_leftovers,
-    step_of,
-)
 from tinygan._run.state import check_finite
 from tinygan.distributed import DifferentRanksError, LostRankError
 from tinygan.hook import Hook, Run
@@ -66,7 +57,7 @@ class Checkpoint(Hook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        self.folder: Path = inside(Path(folder))
+        self.folder: Path = saved.inside(Path(folder))
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
@@ -87,8 +78,8 @@ class Checkpoint(Hook):
         # Their names are in the folders above, perhaps since a moment ago.
         for above in self.folder.absolute().parents[:2]:
             disk.sync_folder(above)
-        for path in reversed(files(self.folder)):
-            if step_of(path) > trainer.step and _whole(path) is not None:
+        for path in reversed(saved.files(self.folder)):
+            if saved.step_of(path) > trainer.step and _whole(path) is not None:
                 raise ValueError(
                     f"folder must hold no checkpoints after the run's step, {trainer.step}, got "
                     f"{path}; go on with trainer.resume({str(self.folder.parent)!r}), choose "
@@ -98,8 +89,8 @@ class Checkpoint(Hook):
         state = trainer.state_dict()
         check_finite(state)
         checkpoint.check_plain(state, "state")
-        remove_leftovers(self.folder)
-        here = path_of(self.folder, trainer.step)
+        saved.remove_leftovers(self.folder)
+        here = saved.path_of(self.folder, trainer.step)
         self._saved = None if _whole(here) is None else _place(trainer)
         self._started = True
 
@@ -123,9 +114,12 @@ class Checkpoint(Hook):
             self._save(trainer)
         elif trainer.skipped.in_row == 0:
             self._prune(trainer)  # by now ranks have been compared
+        if trainer.stop_reason is not None and trainer.stop_reason.startswith("SIG"):
+            words = "stopped by %s after step %d, saved in %s; run the same command to go on"
+            logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
 
     def _save(self, trainer: Run) -> None:
-        path = path_of(self.folder, trainer.step)
+        path = saved.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
         if trainer.skipped.in_row == 0:  # else what there is to go back to lies before, and stays
@@ -133,8 +127,8 @@ class Checkpoint(Hook):
             self._prune(trainer)
 
     def _prune(self, trainer: Run) -> None:
-        prune(self.folder, self.keep, self._is_good, trainer.compared_step)
-        self._good.intersection_update(files(self.folder))
+        saved.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
+        self._good.intersection_update(saved.files(self.folder))
 
     def _is_good(self, path: Path) -> bool:
         """Return whether a file is one to go back to; what was once read is not read again."""
@@ -154,7 +148,7 @@ class Checkpoint(Hook):
         Raises:
             OSError: if there is no file of that step.
         """
-        path, pinned = (path_of(self.folder, step, pinned=pin) for pin in (False, True))
+        path, pinned = (saved.path_of(self.folder, step, pinned=pin) for pin in (False, True))
         if path.exists() or not pinned.exists():
             disk.replace(path, pinned)
             disk.sync_folder(self.folder)
@@ -165,11 +159,11 @@ class Checkpoint(Hook):
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
             return
-        for path in reversed(files(self.folder)):
+        for path in reversed(saved.files(self.folder)):
             if self._is_good(path):
-                trainer.load_state_dict(load(path))
+                trainer.load_state_dict(saved.load(path))
                 return
-            if _whole(path) is not None and not is_pinned(path):
+            if _whole(path) is not None and not saved.is_pinned(path):
                 disk.remove(path)  # of the steps that are gone back from
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
@@ -177,9 +171,8 @@ class Checkpoint(Hook):
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
         # that was refused is another run's. What lost ranks have left half-done may be anything.
-        if not isinstance(error, Exception) or isinstance(error, LostRankError):
-            return
-        if trainer.step == 0 or not self._started:
+        nothing = not isinstance(error, Exception) or isinstance(error, LostRankError)
+        if nothing or trainer.step == 0 or not self._started:
             return
         if isinstance(error, DifferentRanksError):
             self._set_aside(trainer.compared_step)
@@ -192,8 +185,8 @@ class Checkpoint(Hook):
 
     def _set_aside(self, step: int) -> None:
         """Rename what was saved after a step, so that no run goes on from it by itself."""
-        for path in reversed(files(self.folder)):
-            if step_of(path) > step:
+        for path in reversed(saved.files(self.folder)):
+            if saved.step_of(path) > step:
                 aside = self.folder / path.name.replace("step", "emergency")
                 disk.replace(path, aside)
                 logger.error("saved when ranks may have differed already, set aside: %s", aside)

@@ -11,7 +11,7 @@ import torch
 import tinygan
 from tinygan import losses
 from tinygan._execution import capture, cuda_graphs
-from tinygan._run import checkpoint, configuration
+from tinygan._run import checkpoint
 
 import ranks
 import recipes
@@ -162,9 +162,7 @@ def test_another_recipe_is_refused(name):
 def test_a_recipe_is_told_alike_in_every_process(name):
     """What a checkpoint says of it has no addresses in memory: another process goes on with it."""
     trainer = recipes.trainer(name)
-    told = configuration.configuration(
-        trainer.seed, trainer.dtype, trainer.algorithm, trainer.players
-    )
+    told = trainer.state_dict()["configuration"]
     assert [line for line in told.values() if " at 0x" in line] == []
 
 

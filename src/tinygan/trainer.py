@@ -18,7 +18,6 @@ from tinygan._execution.replica import NO_BATCH, Replica, Request
 from tinygan._execution.step import Step
 from tinygan._run import batches as batches_of
 from tinygan._run import checks, signals
-from tinygan._run.saved_run import CHECK_EVERY, SavedRun
 from tinygan.algorithms import Algorithm, check_algorithm
 from tinygan.batch import Batch, Draws
 from tinygan.distributed import LostRankError
@@ -31,6 +30,7 @@ from tinygan.hook import (
     listens_between_pieces,
 )
 from tinygan.player import Player, Players
+from tinygan.run import CHECK_EVERY, Run
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ END = object()
 """Stands for "no more batches", which no loader can give."""
 
 
-class Trainer(SavedRun):
+class Trainer(Run):
     """Train the players of any adversarial game by an algorithm.
 
     ``GANTrainer`` is this for a generator and a discriminator. The page "Your own algorithm" of the
@@ -183,13 +183,7 @@ class Trainer(SavedRun):
         self._all_stop = False
         check_unused(self.hooks, self)
         self.players.check_optimizers()
-        if self._loaded:  # other batches may follow in one process, but what is resumed is one run
-            try:
-                batches_of.check_same(batches, self._place)
-            except ValueError as error:
-                self._replica.fail(error)
-                raise
-            self._loaded = False
+        self._check_batches(batches)
         for player in self.players:
             player.module.train()
         if not self.between_steps:
@@ -201,7 +195,9 @@ class Trainer(SavedRun):
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
         """Train on what is left of the current epoch, or until the run is finished."""
-        rest, self.batch = batches_of.rest_of_epoch(batches, self.epoch, self.batch, self._place)
+        rest, self.batch = batches_of.rest_of_epoch(
+            batches, self.epoch, self.batch, self._place, self._allow
+        )
         with batches_of.closing(rest):
             batch: object = None
             while not self._finished():

@@ -35,7 +35,8 @@ class JSONLog(Hook):
 
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 50) -> None:
         self.every = checks.count("every", every)
-        self._file = LogFile(Path(folder) / "log.jsonl")
+        self.folder = Path(folder)
+        self._file = LogFile(self.folder / "log.jsonl")
         self._history = History()
 
     @override

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from typing_extensions import override
 
-from tinygan._run.extras import require
+from tinygan._run.checks import require
 from tinygan.hook import Hook, Run
 from tinygan.hooks.history import History
 from tinygan.hooks.progress_bar import is_cost, short

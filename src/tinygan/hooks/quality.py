@@ -15,9 +15,10 @@ from torch import nn
 from typing_extensions import override
 
 from tinygan import metrics, seeds
-from tinygan._run import checkpoint_folder, checks
-from tinygan._run.configuration import name_of
-from tinygan._run.extras import require
+from tinygan._run import checks
+from tinygan._run.checks import require
+from tinygan._run.folder import remove_leftovers
+from tinygan._run.state import name_of
 from tinygan.distributed import ALONE
 from tinygan.hook import Hook, Run
 from tinygan.hooks.checkpoint import Checkpoint
@@ -37,7 +38,7 @@ Measure = Callable[[torch.Tensor, torch.Tensor], Mapping[str, float]]
 
 
 @runtime_checkable
-class SampledRun(Run, Protocol):
+class SampledRun(Protocol):
     """A run that gives as many samples as one wants: a ``GANTrainer``'s."""
 
     num_classes: int | None
@@ -173,7 +174,7 @@ class Quality(Hook):
                 "with ranks=tinygan.distributed.ALONE."
             )
         self._file.open()  # which makes sure that the folder takes files
-        checkpoint_folder.remove_leftovers(self.folder)
+        remove_leftovers(self.folder)
         # What cannot be measured is better told now than after hours.
         if self.module is None:
             self.module = metrics.inception(device=trainer.device)

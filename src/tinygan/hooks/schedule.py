@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from tinygan import schedules
-from tinygan._run.configuration import EXECUTION
 from tinygan.hook import Hook, Run
+from tinygan.optimizers import EXECUTION
 from tinygan.player import Player
 
 Value: TypeAlias = float | schedules.Schedule

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from tinygan import pictures
 from tinygan._run import checks
-from tinygan._run.extras import require
+from tinygan._run.checks import require
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import not_fatal, prepared
 from tinygan.report import Report

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
 from tinygan._run import checkpoint
-from tinygan._run.configuration import EXECUTION
 from tinygan.hook import Hook, Run
 from tinygan.hooks.schedule import own_tensors, players_of, single
+from tinygan.optimizers import EXECUTION
 from tinygan.player import Player
 from tinygan.report import Report
 

@@ -38,6 +38,7 @@ class TutorialLog(Hook):
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, every: int = 50) -> None:
         self.every = checks.count("every", every)
+        self.folder = folder
         self._file = None if folder is None else LogFile(Path(folder) / "log.txt")
 
     @override

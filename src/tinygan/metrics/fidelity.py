@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from tinygan._run import checks
-from tinygan._run.extras import require
+from tinygan._run.checks import require
 
 
 class KernelDistance(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from tinygan._run.extras import require
+from tinygan._run.checks import require
 
 
 def inception(

@@ -79,7 +79,7 @@ class Average:
 
     def __init__(self, live: nn.Module, half_life: float | Schedule) -> None:
         interval = "[0, inf]" if callable(half_life) else "[1, inf]"
-        self.half_life = schedules.checked("ema_half_life", half_life, interval, say=10_000)
+        self.half_life = schedules.checked("ema_half_life", half_life, interval)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
         self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
@@ -93,8 +93,6 @@ class Average:
             skipped: 1 if G was not moved, else 0: a scalar on the device.
         """
         # As all schedules do, it counts the images before the step.
-        half_life = schedules.value_at(
-            self.half_life, images - size, "ema_half_life", "[0, inf]", say=10_000
-        )
+        half_life = schedules.value_at(self.half_life, images - size, "ema_half_life", "[0, inf]")
         weight = ema_weight(max(half_life, 1.0), images, size)
         ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * weight)

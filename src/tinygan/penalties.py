@@ -194,7 +194,7 @@ def dragan(weight: float | Schedule = 10.0, *, noise: float = 0.25, every: int =
 
 
 def _checked(weight: float | Schedule) -> float | Schedule:
-    return schedules.checked("weight", weight, "[0, inf)", say=10.0)
+    return schedules.checked("weight", weight, "[0, inf)")
 
 
 def _weighted(
@@ -211,7 +211,7 @@ def _weights(
     shape: Sequence[int], generator: torch.Generator, images: int, *, weight: Schedule
 ) -> torch.Tensor:
     """Return the weight after so many images, once for each image: nothing of it is random."""
-    now = schedules.value_at(weight, images, "weight", "[0, inf)", say=10.0)
+    now = schedules.value_at(weight, images, "weight", "[0, inf)")
     return torch.full((shape[0],), now, device=generator.device)
 
 

@@ -61,7 +61,7 @@ class Schedule(Hook):
         for player in _players(trainer, self.player):
             _own_tensors(player.optimizer)
             for group in player.optimizer.param_groups:
-                known = {name: own for name, own in group.items() if _is_number(own)}
+                known = {name: own for name, own in group.items() if _is_settable(name, own)}
                 for name, value in self.options.items():
                     if name not in known or _parts(known[name]) != _parts(value):
                         has = ", ".join(f"{option}={own}" for option, own in known.items())
@@ -95,11 +95,14 @@ def _each(function: Callable[[str, Any, str], Any], name: str, value: Any) -> An
     return function(name, value, interval)
 
 
-def _is_number(own: object) -> bool:
-    """Return whether an option is a number or several; others are flags, and parameters."""
-    if isinstance(own, (tuple, list)):
-        return all(map(_is_number, own))
-    return isinstance(own, (int, float, torch.Tensor)) and not isinstance(own, bool)
+def _is_settable(name: str, own: object) -> bool:
+    """Return whether an option is a number or several, not parameters, their names or a flag."""
+    numbers = (int, float, torch.Tensor, tuple, list)
+    return (
+        isinstance(own, numbers)
+        and not isinstance(own, bool)
+        and name not in ("params", "param_names")
+    )
 
 
 def _parts(value: object) -> int | None:

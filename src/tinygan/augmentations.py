@@ -80,7 +80,7 @@ def instance_noise(deviation: float | Schedule = 0.1) -> Augmentation:
         >>> noise.draw((2, 3, 8, 8), torch.Generator(), 1000).abs().max()
         tensor(0.)
     """
-    deviation = schedules.checked("deviation", deviation, "[0, inf)", say=0.1)
+    deviation = schedules.checked("deviation", deviation, "[0, inf)")
     if callable(deviation):
         return Augmentation(partial(_changing_noise, deviation=deviation), _sum)
     return Augmentation(partial(sampling.gaussian_noise, deviation=deviation), _sum)
@@ -93,7 +93,7 @@ def _sum(examples: Tensor, noise: Tensor) -> Tensor:
 def _changing_noise(
     shape: Sequence[int], generator: torch.Generator, images: int, *, deviation: Schedule
 ) -> Tensor:
-    now = schedules.value_at(deviation, images, "deviation", "[0, inf)", say=0.1)
+    now = schedules.value_at(deviation, images, "deviation", "[0, inf)")
     if now == 0:
         return torch.zeros(tuple(shape), device=generator.device)
     return sampling.gaussian_noise(shape, generator, deviation=now)
@@ -129,9 +129,9 @@ def diff_augment(
         >>> augment.apply(images, drawn).shape
         torch.Size([2, 3, 8, 8])
     """
-    translation = checks.number("translation", translation, "[0, 1]", say=0.125)
-    cutout = checks.number("cutout", cutout, "[0, 1]", say=0.5)
-    p = schedules.checked("p", p, "[0, 1]", say=0.8)
+    translation = checks.number("translation", translation, "[0, 1]")
+    cutout = checks.number("cutout", cutout, "[0, 1]")
+    p = schedules.checked("p", p, "[0, 1]")
     change = partial(_diff_augment, colour=colour, translation=translation, cutout=cutout)
     if p == 1:
         return Augmentation(draw=_seven_each, apply=change)
@@ -147,7 +147,7 @@ def _eight_each(
 ) -> Tensor:
     """Draw the seven, and for each image whether to use them: 1 or 0."""
     seven = _seven_each(shape, generator, images)
-    now = schedules.value_at(p, images, "p", "[0, 1]", say=0.8)
+    now = schedules.value_at(p, images, "p", "[0, 1]")
     used = sampling.one_each(shape, generator) < now
     return torch.cat([seven, used[:, None].to(seven)], 1)
 

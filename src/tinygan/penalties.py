@@ -56,7 +56,7 @@ class Penalty:
 
     def __post_init__(self) -> None:
         checks.count("every", self.every)
-        schedules.checked("weight", self.weight, "[0, inf)", say=10.0)
+        schedules.checked("weight", self.weight, "[0, inf)")
 
     def term(
         self, d: Discriminator, real: Tensor, fake: Tensor, batch: Batch, number: int
@@ -162,7 +162,7 @@ def dragan(weight: float | Schedule = 10.0, *, noise: float = 0.25, every: int =
         >>> dragan(10.0).cost(lambda x: 3 * x[:, 0], ones, ones, 0 * ones)
         tensor([40., 40.])
     """
-    noise = checks.number("noise", noise, "[0, inf)", say=0.25)
+    noise = checks.number("noise", noise, "[0, inf)")
     draw = partial(sampling.gaussian_noise, deviation=noise)
     return _weighted("dragan", _dragan_cost, weight, every, draw)
 
@@ -184,7 +184,7 @@ def _weighted(
     name: str, cost: PenaltyCost, weight: float | Schedule, every: int, draw: Draw | None = None
 ) -> Penalty:
     """Return a penalty whose cost has a factor ``weight``, which may be a schedule."""
-    weight = schedules.checked("weight", weight, "[0, inf)", say=10.0)
+    weight = schedules.checked("weight", weight, "[0, inf)")
     if callable(weight):
         return Penalty(partial(cost, weight=1.0), every, draw, name, weight)
     return Penalty(partial(cost, weight=weight), every, draw, name)
@@ -194,5 +194,5 @@ def _weights(
     shape: Sequence[int], generator: torch.Generator, images: int, *, weight: Schedule
 ) -> Tensor:
     """Return the weight after so many images, once for each example: nothing of it is random."""
-    now = schedules.value_at(weight, images, "weight", "[0, inf)", say=10.0)
+    now = schedules.value_at(weight, images, "weight", "[0, inf)")
     return torch.full((shape[0],), now, device=generator.device)

@@ -11,7 +11,6 @@ import torch
 
 from tinygan.distributed import DifferentRanksError, RankError, Ranks
 from tinygan.nets import traits
-from tinygan.optimizers import parameter_names
 from tinygan.player import Player
 
 NO_BATCH = -1  # the size where ranks agree without a batch; 0 is the end of an epoch

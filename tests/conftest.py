@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import torch
 from hypothesis import settings
+
+# Background jobs of a script and `nohup` begin with SIGINT ignored, which children would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Of tiny nets, two threads wait for each other more than they work.
 torch.set_num_threads(1)

@@ -73,7 +73,7 @@ def main(words=None):
         generator,
         discriminator,
         loss=losses.relativistic,
-        penalty=[penalties.r1(0.1, every=4), penalties.r2(0.1, every=4)],
+        penalties=[penalties.r1(0.1, every=4), penalties.r2(0.1, every=4)],
         generator_optimizer=adam,
         discriminator_optimizer=adam,
         ema_half_life=50_000,

@@ -17,7 +17,7 @@ import torch
 
 import tinygan
 from tinygan import penalties
-from tinygan._execution import capture, cuda_graphs
+from tinygan._execution import capture, cuda_graphs, recording
 
 from helpers import assert_identical, bits, fingerprint, tiny_images, tiny_trainer
 from recorder import CountingRecorder, Counts, CPURecorder
@@ -78,7 +78,7 @@ def assert_same_run(recorder, steps=24, make_hooks=list, make_batches=batches, *
         {},
         {"dtype": torch.bfloat16},
         {"dtype": torch.float16},
-        {"penalty": penalties.r1(1.0, every=4)},
+        {"penalties": penalties.r1(1.0, every=4)},
         {"generator_optimizer": partial(torch.optim.SGD, lr=RATE, momentum=0.5, fused=True)},
         {"loss": tinygan.losses.smoothed(0.1)},
     ],
@@ -89,8 +89,8 @@ def test_replayed_steps_equal_eager_ones(recorder, arguments):
     assert_same_run(recorder, **arguments)
     # The first three of each kind run eagerly: of whole batches, of short ones, and of whole ones
     # that pay the penalty in every fourth step. Of short ones that pay it there are only two.
-    eager = 3 + 3 + (3 + 2 if "penalty" in arguments else 0)
-    assert recorder.counts.recorded == PIECES * (3 if "penalty" in arguments else 2)
+    eager = 3 + 3 + (3 + 2 if "penalties" in arguments else 0)
+    assert recorder.counts.recorded == PIECES * (3 if "penalties" in arguments else 2)
     assert recorder.counts.replayed == PIECES * (24 - eager)
 
 
@@ -198,8 +198,6 @@ def _replace_buffer(player):
         _decay,
         _load_moments,
         _clear_moments,
-        _freeze,
-        _evaluate,
         _replace_buffer,
     ],
 )
@@ -216,6 +214,15 @@ def test_what_hooks_change_is_not_lost(recorder, event, act, once):
         steps, meddling, make_batches = 12, range(1, 12), of_sizes(8)
     assert_same_run(recorder, steps, lambda: [Meddle(act, event, meddling)], make_batches)
     assert recorder.counts.replayed > 0 or (act, once) == (_clear_moments, False)
+
+
+@pytest.mark.parametrize("act", [_freeze, _evaluate])
+def test_modes_may_change_between_steps_and_not_within(recorder, act):
+    """Which parts learn, or are in training mode, is recorded: a change in between is an error."""
+    assert_same_run(recorder, 14, lambda: [Meddle(act, "on_step_end", (9,))])
+    assert recorder.counts.replayed > 0
+    with pytest.raises(RuntimeError, match="in the middle of a captured step; do so in on_step_st"):
+        assert_same_run(recorder, 14, lambda: [Meddle(act, "on_update", (9,))])
 
 
 def test_gradients_that_a_hook_makes_nan_skip_the_update(recorder):
@@ -461,7 +468,7 @@ def test_without_a_gpu_capture_is_told_to_do_nothing(caplog):
     [
         {"d_steps": 2},
         {"accumulate": 2},
-        {"d_steps": 2, "accumulate": 2, "penalty": penalties.r1(1.0, every=4)},
+        {"d_steps": 2, "accumulate": 2, "penalties": penalties.r1(1.0, every=4)},
         {"d_steps": 2, "dtype": torch.float16},
         {"accumulate": 2, "dtype": torch.bfloat16},
     ],
@@ -471,7 +478,8 @@ def test_without_a_gpu_capture_is_told_to_do_nothing(caplog):
     ("event", "act"),
     [
         ("on_gradients", _replace_gradient),
-        ("on_gradients", _freeze),
+        ("on_gradients", _drop_gradient),
+        ("on_update", _clear_moments),
         ("on_update", _replace_weights),
         ("on_update", _replace_buffer),
     ],
@@ -542,7 +550,7 @@ def test_a_penalty_that_waits_now_and_then_is_never_recorded(recorder, caplog):
     def cost(d, real, fake):
         return d(real).square() * (1 + 0 * real.sum().item())
 
-    arguments = {"penalty": penalties.Penalty(cost, every=2)}
+    arguments = {"penalties": penalties.Penalty(cost, every=2)}
     assert_same_run(recorder, 14, make_batches=lambda d: [tiny_images(8).to(d)], **arguments)
     # The other kind was recorded first: from the first kind that cannot be, all run eagerly.
     assert [record.getMessage()[:27] for record in caplog.records] == [
@@ -611,11 +619,12 @@ def test_no_garbage_is_collected_while_a_step_is_recorded(recorder, monkeypatch)
 def test_what_may_have_changed_is_looked_for_once_a_step(recorder, monkeypatch):
     """Without hooks between the pieces a replayed step compares what it holds once."""
     looks = []
-    look = capture._Recording.is_as_recorded
+    look = recording.Recording.knows_nets
     monkeypatch.setattr(
-        capture._Recording, "is_as_recorded", lambda self: looks.append(1) or look(self)
+        recording.Recording, "knows_nets", lambda self: looks.append(1) or look(self)
     )
-    for hooks, within in (([], 0), ([Meddle(_clip, "on_gradients", ())], 4)):
+    # Before each update, and before the second phase.
+    for hooks, within in (([], 0), ([Meddle(_clip, "on_gradients", ())], 3)):
         looks.clear()
         trainer = tiny_trainer(hooks=hooks, capture=True, device=recorder.device)
         trainer.fit([tiny_images(8).to(recorder.device)], steps=13)
@@ -653,21 +662,6 @@ def test_payments_for_a_later_border_are_not_lost(recorder, event, act):
         ends.append(fingerprint(trainer))
     assert_identical(*ends)
     assert recorder.counts.replayed > 0
-
-
-class MeddleWithOthers(tinygan.Hook):
-    """Halves the weights of the other player, in memory of their own, when D has moved."""
-
-    def on_update(self, trainer, player):
-        """Meddle once."""
-        if trainer.step == 9 and player.name == "discriminator":
-            for parameter in trainer.players.generator.parameters:
-                parameter.data = parameter.data * 0.5
-
-
-def test_the_rest_of_a_step_has_the_fakes_that_were_made(recorder):
-    """Though G's weights were changed since, as in an eager step."""
-    assert_same_run(recorder, 16, lambda: [MeddleWithOthers()])
 
 
 def test_few_draws_are_kept(recorder):

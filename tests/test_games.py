@@ -352,14 +352,14 @@ def test_a_payment_reaches_one_player_alone():
     [
         (no_generator, "algorithm must be a generator function of (players, batch)"),
         (never_yields_g, "an algorithm must yield each of its players"),
-        (yields_before_paying, "must get gradients from its loss, got none"),
-        (pays_after_its_last_yield, "must be yielded after what it pays"),
+        (yields_before_paying, "must have gradients when it is yielded, got none"),
+        (pays_after_its_last_yield, "must be yielded after it pays"),
         (yields_a_name, "an algorithm must yield its players"),
         (detaches, "must pay a cost that its weights can learn from"),
-        (pays_twice_for_one_pass, "must pay for a pass of its own"),
-        (two_players_pay_for_one_pass, "must pay for a pass of its own"),
+        (pays_twice_for_one_pass, "must pay once for each pass through a net"),
+        (two_players_pay_for_one_pass, "must pay once for each pass through a net"),
         (logs_twice, "a statistic's name must be used once"),
-        (draws_too_few, "must draw a row for each example of the whole batch"),
+        (draws_too_few, "must draw one row for each example of the whole batch"),
     ],
 )
 def test_a_broken_rule_is_named(algorithm, sentence):

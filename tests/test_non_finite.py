@@ -121,8 +121,8 @@ def test_skipped_steps_are_told(caplog):
         poison.trainer().fit(batches(), steps=CHECK_EVERY)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"2 steps up to step {CHECK_EVERY} were skipped, because a loss or gradients were not "
-        "finite; the last time, the generator's loss was not."
+        f"2 of the steps up to step {CHECK_EVERY} were skipped because a loss or gradients were "
+        "not finite; the last time, the generator's loss was not."
     )
 
 
@@ -241,7 +241,7 @@ def test_a_resumed_run_knows_how_many_steps_were_skipped(tmp_path, caplog):
     assert again.skipped.in_row == 10
     with caplog.at_level(logging.WARNING):
         again.fit(batches(), steps=46)
-    assert caplog.messages[-1].startswith("1 steps up to step 46 were skipped")
+    assert caplog.messages[-1].startswith("1 of the steps up to step 46 were skipped")
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -263,5 +263,5 @@ def test_penalties_compute_no_gradients_for_images():
         images.register_hook(inputs.append)
         return d(images).square()
 
-    tiny_trainer(penalty=tinygan.penalties.Penalty(cost)).fit([tiny_images()], steps=1)
+    tiny_trainer(penalties=tinygan.penalties.Penalty(cost)).fit([tiny_images()], steps=1)
     assert inputs == []

@@ -2,10 +2,10 @@
 
 An algorithm is a generator function of the players and a batch. Each ``yield player`` is the border
 at which that player's gradients are final and its weights are about to move. Hooks run there, and
-only there; so do the averaging of gradients over ranks and the skipping of steps that are not
-finite. Between two borders lies work for the device alone.
+only there; so do the averaging of gradients over ranks and the skipping of updates that are not
+finite. Between two borders there is only work for the device.
 
-The page "Your own algorithm" of the documentation tells how to write one.
+The page "Your own algorithm" of the documentation explains how to write one.
 """
 
 from __future__ import annotations
@@ -29,23 +29,19 @@ from tinygan.player import Player, Players
 Algorithm: TypeAlias = Callable[[Players, Batch], Iterator[Player]]
 """A generator function ``algorithm(players, batch)`` that yields players.
 
-If it has an attribute ``settings``, a dictionary, a run is resumed only with the same ones. If it
-has an attribute ``turns``, a number, the rest of a batch that is not a multiple of it is left out.
+With an attribute ``settings``, a dictionary, a run is resumed only with the same settings. With an
+attribute ``turns``, a number, the rest of a batch that is not a multiple of it is left out.
 """
 
 
 def check_algorithm(algorithm: object) -> None:
-    """Raise TypeError for what cannot be called with players and a batch.
-
-    Examples:
-        >>> check_algorithm(gan())
-    """
+    """Raise TypeError for anything that cannot be called with players and a batch."""
     try:
         inspect.signature(algorithm).bind("players", "batch")  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"algorithm must be a generator function of (players, batch), got {algorithm!r}; write "
-            "one, or call what makes one, as in tinygan.algorithms.gan()."
+            "one, or call a function that returns one, such as tinygan.algorithms.gan()."
         ) from None
 
 
@@ -59,20 +55,20 @@ def gan(
 ) -> Algorithm:
     """Return algorithm 1 of Goodfellow et al. (2014), with the DCGAN tutorial's choices.
 
-    These are: D sees real images and fakes apart, so that batch norm sees each kind alone; and G
+    D sees real images and fakes in separate passes, so that batch norm sees each kind alone. G
     learns from the fakes of D's last turn, judged by the D that has just moved.
 
-    Its players are called ``discriminator`` and ``generator``, which has a ``latent_dim``. Its
+    Its players are called ``discriminator`` and ``generator``; the latter has a ``latent_dim``. Its
     batches are real examples (N, ...), or these and further inputs of both nets, such as labels
     (N,).
 
     Args:
-        loss: what the players pay, see ``tinygan.losses``.
+        loss: the players' losses, see ``tinygan.losses``.
         penalties: extra terms in D's loss, see ``tinygan.penalties``: one or several.
         augment: random changes to all images before D sees them, see ``tinygan.augmentations``:
-            one or several, one after the other.
-        d_steps: turns of D for each of G, each on real images and noise of its own (``n_critic`` in
-            algorithm 1 of Gulrajani et al. 2017).
+            one or several, applied in this order.
+        d_steps: updates of D for each update of G, each on its own real images and noise
+            (``n_critic`` in algorithm 1 of Gulrajani et al. 2017).
         prior: draws z, see ``tinygan.sampling``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The moving average of a generator's weights, from which samples are better than from G itself."""
+"""A moving average of a net's weights: samples from it are better than those of the net itself."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tinygan import schedules
 from tinygan.schedules import Schedule
 
 RAMP = 0.05
-"""The half-life is at most this share of the images seen: no run should end in its beginnings."""
+"""The half-life is at most this share of the images seen, so that first weights are forgotten."""
 
 
 def ema_weight(half_life: float, images: int, size: int) -> float:
     """Return how much of the average a batch replaces: 1 - 0.5^(size / half-life).
 
     Early in a run the half-life is a twentieth of the images seen (Karras et al. 2020, in the code
-    of StyleGAN2-ADA), so that the initial weights are soon forgotten.
+    of StyleGAN2-ADA).
 
     Args:
         half_life: images after which weights count half, above 0.
@@ -40,7 +40,7 @@ def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tenso
     Batch norm's statistics belong to the newest weights, and are averages already.
 
     Args:
-        average: a copy of the net, whose weights are in float32 or more.
+        average: a copy of the net with weights in float32 or more.
         live: the net that is trained.
         weight: in [0, 1], a number or a scalar tensor on their device.
 
@@ -62,15 +62,15 @@ def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tenso
 
 
 class Average:
-    """A generator's moving average: float32 at least, and never trained.
+    """A net's moving average: in float32 at least, and never trained itself.
 
     Args:
-        live: the generator.
-        half_life: images after which weights count half, at least 1: no decay such as 0.999. Or a
-            schedule of it, of which what is under 1 counts as 1.
+        live: the net.
+        half_life: images after which weights count half, at least 1 (it is no decay such as
+            0.999); or a schedule of it, whose values under 1 count as 1.
 
     Raises:
-        ValueError: for a half-life under 1, or a schedule that gives one under 0.
+        ValueError: for a half-life under 1, or a schedule that begins under 0.
 
     Examples:
         >>> average = Average(nn.Linear(2, 2), half_life=10_000)
@@ -85,14 +85,11 @@ class Average:
         self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
 
     def update(self, images: int, size: int, skipped: torch.Tensor) -> None:
-        """Take in G's weights after a step.
+        """Take in the weights after a step, unless it was ``skipped``: 1 or 0 on the device.
 
-        Args:
-            images: real images seen, those of this step included.
-            size: images in this step's batch.
-            skipped: 1 if G was not moved, else 0: a scalar on the device.
+        ``images`` were seen, ``size`` of them in this step.
         """
-        # As all schedules do, it counts the images before the step.
+        # As all schedules do, this one counts the images before the step.
         half_life = schedules.value_at(
             self.half_life, images - size, "ema_half_life", "[0, inf]", say=10_000
         )

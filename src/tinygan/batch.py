@@ -18,7 +18,7 @@ from tinygan import seeds
 from tinygan._run import checks
 
 Draw: TypeAlias = Callable[[Sequence[int], torch.Generator, int], torch.Tensor]
-"""Draws ``(shape, generator, images)`` to a tensor (N, ...), a row for each example of a batch.
+"""A function ``(shape, generator, images)`` that returns a tensor with one row for each example.
 
 ``shape`` is that of the whole batch's first tensor, (N, ...), and ``images`` counts the real
 examples seen before, for what changes in the course of a run.
@@ -27,14 +27,18 @@ examples seen before, for what changes in the course of a run.
 
 @dataclass
 class Draws:
-    """What is random in one step, by name: drawn when it is first asked for.
+    """What is random in one step, by name, drawn when it is first asked for.
 
-    Args:
+    Attributes:
         generator_for: makes the random generator of a name, for this step.
         shape: of the first tensor of the whole batch, of all ranks.
         own: which rows of the whole batch are this rank's.
         images: real examples seen before.
         step: the number of the step, from 0.
+        drawn: what was drawn, by name, with the function that drew it.
+        kinds: what was drawn by each name, in words.
+        asked: the k for which it was asked whether this is a k-th step.
+        recorded: whether this is a recording, which can draw nothing that was not drawn before.
     """
 
     generator_for: Callable[[str], torch.Generator]
@@ -44,23 +48,15 @@ class Draws:
     step: int = 0
     drawn: dict[str, tuple[Draw, torch.Tensor]] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
-    """What was drawn by each name, in words."""
     asked: set[int] = field(default_factory=set)
-    """For which k it was asked whether this is a k-th step."""
     recorded: bool = False
-    """Whether this is a recording, which can draw nothing that was not drawn before."""
 
     def rows(self, name: str, draw: Draw, kind: str = "a draw of your own") -> torch.Tensor:
-        """Return this rank's rows of a draw.
-
-        Raises:
-            ValueError: for a draw that has not one row for each example, or another kind of draw
-                than the one of that name before.
-        """
+        """Return this rank's rows of a draw."""
         if self.kinds.setdefault(name, kind) != kind:
             raise ValueError(
                 f"a draw's name must be used for one thing in a step, got {name} for {kind} after "
-                f"{self.kinds[name]}; give each a name of its own."
+                f"{self.kinds[name]}; give each draw its own name."
             )
         if name not in self.drawn:
             if self.recorded:
@@ -73,20 +69,20 @@ class Draws:
         rows = draw(self.shape, self.generator_for(name), self.images)
         if rows.shape[:1] != self.shape[:1]:
             raise ValueError(
-                f"{name} must draw a row for each example of the whole batch, {self.shape[0]}, got "
-                f"{tuple(rows.shape)}; begin its shape with shape[0]."
+                f"{name} must draw one row for each example of the whole batch, {self.shape[0]}, "
+                f"got {tuple(rows.shape)}; begin its shape with shape[0]."
             )
         return rows[self.own]
 
 
 class Batch:
-    """Examples of one step, (N, ...) each: ``real, *labels = batch``, ``len(batch)``.
+    """One step's examples, (N, ...) each: ``real, *labels = batch``, ``len(batch)``.
 
     Args:
-        tensors: of this rank's examples; all have one first dimension.
+        tensors: this rank's examples; all have the same first dimension.
         draws: what is random in the step.
         rows: which of the examples these are: slices, one applied after the other.
-        part: which of how many parts of neighbours, of what is left by ``rows``.
+        part: which of how many parts of neighbours, of what ``rows`` leave.
 
     Examples:
         >>> batch = Batch.of(torch.zeros(4, 3, 8, 8), torch.arange(4))
@@ -143,9 +139,9 @@ class Batch:
         return len(self._own(self.tensors[0]))
 
     def split(self, turns: int) -> list[Batch]:
-        """Return the batch in turns; the first of n has every n-th example, from the first on.
+        """Return the batch in turns; the first of n turns has every n-th example.
 
-        So a turn has the same examples whether one process has the whole batch, or several have a
+        So a turn has the same examples whether one process has the whole batch or several have a
         part each.
 
         Raises:
@@ -155,8 +151,8 @@ class Batch:
             return [self]
         if len(self) < turns:
             raise ValueError(
-                f"a batch must have an example or more for each of {turns} turns, got {len(self)}; "
-                "use larger batches, and drop_last=True for a short last one."
+                f"a batch must have at least one example for each of {turns} turns, got "
+                f"{len(self)}; use larger batches, and drop_last=True for a short last one."
             )
         every_nth = [(*self._rows, slice(turn, None, turns)) for turn in range(turns)]
         return [Batch(self.tensors, self.draws, rows=r, part=self._part) for r in every_nth]
@@ -169,42 +165,40 @@ class Batch:
         return [Batch(self.tensors, self.draws, rows=self._rows, part=part) for part in each]
 
     def every(self, steps: int) -> bool:
-        """Return whether this is one of every so many steps; step 0 is one.
+        """Return whether this is every n-th step; step 0 is one.
 
-        An algorithm that does other things in some steps must ask this, and nothing else: a
+        An algorithm that does something in some steps only must ask this, and nothing else: a
         captured run records each kind of step once. It yields the same players in all steps.
         """
         self.draws.asked.add(checks.count("steps", steps))
         return self.draws.step % steps == 0
 
     def draw(self, name: str, draw: Draw) -> torch.Tensor:
-        """Return random numbers, (N, ...), a row for each example.
+        """Return random numbers, (N, ...), one row for each example.
 
         Args:
-            name: what is drawn; the same name gives the same numbers within a step, and must be
-                given the same function.
+            name: within a step the same name gives the same numbers, and must come with the same
+                function.
             draw: draws for the whole batch, see ``Draw``.
 
         Raises:
-            ValueError: for a draw that has not one row for each example of the whole batch.
+            ValueError: for a draw without one row for each example of the whole batch.
         """
         return self._own(self.draws.rows(name, draw))
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
-        """Return numbers from N(0, 1), (N, *shape), of the examples' own floating type."""
+        """Return numbers from N(0, 1), (N, *shape), in the floating type of the examples."""
         return self._random(name, torch.randn, shape)
 
     def uniform(self, name: str, *shape: int) -> torch.Tensor:
-        """Return numbers from U(0, 1), (N, *shape), of the examples' own floating type."""
+        """Return numbers from U(0, 1), (N, *shape), in the floating type of the examples."""
         return self._random(name, torch.rand, shape)
 
     def _random(
         self, name: str, make: Callable[..., torch.Tensor], shape: tuple[int, ...]
     ) -> torch.Tensor:
         if not isinstance(name, str):
-            raise TypeError(
-                f"a draw must have a name, got {name!r}; call it as batch.normal('z', 100)."
-            )
+            raise TypeError(f"a draw must have a name, got {name!r}; call batch.normal('z', 100).")
         first = self.tensors[0]
         dtype = first.dtype if first.is_floating_point() else torch.float32
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from tinygan import algorithms, augmentations, losses, penalties, sampling, schedules, seeds
-from tinygan._execution.execution import Execution, checked
+from tinygan import algorithms, augmentations, losses, sampling, schedules, seeds
+from tinygan import penalties as penalties_
+from tinygan._execution.execution import NO_SYNC, Execution, checked
 from tinygan._run import batches, checks
 from tinygan.average import Average
 from tinygan.hook import Hook
@@ -27,40 +28,39 @@ class GANTrainer(Trainer):
     """Train a generator against a discriminator: ``Trainer`` with ``algorithms.gan``.
 
     The defaults are the DCGAN tutorial's. A new idea is a loss, a net, an optimizer, a hook, or an
-    algorithm for ``Trainer``: the class is not for subclassing.
+    algorithm for ``Trainer``: this class is not for subclassing.
 
     Args:
         generator: maps z (N, Z) to examples, such as images (N, C, H, W) in [-1, 1]. Its attribute
-            ``latent_dim`` is Z. If it has ``num_classes``, a number, it maps z and labels (N,). If
-            it has ``prior``, that draws z, see ``tinygan.sampling``; else z is from N(0, I).
+            ``latent_dim`` is Z. With an attribute ``num_classes`` it maps z and labels (N,). With
+            an attribute ``prior`` z is drawn by that, see ``tinygan.sampling``, else from N(0, I).
         discriminator: maps examples to logits (N, ...), without a sigmoid, or, if it packs m of
-            them, to (N // m, ...); if G takes labels, examples and labels.
-        loss: what the players pay, see ``tinygan.losses``.
-        penalty: extra terms in D's loss, see ``tinygan.penalties``: one or several; None for none.
+            them, to (N // m, ...). If G takes labels, so does D, after the examples.
+        loss: the players' losses, see ``tinygan.losses``.
+        penalties: extra terms in D's loss, see ``tinygan.penalties``: one or several.
         augment: random changes to all images before D sees them, see ``tinygan.augmentations``:
-            one or several, one after the other; None for none.
-        d_steps: turns of D for each of G, each with a part of the batch of its own.
-        accumulate: in how many parts a batch goes through the nets before they move: it takes a
-            part of the memory, and batch norm sees each part alone.
-        ema_half_life: images after which weights count half in a moving average of G's, which is
-            what ``sample`` then uses: a number, or a schedule; None for no average.
-        generator_optimizer: makes G's optimizer from its named parameters.
-        discriminator_optimizer: makes D's.
-        hooks: what watches the run, called in this order.
-        seed: names every random draw of the run.
+            one or several, applied in this order.
+        d_steps: updates of D for each update of G, each on its own part of the batch.
+        accumulate: in how many parts a batch goes through the nets before they move. It divides
+            the memory that is needed, and batch norm sees each part alone.
+        ema_half_life: the half-life of a moving average of G's weights, in images, from which
+            ``sample`` then draws: a number or a schedule; None for no average.
+        generator_optimizer: a function that makes G's optimizer from its named parameters.
+        discriminator_optimizer: the same for D.
+        hooks: they watch the run, and are called in this order.
+        seed: all randomness of the run depends on it.
         device: where to train; None for where the generator is.
         execution: in which type, compiled or captured, by which processes.
 
     Attributes:
-        generator, discriminator: the nets.
         latent_dim: Z.
-        num_classes: how many classes the nets know; None for nets without.
-        prior: draws z.
-        run: what ``tinygan.hook.Run`` lists.
+        num_classes: how many classes the nets know; None for nets without classes.
+        prior: the function that draws z.
+        run: everything that ``tinygan.hook.Run`` lists.
 
     Raises:
-        ValueError: for nets that do not fit each other, or a discriminator that ends in a sigmoid,
-            or an execution that is not possible.
+        ValueError: for nets that do not fit each other, a discriminator that ends in a sigmoid, or
+            an execution that is not possible.
         TypeError: for anything that is not a hook or a loss, or an optimizer instead of a function
             that makes one.
 
@@ -81,8 +81,8 @@ class GANTrainer(Trainer):
         discriminator: nn.Module,
         *,
         loss: losses.Loss | losses.PairedLoss = losses.non_saturating,
-        penalty: penalties.Penalty | Sequence[penalties.Penalty] | None = None,
-        augment: augmentations.Augmentation | Sequence[augmentations.Augmentation] | None = None,
+        penalties: penalties_.Penalty | Sequence[penalties_.Penalty] = (),
+        augment: augmentations.Augmentation | Sequence[augmentations.Augmentation] = (),
         d_steps: int = 1,
         accumulate: int = 1,
         ema_half_life: float | schedules.Schedule | None = None,
@@ -94,42 +94,31 @@ class GANTrainer(Trainer):
         execution: Execution = Execution(),  # noqa: B008 - it is a constant
     ) -> None:
         check_nets(generator, discriminator)
-        latent_dim = getattr(generator, "latent_dim", None)
-        if latent_dim is None:
-            raise ValueError(
-                "the generator must have an attribute latent_dim, the length of its noise, got "
-                "none; set generator.latent_dim = 100."
-            )
-        self.latent_dim = checks.count("latent_dim", latent_dim)
+        players = [
+            Player("discriminator", discriminator, discriminator_optimizer),
+            Player("generator", generator, generator_optimizer, ema_half_life=ema_half_life),
+        ]
+        self.latent_dim = checks.count("latent_dim", players[1].latent_dim)
         self.num_classes: int | None = getattr(generator, "num_classes", None)
         self.prior: sampling.Prior = getattr(generator, "prior", sampling.normal)
-        terms = penalties.listed(penalty)
+        terms = penalties_.listed(penalties)
         if checked(execution).sync_batch_norm and terms:
-            raise ValueError(
-                "sync_batch_norm must be without capture and penalty, got one of them; leave "
-                "it out: it can be neither recorded nor differentiated twice."
-            )
+            raise ValueError(NO_SYNC.format("penalties"))
         if terms and traits.has_batch_norm(discriminator):
             warnings.warn(
-                "a penalty of a discriminator with batch norm mixes each image's slope with those "
-                "of its batch; build it with norm=None.",
+                "a penalty of a discriminator with batch norm mixes each example's slope with "
+                "those of its batch; build the discriminator with norm=None.",
                 stacklevel=2,
             )
-        algorithm = algorithms.gan(
-            loss, penalties=terms, augment=augment, d_steps=d_steps, prior=self.prior
-        )
-        if device is None:
-            device = next(generator.parameters()).device
         super().__init__(
-            [
-                Player("discriminator", discriminator, discriminator_optimizer),
-                Player("generator", generator, generator_optimizer, ema_half_life=ema_half_life),
-            ],
-            algorithm,
+            players,
+            algorithms.gan(
+                loss, penalties=terms, augment=augment, d_steps=d_steps, prior=self.prior
+            ),
             accumulate=accumulate,
             hooks=hooks,
             seed=seed,
-            device=device,
+            device=next(generator.parameters()).device if device is None else device,
             execution=execution,
         )
 
@@ -145,7 +134,7 @@ class GANTrainer(Trainer):
 
     @property
     def average(self) -> Average | None:
-        """The moving average of G, whose ``net`` is sampled from; None if there is none."""
+        """The moving average of G, whose ``net`` is sampled from, or None."""
         return self.players.generator.average
 
     @property
@@ -160,18 +149,15 @@ class GANTrainer(Trainer):
             return [images]
         labels = batches.labels(batch)
         if labels.device.type == "cpu":
-            check_labels(labels, len(images), self.num_classes)  # here it waits for nothing
+            check_labels(labels, len(images), self.num_classes)  # which waits for no device here
         return [images, labels]
 
     @override
     def _check_first(self, examples: Sequence[torch.Tensor]) -> None:
         real, *labels = examples
+        z = self.noise(0, 2)
         check_first_batch(
-            real,
-            labels[0] if labels else None,
-            self.noise(0, 2).to(self.weights_dtype),
-            self.generator,
-            self.discriminator,
+            real, labels[0] if labels else None, z, self.generator, self.discriminator
         )
         super()._check_first(examples)
 
@@ -179,19 +165,16 @@ class GANTrainer(Trainer):
         """Return the z of a training step, (count, Z): a pure function of the seed and the step.
 
         The first rows of a larger draw are not the same: a part of a batch takes its rows of the
-        whole batch's draw.
-        After a rollback the noise is other noise, or the run would fail in the same way again.
+        whole batch's draw. After a rollback the noise is different.
         """
         draw = sampling.of_prior(self.prior, self.latent_dim)
-        return draw((count,), self._feed.generator("noise", step), self.images).to(
-            self.weights_dtype
-        )
+        z = draw((count,), self._generator("noise", step), self.images)
+        return z.to(self.weights_dtype)
 
     @property
     def fixed_noise(self) -> torch.Tensor:
         """The 64 vectors z, (64, Z), whose images show the run's progress."""
-        generator = seeds.generator(self.seed, "fixed noise")
-        return self.prior(64, self.latent_dim, generator)
+        return self.prior(64, self.latent_dim, seeds.generator(self.seed, "fixed noise"))
 
     @override
     def pictures(self) -> torch.Tensor:
@@ -208,11 +191,10 @@ class GANTrainer(Trainer):
     ) -> torch.Tensor:
         """Return ``count`` generated images, (count, C, H, W) in [-1, 1], drawn with ``seed``.
 
-        See ``generate`` for how, and for the other arguments; the run is left untouched.
+        The run is left untouched. For the other arguments see ``generate``.
         """
-        z = self.prior(
-            checks.count("count", count), self.latent_dim, seeds.generator(seed, "sample")
-        )
+        draws = seeds.generator(seed, "sample")
+        z = self.prior(checks.count("count", count), self.latent_dim, draws)
         return self.generate(z, labels=labels, average=average)
 
     def generate(
@@ -229,7 +211,7 @@ class GANTrainer(Trainer):
         Args:
             z: the noise.
             labels: the classes wanted, (N,) of int64, or one for all; None for each in turn.
-            average: whether G's moving average makes the images, if there is one, or G itself.
+            average: make the images by G's moving average, if there is one.
 
         Raises:
             ValueError: for labels that the nets do not know, or any if they know no classes.

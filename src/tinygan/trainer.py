@@ -1,14 +1,16 @@
-"""The trainer: a loop you can read beside the algorithm, and hooks that watch it."""
+"""The trainer: a loop to be read beside the algorithm."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
 import torch
 
+from tinygan import seeds
 from tinygan._execution.capture import CapturedStep
 from tinygan._execution.execution import Execution, checked
 from tinygan._execution.finite import NonFiniteError
@@ -16,9 +18,9 @@ from tinygan._execution.replica import NO_BATCH, Replica, Request
 from tinygan._execution.step import Step
 from tinygan._run import batches as batches_of
 from tinygan._run import checks, signals
-from tinygan._run.feed import Feed
 from tinygan._run.saved_run import CHECK_EVERY, SavedRun
 from tinygan.algorithms import Algorithm, check_algorithm
+from tinygan.batch import Batch, Draws
 from tinygan.distributed import LostRankError
 from tinygan.hook import (
     Hook,
@@ -33,32 +35,31 @@ from tinygan.player import Player, Players
 logger = logging.getLogger(__name__)
 
 END = object()
-"""What stands for "no more batches", which no loader can give."""
+"""Stands for "no more batches", which no loader can give."""
 
 
 class Trainer(SavedRun):
-    """Train the players of any adversarial game, by an algorithm that says who learns what.
+    """Train the players of any adversarial game by an algorithm.
 
-    ``GANTrainer`` is this for a generator and a discriminator. The page "Your own algorithm" tells
-    how to write one.
+    ``GANTrainer`` is this for a generator and a discriminator. The page "Your own algorithm" of the
+    documentation explains how to write one.
 
     Args:
-        players: who plays, each with an optimizer of its own.
-        algorithm: what they play: a generator function of the players and a batch, see
-            ``tinygan.algorithms``.
-        sample: makes the images (N, C, H, W) in [-1, 1] that hooks show, called as
+        players: who plays, each with its own optimizer.
+        algorithm: a generator function of the players and a batch, see ``tinygan.algorithms``.
+        sample: a function that makes the images (N, C, H, W) in [-1, 1] which hooks show, called as
             ``sample(players)`` with all nets in evaluation mode; None for games without images.
-        accumulate: in how many parts a batch goes through the algorithm before its players move:
-            it takes a part of the memory, and batch norm sees each part alone.
-        hooks: what watches the run, called in this order.
-        seed: names every random draw of the run.
+        accumulate: in how many parts a batch goes through the algorithm before its players move.
+            It divides the memory that is needed, and batch norm sees each part alone.
+        hooks: they watch the run, and are called in this order.
+        seed: all randomness of the run depends on it.
         device: where to train; None for where the first player's net is.
         execution: in which type, compiled or captured, by which processes.
 
     Attributes:
         dtype: the type in which the nets are applied in training.
         target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
-        run: what ``tinygan.hook.Run`` lists.
+        run: everything that ``tinygan.hook.Run`` lists.
 
     Raises:
         ValueError: for players that share names or weights, or an execution that is not possible.
@@ -98,8 +99,13 @@ class Trainer(SavedRun):
         replica = Replica(ranks, game, step.measured)
         executed = CapturedStep(step) if execution.capture else step
         super().__init__(game, algorithm, watching, seed, dtype, ranks, executed, replica, sample)
-        d_steps = batches_of.turns_of(algorithm)
-        self._feed = Feed(self, self.weights_dtype, d_steps, accumulate)
+        # What the size of this rank's part is a multiple of: the rest is left out.
+        self._parts = {
+            "d_steps": getattr(algorithm, "turns", 1),
+            "accumulate": accumulate,
+            "pack": math.prod(getattr(player.module, "pack", 1) for player in game),
+        }
+        self._multiple = math.prod(self._parts.values())
         self._received = signals.Received()
         self._all_stop = False
 
@@ -112,34 +118,34 @@ class Trainer(SavedRun):
     ) -> None:
         """Train until ``epochs`` epochs or ``steps`` steps are complete, counted from the start.
 
-        The target is absolute: calling again with the same one returns at once, and with a larger
-        one goes on where the run stands, in the middle of an epoch too.
+        The target is absolute: a second call with the same target returns at once, and one with a
+        larger target goes on where the run stands, in the middle of an epoch too.
 
         The first SIGINT (Ctrl-C) or SIGTERM is a request to stop: the step is finished,
-        ``on_fit_end`` is called, and then KeyboardInterrupt or SystemExit(143) raised. A second
-        one ends the process at once.
+        ``on_fit_end`` is called, and KeyboardInterrupt or SystemExit(143) is raised. A second one
+        ends the process at once.
 
         With several ranks all begin with the state of rank 0. A request to stop, a signal or an
         error on one of them ends all after the same step.
 
         Args:
-            batches: iterable again and again, once per epoch, of tensors (N, ...) or of tuples of
-                them, which begin with the real examples; images are in [-1, 1]. A
+            batches: can be iterated once per epoch, and gives tensors (N, ...) or tuples of them
+                that begin with the real examples; images are in [-1, 1]. A
                 ``tinygan.data.Loader``, a ``DataLoader``, a list.
             epochs: the target in epochs; give either this or ``steps``.
             steps: the target in steps.
 
         Raises:
-            ValueError: for both or neither of the targets, batches that give nothing, examples that
-                do not fit the nets or the range, an algorithm that breaks a rule.
+            ValueError: for both or neither of the targets, empty batches, examples that do not fit
+                the nets or the range, an algorithm that breaks a rule.
             NonFiniteError: for losses or gradients that were not finite in 20 steps in a row, if
                 no hook goes back to a checkpoint.
             RankError: if another rank has failed, is lost, or holds other weights than rank 0.
         """
         if (epochs is None) == (steps is None):
             raise ValueError(
-                f"give exactly one of epochs and steps, got epochs={epochs!r} and steps={steps!r}; "
-                "use epochs=5, say."
+                f"give either epochs or steps, got epochs={epochs!r} and steps={steps!r}; for "
+                "example epochs=5."
             )
         self.target_epochs = None if epochs is None else checks.count("epochs", epochs)
         self.target_steps = None if steps is None else checks.count("steps", steps)
@@ -187,8 +193,8 @@ class Trainer(SavedRun):
             player.module.train()
         if not self.between_steps:
             logger.warning(
-                "step %d was left unfinished by an error and is begun again: this is no longer the "
-                "run that it was; to go on exactly, call trainer.resume(...) first.",
+                "an error left step %d unfinished; it is started again, so this run differs from "
+                "one without the error. To go on exactly, call trainer.resume(...) first.",
                 self.step + 1,
             )
 
@@ -202,7 +208,7 @@ class Trainer(SavedRun):
                 examples, size = self._part_of(batch, batches)
                 if batch is END or self._stopping:
                     break  # asked to stop while waiting: this batch will be fetched again
-                if self.batch > 0 and self._feed.is_too_small(size):
+                if self.batch > 0 and self._is_too_small(size):
                     self.batch, self._place = self.batch + 1, batches_of.state(batches)
                     continue
                 self._replica.begin_step()
@@ -216,13 +222,13 @@ class Trainer(SavedRun):
                 self._train_step(examples, size, place)
             if batch is END and self.batch == 0:
                 raise ValueError(
-                    f"batches must give something in every epoch, got nothing in epoch "
-                    f"{self.epoch}; check that the data set holds at least one whole batch."
+                    f"batches must not be empty, got none in epoch {self.epoch}; check that the "
+                    "data set holds at least one whole batch."
                 )
             if not self._stopping:  # or a run that is stopped would check where others do not
                 self._check_skipped()
-            # The length tells that an epoch is complete even if the run ends with its last batch;
-            # the batches are asked for one more, so that they know it too.
+            # By its length an epoch is complete even if the run ends with its last batch; the
+            # batches are asked for one more, so that they know it too.
             if batch is END or (
                 0 < self.batch == self.batches_per_epoch and next(rest, END) is END
             ):
@@ -242,14 +248,14 @@ class Trainer(SavedRun):
         if isinstance(self._step, CapturedStep):
             self._step.watched = listens_between_pieces(self._watching)
 
-        with closing(self._step.phases(self._feed.batch(examples, size))) as phases:
+        with closing(self._step.phases(self._batch(examples, size))) as phases:
             for player in phases:
-                self._replica.average(player, self._feed.share(size))
+                self._replica.average(player, self.ranks.share(size, self._multiple))
                 call(self._watching, "on_gradients", self, player)
                 self._step.update(player)
                 call(self._watching, "on_update", self, player)
         for player in self.players:
-            if player.average is not None:  # behind the hooks, which may change weights
+            if player.average is not None:  # after the hooks, which may change weights
                 player.average.update(self.images + size, size, player.skipped)
         self._replica.agree()
 
@@ -259,13 +265,29 @@ class Trainer(SavedRun):
         self._place = place
         if self.step % CHECK_EVERY == 0:
             self._check_skipped()
-        call(self._watching, "on_step_end", self, self._step.report())
+        call(self._watching, "on_step_end", self, self._step.report)
         self.between_steps = True
+
+    def _batch(self, examples: tuple[torch.Tensor, ...], size: int) -> Batch:
+        """Return the next step's batch: this rank's examples, of a whole batch of ``size``."""
+        start = self.ranks.part(size).start
+        own = slice(start, start + len(examples[0]))
+        shape = (size, *examples[0].shape[1:])
+        return Batch(examples, Draws(self._generator, shape, own, self.images, self.step))
+
+    def _generator(self, name: str, step: int | None = None) -> torch.Generator:
+        """Return the random generator of a name in a step; after a rollback it draws other numbers.
+
+        Otherwise the run would fail in the same way again.
+        """
+        again = (self.rollbacks,) if self.rollbacks else ()
+        key = (name, self.step if step is None else step, *again)
+        return seeds.generator(self.seed, *key, device=self.device)
 
     def _part_of(
         self, batch: object, batches: Iterable[object]
     ) -> tuple[tuple[torch.Tensor, ...], int]:
-        """Return this rank's examples, and the batch's size, when all ranks have theirs.
+        """Return this rank's examples and the whole batch's size, when all ranks have theirs.
 
         There all go on, or all stop.
         """
@@ -273,31 +295,42 @@ class Trainer(SavedRun):
         size, digest = 0, 0
         if batch is not END:
             given = self._examples(batch)
-            own, size = self._feed.part_of(given, batches)
-            begins = not self.data and not (self.batch > 0 and self._feed.is_too_small(size))
-            if begins or (self.batch == 0 and self._feed.is_too_small(size)):
+            own, size = batches_of.part(given, batches, self.ranks)
+            begins = not self.data and not (self.batch > 0 and self._is_too_small(size))
+            if begins or (self.batch == 0 and self._is_too_small(size)):
                 self._check_first(own)
             if not self.data or self.batch == 0:
                 digest = batches_of.digest(given, batches, self.ranks)
-            examples = self._feed.moved(own)
+            whole = len(own[0]) // self._multiple * self._multiple
+            examples = tuple(self._moved(tensor[:whole]) for tensor in own)
             if begins and not self._replica.order:
-                self._replica.order = self._rehearse(self._feed.batch(examples, size))
+                self._replica.order = self._rehearse(self._batch(examples, size))
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
             self._replica.check_identical(self.step)
         return examples, size
+
+    def _is_too_small(self, size: int) -> bool:
+        """Return whether a batch of ``size`` is smaller than what the algorithm needs of a rank."""
+        return bool(self.ranks.least(size) < self._multiple)
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self.weights_dtype if tensor.is_floating_point() else tensor.dtype
+        # The layout in which convolutions of images run fastest.
+        layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(self.device, dtype, non_blocking=True, memory_format=layout)
 
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:
         """Return the tensors of a batch that the algorithm is given."""
         return batches_of.tensors(batch)
 
     def _check_first(self, examples: Sequence[torch.Tensor]) -> None:
-        """Raise ValueError if a first batch does not suit; this rank's part of it."""
+        """Raise ValueError if this rank's part of a first batch does not fit."""
         if self.batch == 0:  # an epoch's last batch may be short
-            self._feed.check_size(len(examples[0]))
+            batches_of.check_size(len(examples[0]), **self._parts)
 
     def _agree(self, size: int = NO_BATCH, digest: int = 0) -> None:
-        """Meet the other ranks: a request to stop that one has is all ranks' from here on."""
+        """Meet the other ranks: from here on, a request to stop one rank stops all."""
         asked = self.stop_reason
         request = None if asked is None else Request(asked, self._received.number)
         request = self._replica.agree(size, digest, request)
@@ -307,7 +340,7 @@ class Trainer(SavedRun):
             self._all_stop = True
 
     def _go_back(self, error: NonFiniteError) -> None:
-        """Let a hook load an earlier state and give the run other noise, or raise the error."""
+        """Let a hook load an earlier state and draw other noise from there, or raise the error."""
         if self.ranks.count > 1 and error is not self._too_many_skipped:
             raise error  # by a hook of one rank: others do not go back
         rollbacks = self.rollbacks

@@ -13,6 +13,11 @@ from tinygan.distributed import Ranks
 from tinygan.nets import traits
 from tinygan.player import Players
 
+NO_SYNC = (
+    "sync_batch_norm cannot be used with {}, because it can be neither recorded nor differentiated "
+    "twice; leave one of the two out."
+)
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -20,15 +25,18 @@ class Execution:
 
     Args:
         dtype: the type in which the nets are applied in training, by autocast: ``torch.bfloat16``,
-            or ``torch.float16`` for GPUs that lack it; None for the weights' own. The weights, the
+            or ``torch.float16`` for GPUs that lack it; None for the type of the weights. Weights,
             losses and samples keep theirs.
-        compile: apply the nets by ``torch.compile`` in training, which takes a minute at first.
-        capture: on a GPU, record the pieces of a step as CUDA graphs, after some steps, and replay
-            them, see ``tinygan._execution.capture``.
-        sync_batch_norm: let batch norm see the whole batch of a run of several ranks, on GPUs;
-            else each rank's sees its own part.
+        compile: apply the nets by ``torch.compile`` in training; the first step takes a minute.
+        capture: on a GPU, record the pieces of a step as CUDA graphs after some steps, and replay
+            them.
+        sync_batch_norm: on several GPUs, let batch norm see the batches of all ranks; otherwise
+            each rank's sees its own part.
         ranks: the processes of the run; None for those that torchrun has started, see
             ``tinygan.distributed``.
+
+    Raises:
+        ValueError: for ``sync_batch_norm`` with ``capture``.
 
     Examples:
         >>> Execution(dtype=torch.bfloat16, capture=True).compile
@@ -43,52 +51,28 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.sync_batch_norm and self.capture:
-            raise ValueError(
-                "sync_batch_norm must be without capture and penalty, got one of them; leave it "
-                "out: it can be neither recorded nor differentiated twice."
-            )
+            raise ValueError(NO_SYNC.format("capture"))
 
     def prepare(
         self, players: Players, device: torch.device | str | None
     ) -> tuple[Ranks, torch.dtype, LossScale | None]:
-        """Move the nets to where they train, and choose how they are applied.
-
-        Args:
-            players: whose nets these are.
-            device: where to train; None for where the first player's net is.
-
-        Returns:
-            The processes of the run, the type in which the first player's net is applied, and
-            float16's loss scale.
-
-        Raises:
-            ValueError: for a type in which the nets cannot be applied, or ``sync_batch_norm``
-                without a GPU.
-        """
+        """Move the nets to where they train; return the ranks, the type and its loss scale."""
         # Before the device is asked for: "cuda" is another one on each rank.
         ranks = distributed.join() if self.ranks is None else self.ranks
         where = players[0].device if device is None else torch.device(device)
-        weights = players[0].weights_dtype
-        dtype = precision.check(self.dtype, weights)
-        scale = precision.loss_scale_for(dtype, weights, where)
         for player in players:
             if self.sync_batch_norm:
                 player.module = traits.synchronised(player.module, where)
             own = precision.check(self.dtype, player.weights_dtype)
-            player.prepare(where, own, compiled=self.compile, loss_scale=scale)
-        return ranks, dtype, scale
+            player.prepare(where, own, compiled=self.compile)
+        dtype = players[0].applied.dtype
+        # It belongs to autocast: nets that are in float16 themselves have none.
+        scaled = dtype == torch.float16 and players[0].weights_dtype != torch.float16
+        return ranks, dtype, LossScale(where) if scaled else None
 
 
 def checked(execution: object) -> Execution:
-    """Return an execution.
-
-    Raises:
-        TypeError: for anything else, such as a dtype alone.
-
-    Examples:
-        >>> checked(Execution()).capture
-        False
-    """
+    """Return an execution; raise TypeError for anything else, such as a dtype alone."""
     if not isinstance(execution, Execution):
         raise TypeError(
             f"execution must be a tinygan.Execution, got {execution!r}; use "

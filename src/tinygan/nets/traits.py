@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def has_batch_norm(net: nn.Module) -> bool:
@@ -77,3 +78,17 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, training in was_training.items():
             part.training = training
+
+
+def has_dropout(net: nn.Module) -> bool:
+    """Return whether a net drops anything at random.
+
+    Examples:
+        >>> has_dropout(nn.Sequential(nn.Linear(2, 1), nn.Dropout(0.5)))
+        True
+    """
+    return any(
+        (isinstance(part, _DropoutNd) and part.p > 0)
+        or (isinstance(part, nn.MultiheadAttention) and part.dropout > 0)
+        for part in net.modules()
+    )

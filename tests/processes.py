@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -109,6 +110,7 @@ def say(*words: object) -> None:
 
 def interpreter(function: Callable[..., object], *arguments: Any) -> None:
     """Run a function and end as a script does, which multiprocessing's processes do not."""
+    atexit.register(weakref.finalize._exitfunc)  # which they forget, from Python 3.13 on
     try:
         function(*arguments)
     except BaseException as error:

@@ -155,7 +155,7 @@ def test_real_images_and_fakes_go_through_the_same_function():
     mark = Augmentation(
         sampling.one_each, lambda images, drawn: 0 * images + drawn.view(-1, 1, 1, 1)
     )
-    trainer = tinygan.GANTrainer(*recipes.nets(), augment=mark, penalty=tinygan.penalties.r1())
+    trainer = tinygan.GANTrainer(*recipes.nets(), augment=mark, penalties=tinygan.penalties.r1())
     trainer.discriminator.register_forward_pre_hook(
         lambda net, given: seen.append(given[0].detach().clone()) if net.training else None
     )

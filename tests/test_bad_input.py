@@ -185,7 +185,7 @@ def test_images_between_0_and_1_are_pointed_out():
             "loss must be a tinygan.losses.Loss or PairedLoss, got <function smoothed",
         ),
         (
-            {"penalty": penalties.r1},
+            {"penalties": penalties.r1},
             "penalty must be a tinygan.penalties.Penalty or several, got <function r1",
         ),
         (
@@ -216,19 +216,19 @@ def test_ingredients_of_another_kind(arguments, sentence):
             "loss.generator must return one cost per logit, (8,), got ();",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean())},
+            {"penalties": penalties.Penalty(lambda d, real, fake: d(real).mean())},
             "the penalty 'penalty' must return one cost per example, (8,), got (); return",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean()[None])},
+            {"penalties": penalties.Penalty(lambda d, real, fake: d(real).mean()[None])},
             "the penalty 'penalty' must return one cost per example, (8,), got (1,);",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: None, name="mine")},
+            {"penalties": penalties.Penalty(lambda d, real, fake: None, name="mine")},
             "the penalty 'mine' must return one cost per example, (8,), got NoneType;",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).detach())},
+            {"penalties": penalties.Penalty(lambda d, real, fake: d(real).detach())},
             "the penalty 'penalty' must return costs that weights can learn from, got some without",
         ),
         (

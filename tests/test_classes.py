@@ -100,7 +100,7 @@ def test_samples_are_of_each_class_in_turn():
 
 def test_both_nets_get_the_images_own_labels():
     """Fakes are made and judged by the labels of the batch, real images by their own."""
-    trainer = conditional(penalty=tinygan.penalties.r1())
+    trainer = conditional(penalties=tinygan.penalties.r1())
     calls = []
     for player in trainer.players:
         player.module.register_forward_pre_hook(

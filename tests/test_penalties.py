@@ -199,7 +199,7 @@ def test_a_lazy_penalty_is_paid_in_every_kth_step_and_k_times():
     optimizers = {"generator_optimizer": still, "discriminator_optimizer": still}
     for penalty in (None, penalties.Penalty(cost, every=4)):
         gradients.append([])
-        trainer = tiny_trainer(hooks=[Keep()], penalty=penalty, **optimizers)
+        trainer = tiny_trainer(hooks=[Keep()], penalties=penalty, **optimizers)
         trainer.fit([tiny_images()], steps=9)
     for step, (without, with_it) in enumerate(zip(*gradients)):
         expected = torch.full_like(without, 4 * slope if step % 4 == 0 else 0.0)
@@ -215,7 +215,7 @@ def test_penalties_are_computed_in_the_weights_own_type(dtype):
         seen.append((real.dtype, fake.dtype, discriminator(real).dtype))
         return discriminator(real).square()
 
-    tiny_trainer(penalty=penalties.Penalty(cost), dtype=dtype).fit([tiny_images()], steps=1)
+    tiny_trainer(penalties=penalties.Penalty(cost), dtype=dtype).fit([tiny_images()], steps=1)
     assert set(seen) == {(torch.float32,) * 3}
 
 
@@ -228,11 +228,11 @@ def test_a_run_with_another_penalty_is_refused():
     plain = penalties.r1(1.0)
     others = [None, penalties.r1(2.0), penalties.r1(1.0, every=8), falling]
     for own, different in ((plain, others), (falling, [plain, slower, lower])):
-        state = tiny_trainer(penalty=own).state_dict()
-        tiny_trainer(penalty=own).load_state_dict(state)
+        state = tiny_trainer(penalties=own).state_dict()
+        tiny_trainer(penalties=own).load_state_dict(state)
         for other in different:
             with pytest.raises(ValueError, match=r"penalty\.0\.\w+: .* when saved"):
-                tiny_trainer(penalty=other).load_state_dict(state)
+                tiny_trainer(penalties=other).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_bad_penalties_are_refused(make, sentence):
 def test_batch_norm_beside_a_penalty_is_pointed_out():
     """A warning says so where the trainer is made; a D without it is as it should be."""
     with pytest.warns(UserWarning, match="batch norm mixes each image's slope .* norm=None"):
-        tiny_trainer(penalty=penalties.r1())
+        tiny_trainer(penalties=penalties.r1())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tinygan.GANTrainer(*recipes.nets(), penalty=penalties.r1())
+        tinygan.GANTrainer(*recipes.nets(), penalties=penalties.r1())

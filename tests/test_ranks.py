@@ -97,10 +97,10 @@ def run_and_keep():
     """Train in several ways, and keep what came of it; on each of several ranks."""
     trainer, seen = trained()
     found = {"seen": seen, "images": trainer.images, "norm": fingerprint(trainer)}
-    found["no norm"] = fingerprint(trained(norm=False, penalty=lazy())[0])
-    found["eager"] = fingerprint(trained(penalty=lazy())[0])
+    found["no norm"] = fingerprint(trained(norm=False, penalties=lazy())[0])
+    found["eager"] = fingerprint(trained(penalties=lazy())[0])
     capture.recorder_for = lambda device: CPURecorder()
-    found["captured"] = fingerprint(trained(penalty=lazy(), capture=True)[0])
+    found["captured"] = fingerprint(trained(penalties=lazy(), capture=True)[0])
     # Parts of unequal size, a rate whose bits differ when replayed, and a second call.
     slower, _ = trained(capture=True, hooks=[hooks.every(1, slow_down)], steps=STEPS)
     slower.fit(loader(), steps=3 * STEPS)
@@ -165,7 +165,7 @@ def test_ranks_are_the_replicas_of_one_process(kept):
 
 def test_without_batch_norm_they_are_one_process_on_the_whole_batch(kept):
     """With a lazy penalty too: each rank's mean counts by its images."""
-    alone = fingerprint(trained(norm=False, penalty=lazy())[0])
+    alone = fingerprint(trained(norm=False, penalties=lazy())[0])
     for name, value in alone.items():
         assert torch.allclose(kept[0]["no norm"][name], value, rtol=0, atol=1e-10), name
 
@@ -282,7 +282,7 @@ def test_parts_are_the_batch(size, count):
     [
         ({}, "sync_batch_norm needs a CUDA device, got cpu; leave it out"),
         ({"capture": True}, "sync_batch_norm must be without capture and penalty, got one of them"),
-        ({"penalty": lazy()}, "sync_batch_norm must be without capture and penalty, got one"),
+        ({"penalties": lazy()}, "sync_batch_norm must be without capture and penalty, got one"),
     ],
 )
 def test_sync_batch_norm_is_refused_where_pytorch_has_none(arguments, sentence):

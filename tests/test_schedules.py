@@ -149,7 +149,7 @@ def test_a_value_out_of_range_in_mid_run_is_named():
         noise.draw((2, 3, 8, 8), torch.Generator(), 75)
 
 
-@pytest.mark.parametrize("weight", [0.5, schedules.linear(0.0, 1.0, until=20)], ids=str)
+@pytest.mark.parametrize("weight", [0.5, schedules.linear(0.0, 1.0, until=20)], ids=["number", "schedule"])
 def test_a_penalty_of_ones_own_has_a_weight(weight):
     """The cost's weight may be a number or a schedule."""
     real, _ = recipes.batches()[0]
@@ -220,7 +220,7 @@ def all_scheduled(*more, rate=None, slow=1, **arguments):
             hooks.Schedule("generator", weight_decay=schedules.linear(0.0, 0.1, until=40 * slow)),
             *more,
         ],
-        "penalty": [
+        "penalties": [
             penalties.r1(schedules.exponential(5.0, 0.1, until=50 * slow), every=2),
             penalties.wgan_gp(schedules.warm_up(1.0, images=30 * slow), every=3),
         ],
@@ -328,8 +328,8 @@ def late(images, *, early, value):
 @pytest.mark.parametrize(
     ("make", "values"),
     [
-        (lambda value: {"penalty": penalties.r1(value, every=1)}, (0.0, 1.0)),
-        (lambda value: {"penalty": penalties.dragan(value)}, (0.0, 1.0)),
+        (lambda value: {"penalties": penalties.r1(value, every=1)}, (0.0, 1.0)),
+        (lambda value: {"penalties": penalties.dragan(value)}, (0.0, 1.0)),
         (lambda value: {"augment": augmentations.diff_augment(p=value)}, (0.0, 0.9)),
         (lambda value: {"augment": augmentations.instance_noise(value)}, (0.0, 0.1)),
         (lambda value: {"ema_half_life": value}, (1.0, 100.0)),
@@ -362,7 +362,7 @@ def test_another_schedule_is_another_run():
     changed = {
         "until=50, begin=0) when saved": {"rate": schedules.cosine(2e-3, 1e-4, until=51)},
         "until=60, begin=0) when saved, 50.0 now": {"ema_half_life": 50},
-        "until=50, begin=0) when saved, 1.0 now": {"penalty": penalties.r1(5.0, every=2)},
+        "until=50, begin=0) when saved, 1.0 now": {"penalties": penalties.r1(5.0, every=2)},
         "hooks.Schedule-2: there when saved, missing now": {"hooks": []},
     }
     for line, arguments in changed.items():

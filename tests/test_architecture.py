@@ -20,7 +20,7 @@ ROOT = Path(tinygan.__file__).parent
 # Imports point down, or sideways within a level. What is deeper is usable without what is above.
 LEVELS = {
     "checks": 0, "seeds": 0, "disk": 0, "checkpoint": 0, "checkpoint_folder": 0, "signals": 0,
-    "distributed": 0, "roll_call": 0, "extras": 0, "_run": 0, "_execution": 0, "report": 0,
+    "distributed": 0, "extras": 0, "_run": 0, "_execution": 0, "report": 0,
     "version": 0, "schedules": 0,
     "nets": 1, "dcgan": 1, "weights": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1,
     "data": 1, "batches": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,

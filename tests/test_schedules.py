@@ -149,7 +149,9 @@ def test_a_value_out_of_range_in_mid_run_is_named():
         noise.draw((2, 3, 8, 8), torch.Generator(), 75)
 
 
-@pytest.mark.parametrize("weight", [0.5, schedules.linear(0.0, 1.0, until=20)], ids=["number", "schedule"])
+@pytest.mark.parametrize(
+    "weight", [0.5, schedules.linear(0.0, 1.0, until=20)], ids=["number", "schedule"]
+)
 def test_a_penalty_of_ones_own_has_a_weight(weight):
     """The cost's weight may be a number or a schedule."""
     real, _ = recipes.batches()[0]

@@ -1,7 +1,4 @@
-"""One run in several processes, called ranks: thin over torchrun and torch.distributed.
-
-``GANTrainer``, ``data.Loader`` and ``data.pack`` join the ranks by themselves.
-"""
+"""One run in several processes, called ranks: thin over torchrun and torch.distributed."""
 
 from __future__ import annotations
 
@@ -18,8 +15,8 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-
-from tinygan._run import checks
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 CPU = torch.device("cpu")
 TIMEOUT = 300.0  # seconds
@@ -170,7 +167,7 @@ _joined: dict[Any, Ranks] = {}
 
 
 def join(*, timeout: float = TIMEOUT) -> Ranks:
-    """Join the other processes of this run, all of which must call it.
+    """Join the other processes of this run: all must call it, as trainers and loaders do.
 
     They are those of the script's process group, if it has made one, or else torchrun's; without
     either the process is alone. Later calls return the same. After ``timeout`` seconds without an
@@ -184,8 +181,7 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
     gpus = torch.cuda.device_count()
     if not dist.is_initialized():
-        world = os.environ.get("WORLD_SIZE", "1")
-        if world == "1":
+        if (world := os.environ.get("WORLD_SIZE", "1")) == "1":
             return ALONE
         if missing := sorted({"RANK", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ)):
             raise ValueError(
@@ -199,9 +195,13 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
             )
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what "cuda" means
-        # Some need longer to start than to answer.
-        patience = timedelta(seconds=max(timeout, TIMEOUT))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=patience)
+        patience = timedelta(seconds=max(timeout, TIMEOUT))  # some start slowly
+        store, rank, count = next(rendezvous("env://", timeout=patience))
+        # torchrun's store outlives ranks that it restarts, with what the dead ones have left in it.
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"restart {restart} of {count} ranks", store)
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        dist.init_process_group(backend, None, patience, count, rank, store)
         atexit.register(dist.destroy_process_group)
     rank, count, group = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
     if count == 1:
@@ -211,6 +211,7 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
         groups = [dist.new_group(timeout=limit, backend=b) for b in (None, "gloo", "gloo")]
         local_rank = int(os.environ.get("LOCAL_RANK", rank % max(1, gpus)))
         _joined[group] = Ranks(rank, count, local_rank, timeout, groups)
+        _joined[group].gather([])  # a rank that left before this would break the others' joining
     return _joined[group]
 
 
@@ -224,7 +225,6 @@ def launch(count: int) -> NoReturn:
         >>> if "--ngpu=4" in sys.argv and not is_launched():  # the ranks come by here too
         ...     launch(4)
     """
-    checks.count("count", count)
     # torchrun gives each rank one thread; here the ranks share all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]

@@ -128,7 +128,7 @@ def work(rank, folder):
     try:
         tiny_trainer(hooks=[On(1, "on_gradients", 5, die)]).fit([tiny_images(8)], steps=9)
     except distributed.LostRankError:
-        time.sleep(5)  # so that the cause is seen first
+        time.sleep(2)  # so that the cause is seen first
 
 
 def test_of_spawned_processes_the_killed_one_is_named(tmp_path):

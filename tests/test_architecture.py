@@ -19,15 +19,15 @@ ROOT = Path(tinygan.__file__).parent
 
 # Imports point down, or sideways within a level. What is deeper is usable without what is above.
 LEVELS = {
-    "checks": 0, "seeds": 0, "disk": 0, "checkpoint": 0, "checkpoint_folder": 0, "signals": 0,
-    "distributed": 0, "roll_call": 0, "extras": 0, "_run": 0, "_execution": 0, "report": 0,
+    "checks": 0, "seeds": 0, "disk": 0, "checkpoint": 0, "folder": 0, "signals": 0, "state": 0,
+    "distributed": 0, "roll_call": 0, "_run": 0, "_execution": 0, "report": 0,
     "version": 0, "schedules": 0,
     "nets": 1, "dcgan": 1, "weights": 1, "losses": 1, "optimizers": 1, "sampling": 1, "pictures": 1,
-    "data": 1, "batches": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,
+    "batches": 0, "data": 1, "compatibility": 1, "finite": 1, "precision": 1, "penalties": 1,
     "cuda_graphs": 1, "compiled": 1, "traits": 1, "augmentations": 1, "average": 1,
     "metrics": 1, "batch": 1,
     "player": 2, "execution": 2, "algorithms": 2, "step": 2, "capture": 2,
-    "hook": 3, "configuration": 3, "replica": 3, "run_state": 3, "saved_run": 3, "feed": 3,
+    "hook": 3, "replica": 3, "run": 3, "feed": 3,
     "trainer": 4, "gan_trainer": 4, "hooks": 4,
     "__init__": 5,
 }  # fmt: skip

@@ -41,7 +41,11 @@ def saved(tmp_path):
 @pytest.mark.parametrize("all_bits", [False, True])
 def test_a_flipped_byte_is_an_error_or_changes_nothing(all_bits, saved):
     """Wherever a bit or a byte is flipped, a checkpoint is refused, or its values are as saved."""
-    path, state = saved
+    flip(*saved, all_bits, every=23)
+
+
+def flip(path, state, all_bits, every=1):
+    """Flip every so many of the bytes that matter, one after the other."""
     good = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         headers = [
@@ -50,7 +54,8 @@ def test_a_flipped_byte_is_an_error_or_changes_nothing(all_bits, saved):
         spots = {*range(1024), *range(archive.start_dir - 512, len(good)), *range(0, len(good), 61)}
     spots.update(*(range(start, start + size) for start, size in headers))
     refused = 0
-    for spot in sorted(spots):
+    spots = sorted(spots)[::every]
+    for spot in spots:
         flipped = good[spot] ^ (0xFF if all_bits else 1 << spot % 8)
         path.write_bytes(good[:spot] + bytes([flipped]) + good[spot + 1 :])
         try:

@@ -96,18 +96,24 @@ def test_a_run_interrupted_at_any_time_ends_the_same(kill, workers, tmp_path):
     assert_goes_on(tmp_path, step)
 
 
-@both_signals
+MOMENTS = [
+    ("on_fit_start", 1, 0), ("on_epoch_start", 2, 5), ("on_step_start", 5, 5),
+    ("on_gradients", 9, 5), ("on_update", 10, 5),  # of D and of G in step 5
+    ("on_step_end", 5, 5), ("on_epoch_end", 1, 4), ("on_fit_end", 1, 10),
+    ("write", 2, 6), ("replace", 2, 6),  # in the second save
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("name", "call", "expected"),
-    [
-        ("on_fit_start", 1, 0), ("on_epoch_start", 2, 5), ("on_step_start", 5, 5),
-        ("on_gradients", 9, 5), ("on_update", 10, 5),  # of D and of G in step 5
-        ("on_step_end", 5, 5), ("on_epoch_end", 1, 4), ("on_fit_end", 1, 10),
-        ("write", 2, 6), ("replace", 2, 6),  # in the second save
-    ],
-)  # fmt: skip
-def test_a_step_is_finished_and_no_other_begun(number, name, call, expected, tmp_path):
+    ("number", "moment"), [(SIGINT, MOMENTS[1]), (SIGTERM, MOMENTS[3]), (SIGTERM, MOMENTS[8])]
+)
+def test_a_step_is_finished_and_no_other_begun(number, moment, tmp_path):
     """Wherever the first signal comes, in an event or a save, the step in progress is the last."""
+    ask(number, *moment, tmp_path)
+
+
+def ask(number, name, call, expected, tmp_path):
+    """Send a signal within an event or a save, and see after which step the run ends."""
     send = partial(signal.raise_signal, number)
     child = processes.Child(tmp_path, train_and_act, send, name, call)
     assert assert_obeyed(child, number, tmp_path) == expected
@@ -160,13 +166,20 @@ def sleep():
     time.sleep(3600)
 
 
-@pytest.mark.parametrize(("second", "code"), [(SIGINT, 130), (SIGTERM, -SIGTERM)])
-@pytest.mark.parametrize("first", signals.SIGNALS)
+SECOND = [(SIGINT, 130), (SIGTERM, -SIGTERM)]
+LONG = [("on_step_end", 4, 3), ("write", 2, 3), ("replace", 2, 6)]
+
+
 @pytest.mark.parametrize(
-    ("name", "call", "saved"), [("on_step_end", 4, 3), ("write", 2, 3), ("replace", 2, 6)]
+    ("long", "first", "second"), [(LONG[0], SIGTERM, SECOND[0]), (LONG[1], SIGINT, SECOND[1])]
 )
-def test_a_second_signal_ends_at_once(name, call, saved, first, second, code, tmp_path):
+def test_a_second_signal_ends_at_once(long, first, second, tmp_path):
     """Asleep in a hook or a save, a run dies by the second signal, and what it saved stays."""
+    insist(*long, first, *second, tmp_path)
+
+
+def insist(name, call, saved, first, second, code, tmp_path):
+    """Send two signals while a run sleeps in an event or a save, and see what is left."""
     child = processes.Child(tmp_path, train_and_act, sleep, name, call)
     child.until("asleep")
     before = {path: path.read_bytes() for path in tmp_path.rglob("step_*.pt")}

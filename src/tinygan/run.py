@@ -110,7 +110,7 @@ class Run:
     def total_steps(self) -> int | None:
         """The steps at which the current ``fit`` is complete, or None if that is not known.
 
-        One fewer per epoch if the last batch is too small for a pack, a turn or a part.
+        There is one fewer per epoch if the last batch is too small to be used.
         """
         if self.target_epochs is None or self.batches_per_epoch is None:
             return self.target_steps
@@ -176,10 +176,7 @@ class Run:
             logger.warning("%s", sentence)
 
     def state_dict(self) -> State:
-        """Return all that the run needs to go on: plain values and tensors.
-
-        The tensors are the live ones: save or copy them before training on.
-        """
+        """Return all that the run needs to go on; its tensors are live: copy them, or save them."""
         state = {
             "schema": SCHEMA,
             "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
@@ -232,10 +229,7 @@ class Run:
         """Take back what ``state_dict`` returned; ``fit`` then goes on from there.
 
         The device, and how optimizers are executed (fused, foreach, capturable), are this trainer's
-        own; everything else must be as it was, or allowed by ``resume`` to differ.
-
-        Raises:
-            ValueError: for the state of another run, with every difference; nothing is changed.
+        own. For any other difference that is not allowed ValueError is raised, and nothing changed.
         """
         if state.get("schema") != SCHEMA:
             version = state.get("versions", {}).get("tinygan", "of an unknown version")
@@ -267,18 +261,17 @@ class Run:
         self._place = state["batches"]
 
     def _check_batches(self, batches: Iterable[object]) -> None:
-        """Raise ValueError if what was resumed is to go on with other batches, unless allowed.
-
-        Later others may follow in one process, but what is resumed is one run.
-        """
-        if self._loaded:
-            try:
-                fits = batches_of.fitting(batches, self._place, self.batch, self._allow)
-            except ValueError as error:
-                self._replica.fail(error)
-                raise
-            self._place, self.batch = fits
-            self._loaded = False
+        """Raise ValueError if what was resumed is to go on with other batches, unless allowed."""
+        if not self._loaded:  # later others may follow in one process
+            return
+        try:
+            self._place, self.batch = batches_of.fitting(
+                batches, self._place, self.batch, self._allow
+            )
+        except ValueError as error:
+            self._replica.fail(error)
+            raise
+        self._loaded = False
 
     def _share_state(self, batches: Iterable[object] = ()) -> None:
         """Give all ranks the state of rank 0, if they are alike."""
@@ -312,9 +305,7 @@ class Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.
 
-        Raises:
-            ValueError: for weights, buffers or moments that are not finite.
-            OSError: if the file could not be written; one that was there before still is.
+        Raises ValueError for what is not finite, and OSError if the file could not be written.
         """
         state, here = self.state_dict(), Path(path).parent
         check_finite(state)
@@ -325,26 +316,22 @@ class Run:
     def resume(
         self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()
     ) -> Path | None:
-        """Go on from a checkpoint: of a folder the newest good one, or just the given file.
+        """Go on from a checkpoint; return its file, or None for a new run.
 
         In a folder, files that are not whole are passed over with a warning. A folder that is not
         there, or holds no checkpoint, means a new run, and a warning says so: the same program
         begins and finishes it. All ranks of a run call this together; rank 0 reads.
 
         Args:
-            path: ``hooks.Checkpoint``'s folder, or the one inside with the files, or a file, which
-                ends in ``.pt``.
-            allow: what may differ from the run that was saved, in the words of the error that names
-                the differences: ``"generator optimizer.lr"``, ``"batches.batch_size"``, or the
-                beginning of several, ``"hooks"``. The new values are used. Nets of other shapes are
-                refused all the same.
-
-        Returns:
-            The file that was loaded, or None for a new run.
+            path: ``hooks.Checkpoint``'s folder, of which the newest good file is taken, or a file,
+                which ends in ``.pt``.
+            allow: what may differ from the run that was saved, by the names that the error gives:
+                ``"generator optimizer.lr"``, or the beginning of several, ``"hooks"``. The new
+                values are used. Nets of other shapes are never allowed.
 
         Raises:
             CheckpointError: for a file that is missing or not whole, or a folder with none that is.
-            ValueError: for the checkpoint of another run, with every difference.
+            ValueError: for the checkpoint of a different run, with every difference.
 
         Examples:
             >>> import tinygan

@@ -68,11 +68,10 @@ class Checkpoint(Hook):
     @override
     def on_fit_start(self, trainer: Run) -> None:
         self._started = False
-        if trainer.hooks[-1] is not self:
+        if (last := trainer.hooks[-1]) is not self:
             raise ValueError(
-                "Checkpoint must be the last hook, got "
-                f"{type(trainer.hooks[-1]).__name__} after it, which would not have seen the step "
-                "that is saved; move Checkpoint to the end of hooks."
+                f"Checkpoint must be the last hook, got {type(last).__name__} after it, which "
+                "would not have seen the step that is saved; move Checkpoint to the end of hooks."
             )
         prepared(self.folder)
         # Their names are in the folders above, perhaps since a moment ago.
@@ -141,15 +140,9 @@ class Checkpoint(Hook):
         return True
 
     def pin(self, step: int) -> Path:
-        """Keep the file of a step for ever, and return its new path.
-
-        One that is pinned already stays so: a resumed run may come here again.
-
-        Raises:
-            OSError: if there is no file of that step.
-        """
+        """Keep the file of a step for ever, and return its new path; OSError if there is none."""
         path, pinned = (saved.path_of(self.folder, step, pinned=pin) for pin in (False, True))
-        if path.exists() or not pinned.exists():
+        if path.exists() or not pinned.exists():  # a resumed run may come here again
             disk.replace(path, pinned)
             disk.sync_folder(self.folder)
         return pinned
@@ -194,11 +187,8 @@ class Checkpoint(Hook):
 
 
 def _place(trainer: Run) -> tuple[int, ...]:
-    """Return how far a run is; the end of an epoch's last batch is the beginning of the next epoch.
-
-    Not the step alone: batches that are left out, as they fill no pack, come after it.
-    """
-    if trainer.batch == trainer.batches_per_epoch:
+    """Return how far a run is. Batches that are left out count in ``batch``, not in ``step``."""
+    if trainer.batch == trainer.batches_per_epoch:  # the end of an epoch begins the next
         return trainer.step, trainer.epoch + 1, 0
     return trainer.step, trainer.epoch, trainer.batch
 

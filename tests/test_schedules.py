@@ -216,11 +216,11 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("pack", [1, 2])
-def test_a_penalty_has_the_weight_of_its_images(kind, pack):
-    """D pays what it would for the number that the schedule has come to, of packs as of images."""
+@pytest.mark.parametrize("join", [1, 2])
+def test_a_penalty_has_the_weight_of_its_images(kind, join):
+    """D pays what it would for the number that the schedule has come to, of joined images too."""
     make = KINDS[kind]
-    _, d = recipes.nets(pack=pack)
+    _, d = recipes.nets(join=join)
     judge = tinygan.Player("discriminator", d).twice_differentiable()
     real, fake = (recipes.batches()[index][0] for index in (0, 1))
     weight = schedules.exponential(10.0, 0.1, until=100)
@@ -230,7 +230,7 @@ def test_a_penalty_has_the_weight_of_its_images(kind, pack):
         falling = make(weight).term(judge, real, fake, batch, 0)
         still = make(weight(seen)).term(judge, real, fake, batch, 0)
         torch.testing.assert_close(falling, still, rtol=1e-6, atol=0)
-        assert len(still) == len(real) // pack
+        assert len(still) == len(real) // join
 
 
 @pytest.mark.parametrize("weight", [0.5, schedules.linear(0.0, 1.0, until=20)], ids=str)

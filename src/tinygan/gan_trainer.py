@@ -33,7 +33,7 @@ class GANTrainer(Trainer):
         generator: maps z (N, Z) to examples, such as images (N, C, H, W) in [-1, 1]. Its attribute
             ``latent_dim`` is Z. If it has ``num_classes``, a number, it maps z and labels (N,). If
             it has ``prior``, that draws z, see ``tinygan.sampling``; else z is from N(0, I).
-        discriminator: maps examples to logits (N, ...), without a sigmoid, or, if it packs m of
+        discriminator: maps examples to logits (N, ...), without a sigmoid, or, if it joins m of
             them, to (N // m, ...); if G takes labels, examples and labels.
         loss: what the players pay, see ``tinygan.losses``.
         penalty: extra terms in D's loss, see ``tinygan.penalties``: one or several; None for none.

@@ -362,12 +362,12 @@ class Judge:
         more: its other inputs, such as labels.
 
     Attributes:
-        pack: how many examples the net judges together.
+        join: how many examples the net judges together.
     """
 
     def __init__(self, net: nn.Module, more: Sequence[torch.Tensor] = ()) -> None:
         self.net, self.more = net, tuple(more)
-        self.pack: int = getattr(net, "pack", 1)
+        self.join: int = getattr(net, "join", 1)
 
     def __call__(self, examples: torch.Tensor) -> torch.Tensor:
         """Return the logits of examples."""

@@ -97,11 +97,11 @@ def turns_of(algorithm: Callable[..., object]) -> int:
     return turns
 
 
-def check_size(size: int, *, d_steps: int, accumulate: int, pack: int) -> None:
+def check_size(size: int, *, d_steps: int, accumulate: int, join: int) -> None:
     """Raise ValueError if an epoch's first batch cannot be shared out as it must be.
 
     Examples:
-        >>> check_size(64, d_steps=2, accumulate=4, pack=1)
+        >>> check_size(64, d_steps=2, accumulate=4, join=1)
     """
     if size % (d_steps * accumulate):
         fits = size // (d_steps * accumulate) * d_steps * accumulate
@@ -109,10 +109,10 @@ def check_size(size: int, *, d_steps: int, accumulate: int, pack: int) -> None:
             f"each rank's batch size must be a multiple of d_steps * accumulate = {d_steps} * "
             f"{accumulate}, got {size}; use {max(fits, d_steps * accumulate)}."
         )
-    if size < d_steps * accumulate * pack:
+    if size < d_steps * accumulate * join:
         raise ValueError(
-            f"a batch must have {d_steps * accumulate * pack} images or more, as many as D packs "
-            f"in each turn and part, got {size}; use larger batches, or a smaller pack."
+            f"a batch must have {d_steps * accumulate * join} images or more, as many as D joins "
+            f"in each turn and part, got {size}; use larger batches, or join fewer."
         )
 
 

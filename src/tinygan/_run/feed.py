@@ -29,14 +29,14 @@ class Feed:
     def __init__(self, run: Run, dtype: torch.dtype, d_steps: int, accumulate: int) -> None:
         self._run = run
         self._dtype = dtype
-        self._pack: int = math.prod(getattr(player.module, "pack", 1) for player in run.players)
+        self._join: int = math.prod(getattr(player.module, "join", 1) for player in run.players)
         self._d_steps, self._accumulate = d_steps, accumulate
-        self.multiple = d_steps * accumulate * self._pack
+        self.multiple = d_steps * accumulate * self._join
 
     def check_size(self, size: int) -> None:
         """Raise ValueError if this rank's part of an epoch's first batch has an odd size."""
         batches_of.check_size(
-            size, d_steps=self._d_steps, accumulate=self._accumulate, pack=self._pack
+            size, d_steps=self._d_steps, accumulate=self._accumulate, join=self._join
         )
 
     def part_of(

@@ -117,7 +117,7 @@ class SavedRun:
     def total_steps(self) -> int | None:
         """The steps at which the current ``fit`` is complete, or None if that is not known.
 
-        One fewer per epoch if the last batch is too small for a pack, a turn or a part.
+        One fewer per epoch if the last batch is too small for joined images, a turn or a part.
         """
         if self.target_epochs is None or self.batches_per_epoch is None:
             return self.target_steps

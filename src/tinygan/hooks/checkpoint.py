@@ -197,7 +197,7 @@ class Checkpoint(Hook):
 def _place(trainer: Run) -> tuple[int, ...]:
     """Return how far a run is. The end of an epoch's last batch is the beginning of the next epoch.
 
-    Not the step alone: batches that are left out, as they fill no pack, come after it.
+    Not the step alone: batches that are left out, as they are too small, come after it.
     """
     if trainer.batch == trainer.batches_per_epoch:
         return trainer.step, trainer.epoch + 1, 0

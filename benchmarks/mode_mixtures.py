@@ -74,11 +74,11 @@ class Mixture:
         data = f"{self.means.tolist()}, {self.sd}, {self.scale}, {self.batch}, {self.samples}"
         return {"rates": str(RATES), "data": data}
 
-    def nets(self, *, pack: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
+    def nets(self, *, join: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
         """Return G and D: neither has batch norm here."""
         if sharp:
-            return PointGenerator(latent_dim=2, hidden=4), PointDiscriminator(pack, octaves=6)
-        return PointGenerator(latent_dim=4, hidden=3), PointDiscriminator(pack, octaves=4)
+            return PointGenerator(latent_dim=2, hidden=4), PointDiscriminator(join, octaves=6)
+        return PointGenerator(latent_dim=4, hidden=3), PointDiscriminator(join, octaves=4)
 
     def hooks(self, steps: int) -> list[tinygan.Hook]:
         """Return what a run of so many steps needs: rates that end at 0."""
@@ -173,16 +173,16 @@ class PointGenerator(nn.Module):
 class PointDiscriminator(nn.Module):
     """Three hidden layers on the points and their waves, which show it what is a hundredth wide."""
 
-    def __init__(self, pack: int, octaves: int) -> None:
+    def __init__(self, join: int, octaves: int) -> None:
         super().__init__()
-        self.pack = pack
+        self.join = join
         self.register_buffer("waves", math.pi * 2.0 ** torch.arange(octaves))
-        inputs = 2 * pack * (1 + 2 * octaves)
+        inputs = 2 * join * (1 + 2 * octaves)
         activation = partial(nn.LeakyReLU, 0.2)
         self.main = nn.Sequential(*_layers(inputs, 1, hidden=3, activation=activation))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map points (N, 2, 1, 1) to logits (N / pack,)."""
-        points = tinygan.pack(images, self.pack).flatten(1)
+        """Map points (N, 2, 1, 1) to logits (N / join,)."""
+        points = tinygan.join_images(images, self.join).flatten(1)
         phases = (points[:, :, None] * self.waves).flatten(1)
         return self.main(torch.cat([points, phases.sin(), phases.cos()], 1)).flatten()

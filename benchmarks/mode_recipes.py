@@ -33,7 +33,7 @@ class Recipe:
         loss: what the players pay.
         penalty: makes what D pays besides, from a set's weight of zero-centred penalties and the
             images of a run.
-        pack: images that D sees at once.
+        join: images that D sees at once.
         bounded: divide D's weights by their spectral norm.
         sharp: of points, let D see finer waves and G bend more.
         ema_half_life: images after which weights count half in the average that is sampled from.
@@ -41,7 +41,7 @@ class Recipe:
 
     loss: Loss | PairedLoss = losses.non_saturating
     penalty: Callable[[float, int], tuple[Penalty, ...]] = lambda weight, images: ()
-    pack: int = 1
+    join: int = 1
     bounded: bool = False
     sharp: bool = False
     ema_half_life: float | None = None
@@ -72,8 +72,8 @@ _r3gan = partial(Recipe, losses.relativistic)
 
 RECIPES = {
     "plain": Recipe(),
-    "pack2": Recipe(pack=2),
-    "pack4": Recipe(pack=4),
+    "pack2": Recipe(join=2),
+    "pack4": Recipe(join=4),
     "least-squares": Recipe(loss=losses.least_squares),
     "hinge-sn": Recipe(loss=losses.hinge, bounded=True),
     "wgan-gp": Recipe(

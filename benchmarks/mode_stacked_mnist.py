@@ -52,12 +52,12 @@ class Stacked:
         digits = zlib.crc32(self.digits.images.numpy().tobytes())
         return {"data": f"{len(self)} of {digits}, {self.batch}, {self.samples}"}
 
-    def nets(self, *, pack: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
+    def nets(self, *, join: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
         """Return DCGAN's nets of width 64; D without batch norm if it is to be penalised."""
         norm = nn.BatchNorm2d if batch_norm else None
         return (
             tinygan.DCGANGenerator(28).apply(tinygan.weights_init),
-            tinygan.DCGANDiscriminator(28, norm=norm, pack=pack).apply(tinygan.weights_init),
+            tinygan.DCGANDiscriminator(28, norm=norm, join=join).apply(tinygan.weights_init),
         )
 
     def hooks(self, steps: int) -> list[tinygan.Hook]:

@@ -126,7 +126,7 @@ def trainer_of(
     """Return the trainer of a recipe on a set."""
     torch.manual_seed(seed)  # the nets' first weights
     generator, discriminator = modes.nets(
-        pack=recipe.pack, batch_norm=recipe.batch_norm, sharp=recipe.sharp
+        join=recipe.join, batch_norm=recipe.batch_norm, sharp=recipe.sharp
     )
     generator.prior = modes.prior
     return tinygan.GANTrainer(

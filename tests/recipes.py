@@ -18,7 +18,7 @@ CLASSES = 3
 
 
 def nets(
-    norm: bool = True, num_classes: int | None = None, pack: int = 1
+    norm: bool = True, num_classes: int | None = None, join: int = 1
 ) -> tuple[nn.Module, nn.Module]:
     """Return G and D of 8x8 images, the same each time; with batch norm in G, or without any."""
     torch.manual_seed(0)
@@ -30,7 +30,7 @@ def nets(
         num_classes=num_classes,
     )
     discriminator = tinygan.DCGANDiscriminator(
-        8, base_channels=4, norm=None, num_classes=num_classes, pack=pack
+        8, base_channels=4, norm=None, num_classes=num_classes, join=join
     )
     return generator.apply(tinygan.weights_init), discriminator.apply(tinygan.weights_init)
 
@@ -56,7 +56,7 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
         },
     ),
     "packing, R1 that falls": (
-        partial(nets, pack=2),
+        partial(nets, join=2),
         {"penalties": penalties.r1(schedules.exponential(1.0, 0.01, until=100), every=2)},
     ),
     "instance noise": (

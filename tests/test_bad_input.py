@@ -137,6 +137,7 @@ def test_targets(target, sentence):
         ),
         (tiny_images().clamp(max=0) - 0.5, "images must be in [-1, 1], got [-1."),
         (tiny_images() * 1.05, "images must be in [-1, 1], got [-1.0"),
+        (tiny_images().clamp(min=0) * 1.05, "images must be in [-1, 1], got [0, 1.05]; scale"),
         (tiny_images() * float("nan"), "images must be in [-1, 1], got [nan, nan]"),
         (tiny_images()[:1], "batch size must be at least 2 with batch norm, got 1; use larger"),
         (tiny_images()[:, 0], "must be images (N, C, H, W), got the shape (24, 8, 8); batch a"),

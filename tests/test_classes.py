@@ -48,19 +48,19 @@ def test_nets_of_any_shape_take_labels(size, channels, latent_dim, count, num_cl
 @given(
     size=strategies.image_sizes,
     channels=strategies.channels,
-    packs=st.integers(2, 4),
-    pack=st.integers(1, 4),
+    groups=st.integers(2, 4),
+    join=st.integers(1, 4),
 )
-def test_packs_of_any_shape_give_a_logit_each(size, channels, packs, pack):
-    """A pack holds its images' channels in order, and D gives it one logit."""
-    images = torch.randn(packs * pack, channels, *size)
-    packed = tinygan.pack(images, pack)
-    assert packed.shape == (packs, pack * channels, *size)
+def test_joined_images_of_any_shape_get_a_logit(size, channels, groups, join):
+    """Their channels are in order, and D gives them one logit."""
+    images = torch.randn(groups * join, channels, *size)
+    joined = tinygan.join_images(images, join)
+    assert joined.shape == (groups, join * channels, *size)
     for i, image in enumerate(images):
-        inside = i % pack * channels
-        assert torch.equal(packed[i // pack, inside : inside + channels], image)
-    discriminator = tinygan.DCGANDiscriminator(size, channels, 2, pack=pack)
-    assert discriminator(images).shape == (packs,)
+        inside = i % join * channels
+        assert torch.equal(joined[i // join, inside : inside + channels], image)
+    discriminator = tinygan.DCGANDiscriminator(size, channels, 2, join=join)
+    assert discriminator(images).shape == (groups,)
 
 
 def test_a_logit_is_the_papers_projection():
@@ -206,14 +206,14 @@ def test_missing_labels_are_refused():
             "labels must be None for nets without classes, got 1"
         ),
         partial(conditional().sample, 2, labels=3): "labels must be in [0, 3), got [3, 3]",
-        partial(conditional().sample, 2, labels=0.5): "labels must be a tensor (N,) of int64 or",
+        partial(conditional().sample, 2, labels=0.5): "(N,) of int64, got (2,) of torch.float32",
         partial(conditional().sample, 8, labels=labels[:3]): "(N,) of int64, got (3,) of torch.int",
         partial(with_classes[0], torch.randn(2, 5)): "labels must be given to a net with num_cl",
         partial(plain[1], images, labels): "labels must be given to a net with num_classes, and",
         partial(with_classes[1], images, labels[:3]): "(N,) of int64, got (3,) of torch.int64 for",
         partial(with_classes[1], images, labels.int()): "got (8,) of torch.int32 for N=8",
-        partial(tinygan.DCGANDiscriminator, 8, pack=2, num_classes=3): (
-            "pack must be 1 with num_classes, got 2"
+        partial(tinygan.DCGANDiscriminator, 8, join=2, num_classes=3): (
+            "join must be 1 with num_classes, got 2"
         ),
     }.items():
         with pytest.raises(ValueError, match=re.escape(sentence)):
@@ -235,7 +235,7 @@ def test_a_finished_run_with_left_out_images_stays_finished(tmp_path):
     images = torch.cat([images for images, _ in recipes.batches()])[:17]
     for _ in range(3):
         trainer = tinygan.GANTrainer(
-            *recipes.nets(pack=2), hooks=[tinygan.hooks.Checkpoint(tmp_path, every=2)]
+            *recipes.nets(join=2), hooks=[tinygan.hooks.Checkpoint(tmp_path, every=2)]
         )
         trainer.resume(tmp_path)
         with warnings.catch_warnings():
@@ -244,16 +244,16 @@ def test_a_finished_run_with_left_out_images_stays_finished(tmp_path):
         assert (trainer.step, trainer.epoch, trainer.batch) == (4, 2, 0)
 
 
-def test_a_penalty_knows_packs_of_classes():
+def test_a_penalty_knows_joined_images_of_classes():
     """A D of one's own may have both: a function of images that knows how many it joins."""
-    player = tinygan.Player("discriminator", recipes.nets(pack=2)[1])
-    assert player.twice_differentiable(torch.zeros(8)).pack == 2
-    assert player.twice_differentiable().pack == 2
+    player = tinygan.Player("discriminator", recipes.nets(join=2)[1])
+    assert player.twice_differentiable(torch.zeros(8)).join == 2
+    assert player.twice_differentiable().join == 2
 
 
-def test_images_that_fill_no_pack_are_left_out():
-    """Of a batch of 5 a D that packs two sees 4; fewer than a pack are an error."""
-    made = recipes.nets(pack=2)
+def test_images_that_are_too_few_to_join_are_left_out():
+    """Of a batch of 5 a D that joins two sees 4; fewer than two are an error."""
+    made = recipes.nets(join=2)
     sizes = []
     made[1].register_forward_pre_hook(
         lambda net, given: sizes.append(len(given[0])) if net.training else None
@@ -268,14 +268,14 @@ def test_images_that_fill_no_pack_are_left_out():
     trainer.fit(one_left, epochs=3)
     assert sizes == [8] * 12
     assert (trainer.epoch, trainer.batch, trainer.step) == (3, 0, 7)
-    trainer = tinygan.GANTrainer(*recipes.nets(norm=False, pack=2))
-    with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D packs"):
+    trainer = tinygan.GANTrainer(*recipes.nets(norm=False, join=2))
+    with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D joins"):
         trainer.fit(Shrinking(), epochs=2)
     assert (trainer.step, trainer.between_steps) == (1, True)
-    with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D packs"):
-        tinygan.GANTrainer(*recipes.nets(norm=False, pack=2)).fit([images[0][:1]], steps=1)
-    with pytest.raises(ValueError, match="images must fill whole packs of 2, got 3"):
-        tinygan.pack(images[0][:3], 2)
+    with pytest.raises(ValueError, match="a batch must have 2 images or more, as many as D joins"):
+        tinygan.GANTrainer(*recipes.nets(norm=False, join=2)).fit([images[0][:1]], steps=1)
+    with pytest.raises(ValueError, match="images to join must be a multiple of 2, got 3"):
+        tinygan.join_images(images[0][:3], 2)
 
 
 def largest_singular_values(net):

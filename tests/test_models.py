@@ -170,7 +170,7 @@ COUNTS = ["channels", "base_channels", "max_channels"]
             (net, {name: value}, f"{name} must be {rule}, got {value}")
             for net, names in (
                 (DCGANGenerator, [*COUNTS, "latent_dim", "num_classes"]),
-                (DCGANDiscriminator, [*COUNTS, "pack", "num_classes"]),
+                (DCGANDiscriminator, [*COUNTS, "join", "num_classes"]),
             )
             for name in names
             for value, rule in ((0, "at least 1"), (1.5, "an int"), (True, "an int"))

@@ -146,25 +146,25 @@ def test_a_weight_may_be_a_schedule():
         torch.testing.assert_close(falling.term(d, real, fake, batch, 0), expected)
 
 
-@given(packs=st.integers(1, 4), packed=st.integers(1, 4))
-def test_images_that_are_judged_together_have_one_slope(packs, packed):
+@given(groups=st.integers(1, 4), joined=st.integers(1, 4))
+def test_images_that_are_judged_together_have_one_slope(groups, joined):
     """It is that of all of them, and WGAN-GP mixes all by the first share drawn for them."""
     seen = []
-    a = torch.arange(1.0, 12 * packed + 1, dtype=torch.float64)
+    a = torch.arange(1.0, 12 * joined + 1, dtype=torch.float64)
 
-    class Packing(nn.Module):
-        pack = packed
+    class Joining(nn.Module):
+        join = joined
 
         def forward(self, images):
-            seen.append(tinygan.pack(images.detach(), packed).flatten(1))
-            return tinygan.pack(images, packed).flatten(1) @ a
+            seen.append(tinygan.join_images(images.detach(), joined).flatten(1))
+            return tinygan.join_images(images, joined).flatten(1) @ a
 
-    real = torch.ones(packs * packed, 3, 2, 2, dtype=torch.float64)
-    torch.testing.assert_close(penalties.slopes(Packing(), real), a.expand(packs, -1))
+    real = torch.ones(groups * joined, 3, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(penalties.slopes(Joining(), real), a.expand(groups, -1))
     drawn = torch.rand(len(real), generator=torch.Generator().manual_seed(0))
-    penalties.wgan_gp().cost(Packing(), real, -real, drawn)
+    penalties.wgan_gp().cost(Joining(), real, -real, drawn)
     shares = (seen[1] + 1) / 2
-    torch.testing.assert_close(shares, drawn[::packed, None].double().expand(shares.shape))
+    torch.testing.assert_close(shares, drawn[::joined, None].double().expand(shares.shape))
 
 
 def test_wgan_gp_draws_evenly_between_and_dragan_as_far_as_it_says():

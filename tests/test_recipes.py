@@ -95,8 +95,8 @@ def train_and_keep(folder="."):
     """Train in float64 without batch norm by each recipe that draws, and keep what comes of it."""
     for name in RANDOM:
         trainer = recipes.trainer(name, norm=False, double=True)
-        # Parts of unequal size, unless each rank's part must be whole packs or turns.
-        last = {"packing, R1 that falls": 1, "several turns of D": 4}.get(name, 5)
+        # Parts of unequal size, unless each rank's part must be whole turns or joined images.
+        last = {"joined images, R1 that falls": 1, "several turns of D": 4}.get(name, 5)
         trainer.fit(recipes.batches(dtype=torch.float64, last=last), steps=4)
         checkpoint.save(all_of(trainer), f"{folder}/{name}.pt")
 

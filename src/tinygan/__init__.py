@@ -22,7 +22,7 @@ from tinygan._execution.execution import Execution
 from tinygan.batch import Batch
 from tinygan.gan_trainer import GANTrainer
 from tinygan.hook import Hook
-from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator, pack
+from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator, join_images
 from tinygan.nets.weights import spectral_norm, weights_init
 from tinygan.player import Player, Players
 from tinygan.report import Report
@@ -45,9 +45,9 @@ __all__ = [
     "data",
     "distributed",
     "hooks",
+    "join_images",
     "losses",
     "metrics",
-    "pack",
     "penalties",
     "pictures",
     "sampling",

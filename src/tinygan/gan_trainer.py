@@ -34,7 +34,7 @@ class GANTrainer(Trainer):
         generator: maps z (N, Z) to examples, such as images (N, C, H, W) in [-1, 1]. Its attribute
             ``latent_dim`` is Z. With an attribute ``num_classes`` it maps z and labels (N,). With
             an attribute ``prior`` z is drawn by that, see ``tinygan.sampling``, else from N(0, I).
-        discriminator: maps examples to logits (N, ...), without a sigmoid, or, if it packs m of
+        discriminator: maps examples to logits (N, ...), without a sigmoid, or, if it joins m of
             them, to (N // m, ...). If G takes labels, so does D, after the examples.
         loss: the players' losses, see ``tinygan.losses``.
         penalties: extra terms in D's loss, see ``tinygan.penalties``: one or several.

@@ -63,7 +63,7 @@ class Penalty:
     ) -> Tensor:
         """Return a batch's costs (N,), or (N / m,) if D judges m together; the algorithm asks."""
         drawn = [] if self.draw is None else [batch.draw(f"penalty.{number}", self.draw)]
-        shapes = (len(real),), (len(real) // getattr(d, "pack", 1),)
+        shapes = (len(real),), (len(real) // getattr(d, "join", 1),)
         name = f"the penalty {self.name!r}"
         costs = losses.each(name, self.cost(d, real, fake, *drawn), *shapes, per="example")
         if not callable(self.weight):
@@ -145,8 +145,8 @@ def wgan_gp(weight: float | Schedule = 10.0, *, every: int = 1) -> Penalty:
 def _wgan_gp_cost(
     d: Discriminator, real: Tensor, fake: Tensor, e: Tensor, *, weight: float
 ) -> Tensor:
-    pack: int = getattr(d, "pack", 1)
-    e = e.to(real)[::pack].repeat_interleave(pack)  # a pack lies on one line
+    join: int = getattr(d, "join", 1)
+    e = e.to(real)[::join].repeat_interleave(join)  # joined images lie on one line
     between = fake.lerp(real, e.view(-1, *[1] * (real.dim() - 1)))
     return weight * (_length(slopes(d, between)) - 1).square()
 

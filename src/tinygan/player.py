@@ -217,7 +217,7 @@ class _Bound:
 
     def __init__(self, net: nn.Module, more: Sequence[torch.Tensor]) -> None:
         self.net, self.more = net, more
-        self.pack: int = getattr(net, "pack", 1)
+        self.join: int = getattr(net, "join", 1)
 
     def __call__(self, examples: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.net(examples, *self.more)

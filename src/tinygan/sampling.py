@@ -97,14 +97,7 @@ def generate(
     inputs = [z.to(weights.device, weights.dtype)]
     num_classes = getattr(generator, "num_classes", None)
     if num_classes is not None:
-        if labels is None:
-            labels = torch.arange(len(z)) % num_classes
-        if not isinstance(labels, torch.Tensor | int):
-            raise ValueError(
-                f"labels must be a tensor (N,) of int64 or one int, got {labels!r}; give the "
-                "numbers of classes."
-            )
-        labels = torch.as_tensor(labels)
+        labels = torch.as_tensor(torch.arange(len(z)) % num_classes if labels is None else labels)
         if labels.dim() == 0:
             labels = labels.expand(len(z))
         check_labels(labels, len(z), num_classes)

@@ -103,7 +103,7 @@ class Trainer(Run):
         self._parts = {
             "d_steps": getattr(algorithm, "turns", 1),
             "accumulate": accumulate,
-            "pack": math.prod(getattr(player.module, "pack", 1) for player in game),
+            "join": math.prod(getattr(player.module, "join", 1) for player in game),
         }
         self._multiple = math.prod(self._parts.values())
         self._received = signals.Received()

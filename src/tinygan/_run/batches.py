@@ -70,7 +70,7 @@ def turns_of(algorithm: Callable[..., object]) -> int:
     return turns
 
 
-def check_size(size: int, *, d_steps: int, accumulate: int, pack: int) -> None:
+def check_size(size: int, *, d_steps: int, accumulate: int, join: int) -> None:
     """Raise ValueError if an epoch's first batch cannot be split as it must be."""
     parts = d_steps * accumulate
     if size % parts:
@@ -78,10 +78,10 @@ def check_size(size: int, *, d_steps: int, accumulate: int, pack: int) -> None:
             f"each rank's batch size must be a multiple of d_steps * accumulate = {d_steps} * "
             f"{accumulate}, got {size}; use {max(size // parts, 1) * parts}."
         )
-    if size < parts * pack:
+    if size < parts * join:
         raise ValueError(
-            f"a batch must have {parts * pack} images or more, as many as D packs "
-            f"in each turn and part, got {size}; use larger batches, or a smaller pack."
+            f"a batch must have {parts * join} images or more, as many as D joins "
+            f"in each turn and part, got {size}; use larger batches, or join fewer."
         )
 
 

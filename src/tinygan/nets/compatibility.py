@@ -52,8 +52,8 @@ def check_first_batch(
             f"images must be floating point in [-1, 1], got {real.dtype}; scale bytes with "
             "images / 127.5 - 1."
         )
-    pack = getattr(discriminator, "pack", 1)
-    z = z.repeat(pack, 1)
+    join = getattr(discriminator, "join", 1)
+    z = z.repeat(join, 1)
     classes = []
     if labels is not None:
         check_labels(labels, len(real), generator.num_classes)  # type: ignore[arg-type]
@@ -78,10 +78,10 @@ def check_first_batch(
                 f"got {tuple(real.shape[1:])}; change the nets (image_size, channels) or the data."
             )
         logits = _tried("discriminator", discriminator, fake, *classes)
-    if logits.shape[:1] != (len(z) // pack,):
+    if logits.shape[:1] != (len(z) // join,):
         raise ValueError(
             f"discriminator must return logits (N, ...), got {tuple(logits.shape)} for N={len(z)}; "
-            "keep the first axis, or, if it judges m images together, give it an attribute pack, m."
+            "keep the first axis, or, if it judges m images together, give it an attribute join, m."
         )
 
 

@@ -119,14 +119,14 @@ class DCGANDiscriminator(nn.Module):
     Other arguments and errors are as in ``DCGANGenerator``.
 
     Args:
-        pack: m, how many images D judges together, see ``pack``.
+        join: m, how many images D judges together, see ``join_images``.
         num_classes: K. If given, ``forward`` also takes labels, and judges them by a projection
-            (Miyato and Koyama 2018, equation 3) of the whole last map. Only with ``pack=1``.
+            (Miyato and Koyama 2018, equation 3) of the whole last map. Only with ``join=1``.
 
     Examples:
         >>> DCGANDiscriminator(image_size=(61, 47))(torch.zeros(2, 3, 61, 47)).shape
         torch.Size([2])
-        >>> DCGANDiscriminator(28, pack=2)(torch.zeros(8, 3, 28, 28)).shape
+        >>> DCGANDiscriminator(28, join=2)(torch.zeros(8, 3, 28, 28)).shape
         torch.Size([4])
     """
 
@@ -139,19 +139,19 @@ class DCGANDiscriminator(nn.Module):
         max_channels: int | None = None,
         norm: Norm | None = nn.BatchNorm2d,
         activation: Activation = partial(nn.LeakyReLU, 0.2, inplace=True),
-        pack: int = 1,
+        join: int = 1,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.image_size = checks.size("image_size", image_size, at_least=8)
         self.channels = checks.count("channels", channels)
-        self.pack = checks.count("pack", pack)
+        self.join = checks.count("join", join)
         self.num_classes = num_classes
         kernels, widths, smallest = _stages(self.image_size, base_channels, max_channels)
         if num_classes is not None:
-            if pack > 1:
+            if join > 1:
                 raise ValueError(
-                    f"pack must be 1 with num_classes, got {pack}: images of several classes have "
+                    f"join must be 1 with num_classes, got {join}: images of several classes have "
                     "no label together; leave one of the two out."
                 )
             # Each class has a filter as large as the last map: features that are summed or averaged
@@ -162,7 +162,7 @@ class DCGANDiscriminator(nn.Module):
             nn.init.normal_(self.embedding.weight, 0.0, 0.02)
 
         # No normalisation next to the image: the paper found that it destabilises training.
-        down = nn.Conv2d(channels * pack, widths[0], kernels[0], 2, 1, bias=False)
+        down = nn.Conv2d(channels * join, widths[0], kernels[0], 2, 1, bias=False)
         layers = _hidden(down, None, activation)
         for stage in range(1, len(widths)):
             narrow, wide = widths[stage - 1], widths[stage]
@@ -185,8 +185,8 @@ class DCGANDiscriminator(nn.Module):
                 f"got {tuple(images.shape)}; build the net for their size and channels."
             )
         _check_labels(labels, self.num_classes, len(images))
-        if self.pack > 1:
-            images = pack(images, self.pack)
+        if self.join > 1:
+            images = join_images(images, self.join)
         *body, last = self.main
         for layer in body:
             images = layer(images)
@@ -196,25 +196,25 @@ class DCGANDiscriminator(nn.Module):
         return logits
 
 
-def pack(images: torch.Tensor, count: int) -> torch.Tensor:
-    """Put each m = ``count`` images together: (N, C, H, W) become (N / m, m C, H, W).
+def join_images(images: torch.Tensor, count: int) -> torch.Tensor:
+    """Join each m = ``count`` images along the channels: (N, C, H, W) to (N / m, m C, H, W).
 
     A D that sees several images at once notices when G makes only a few kinds (PacGAN, Lin et al.
-    2018). A D of your own calls this first in its ``forward``, and has an attribute ``pack``, m, by
-    which trainers know to leave out images that do not fill a pack.
+    2018). A D of your own calls this first in its ``forward``, and has an attribute ``join``, m, by
+    which trainers know to leave out the images that are left over.
 
     Raises:
-        ValueError: for images that do not fill at least one whole pack, or a count under 1.
+        ValueError: for images that are not a multiple of the count, or a count under 1.
 
     Examples:
-        >>> pack(torch.zeros(8, 3, 8, 8), 2).shape
+        >>> join_images(torch.zeros(8, 3, 8, 8), 2).shape
         torch.Size([4, 6, 8, 8])
     """
     checks.count("count", count)
     if len(images) == 0 or len(images) % count:
         raise ValueError(
-            f"images must fill whole packs of {count}, got {len(images)}; leave some out, or use "
-            "batches that are a multiple of it."
+            f"images to join must be a multiple of {count}, got {len(images)}; leave some out, or "
+            "use batches that are a multiple of it."
         )
     return images.reshape(len(images) // count, -1, *images.shape[2:])
 

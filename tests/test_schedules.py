@@ -363,7 +363,7 @@ def test_another_schedule_is_another_run():
         "until=50, begin=0) when saved": {"rate": schedules.cosine(2e-3, 1e-4, until=51)},
         "until=60, begin=0) when saved, 50.0 now": {"ema_half_life": 50},
         "until=50, begin=0) when saved, 1.0 now": {"penalty": penalties.r1(5.0, every=2)},
-        "until=40, begin=0) when saved, nothing now": {"hooks": []},
+        "Schedule-2": {"hooks": []},
     }
     for line, arguments in changed.items():
         with pytest.raises(ValueError) as error:
@@ -760,7 +760,7 @@ def test_another_scheduler_is_another_run():
         r"TorchScheduler\.per: 'step' when saved, 'epoch' now": [
             hooks.TorchScheduler(SCHEDULERS["ExponentialLR"], per="epoch")
         ],
-        "hooks: TorchScheduler when saved": [],
+        "TorchScheduler.* when saved": [],
     }
     for line, listed in others.items():
         other = tinygan.GANTrainer(

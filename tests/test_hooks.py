@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import tinygan
 from tinygan import data, hooks, pictures
+from tinygan.hooks.images import frames
 from tinygan.hooks.logs import TUTORIAL
 from tinygan.hooks.run_folder import LogFile
 
@@ -184,7 +185,7 @@ def test_pictures_of_other_names_are_left_alone(tmp_path):
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "step_000099 copy.png").write_bytes(b"kept")
     tiny_trainer(hooks=[sample]).fit([tiny_images()], steps=1)
-    assert [frame.name for frame in sample.frames] == ["step_000000.png", "step_000001.png"]
+    assert [frame.name for frame in frames(tmp_path)] == ["step_000000.png", "step_000001.png"]
     assert (tmp_path / "samples" / "step_000099 copy.png").read_bytes() == b"kept"
 
 
@@ -270,6 +271,9 @@ def test_sample_grids(tmp_path):
     expected = pictures.grid(trainer.generate(trainer.fixed_noise))
     written = Image.open(tmp_path / "samples" / "step_000005.png")
     assert np.array_equal(np.asarray(written), np.asarray(expected))
+    trainer.fit([tiny_images()], steps=7)  # the one at the end makes way
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == [f"step_00000{step}.png" for step in (0, 2, 4, 6, 7)]
 
 
 def test_the_animation(tmp_path):
@@ -295,7 +299,7 @@ def test_the_animation(tmp_path):
     assert "500 + (index" in page
     assert re.findall(r'alt="step (\d+)"', page) == ["0", "1", "2", "3", "4"]
     for frame, encoded in zip(
-        trainer.hooks[0].frames, re.findall(r"data:image/webp;base64,([^\"]+)", page)
+        frames(tmp_path), re.findall(r"data:image/webp;base64,([^\"]+)", page)
     ):
         with Image.open(frame) as grid, Image.open(io.BytesIO(base64.b64decode(encoded))) as shown:
             error = np.asarray(grid, float) - np.asarray(shown.convert("RGB"), float)

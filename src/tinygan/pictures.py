@@ -1,4 +1,4 @@
-"""Pictures of a run: grids, two grids side by side, animations. Needs no display."""
+"""Pictures of a run: grids, pictures side by side, animations. Needs no display."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from string import Template
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-COLUMNS = 8
 LEGIBLE = 64
 """Images with a smaller side than this many pixels are magnified in grids."""
 
 
 def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
-    """Lay images out in rows of eight.
+    """Lay images (N, C, H, W) in [-1, 1] out in rows of eight, ``padding`` black pixels apart.
 
-    Small images are magnified by a whole factor, pixel for pixel, so that a person can see them.
-
-    Args:
-        images: (N, C, H, W) in [-1, 1]. One channel is shown grey; of more than three the first
-            three are shown, of two the first.
-        padding: black pixels between images.
+    One channel is shown grey, of two the first, of more the first three. Small images are magnified
+    by a whole factor. Raises ValueError for other shapes.
 
     Examples:
         >>> grid(torch.zeros(64, 3, 64, 64)).size
@@ -37,16 +32,16 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
             f"pictures need images (N, C, H, W), got {tuple(images.shape)}; leave out hooks that "
             "show images, or draw what you have in the trainer's sample=."
         )
-    # Here, for it takes as long to import as PyTorch.
+    # Here, because it takes as long to import as PyTorch.
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
 
-    channels = images.shape[1]
-    shown = images.detach()[:, : 3 if channels >= 3 else 1].float().cpu()
+    shown = images.detach()[:, : 3 if images.shape[1] >= 3 else 1].float().cpu()
     factor = max(1, round(LEGIBLE / min(shown.shape[2:])))
     shown = shown.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    tiled = make_grid(shown, COLUMNS, padding, normalize=True, value_range=(-1, 1))
-    picture: Image.Image = to_pil_image(tiled)
+    picture: Image.Image = to_pil_image(
+        make_grid(shown, 8, padding, normalize=True, value_range=(-1, 1))
+    )
     return picture
 
 
@@ -72,13 +67,7 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
 
 
 def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0.25) -> None:
-    """Write pictures as an animated GIF that repeats for ever, resting on the last.
-
-    Args:
-        frames: picture files of one size, at least one.
-        path: where to write.
-        seconds_per_frame: how long each is shown; the last is shown for two seconds more.
-    """
+    """Write picture files of one size as a GIF that loops and shows the last for 2 seconds more."""
     pictures = [Image.open(frame).convert("RGB") for frame in frames]
     durations = [round(1000 * seconds_per_frame)] * len(pictures)
     durations[-1] += 2000
@@ -93,19 +82,14 @@ def save_html(
     captions: Sequence[str],
     seconds_per_frame: float = 0.25,
 ) -> None:
-    """Write pictures as one self-contained page with play, pause and a slider.
-
-    Args:
-        frames: picture files, at least one.
-        path: where to write.
-        title: of the page.
-        captions: one for each picture.
-        seconds_per_frame: how long each is shown.
-    """
-    images = [
-        f'<img src="data:image/webp;base64,{_webp(frame)}" alt="{html.escape(caption)}">'
-        for frame, caption in zip(frames, captions)
-    ]
+    """Write picture files, each with its caption, as one page with play, pause and a slider."""
+    images = []
+    for frame, caption in zip(frames, captions):
+        # A quarter of the size of PNG for photographs, without a difference to the eye.
+        memory = io.BytesIO()
+        Image.open(frame).save(memory, "WEBP", quality=90)
+        content = base64.b64encode(memory.getvalue()).decode()
+        images.append(f'<img src="data:image/webp;base64,{content}" alt="{html.escape(caption)}">')
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
     page = Template(template).substitute(
         title=html.escape(title),
@@ -114,10 +98,3 @@ def save_html(
         milliseconds=round(1000 * seconds_per_frame),
     )
     path.write_text(page, "utf-8")
-
-
-def _webp(frame: Path) -> str:
-    # A quarter of the size of PNG for a grid of photographs, without a difference to the eye.
-    buffer = io.BytesIO()
-    Image.open(frame).save(buffer, "WEBP", quality=90)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -35,10 +35,6 @@ class _FirstImages(FolderHook):
         if missing > 0:
             taken = trainer.real[:missing].cpu()
             self._images = torch.cat([self._images.to(taken.dtype), taken])
-            self._on_more_images()
-
-    def _on_more_images(self) -> None:
-        pass
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -59,10 +55,13 @@ class TrainingGrid(_FirstImages):
     """
 
     @override
-    def _on_more_images(self) -> None:
-        path = self.folder / "training_images.png"
-        with not_fatal(path):
-            save_picture(pictures.titled(("Training Images", pictures.grid(self._images))), path)
+    def on_step_start(self, trainer: Run) -> None:
+        before = len(self._images)
+        super().on_step_start(trainer)
+        if len(self._images) > before:
+            picture = pictures.titled(("Training Images", pictures.grid(self._images)))
+            with not_fatal(self.folder):
+                save_picture(picture, self.folder / "training_images.png")
 
 
 class RealBesideFake(_FirstImages):
@@ -100,12 +99,6 @@ class SampleGrid(FolderHook):
         self.every = checks.count("every", every)
         self._started = False
 
-    @property
-    def frames(self) -> list[Path]:
-        """The pictures written so far, in the order of their steps."""
-        found = self.folder.glob("samples/step_*.png")
-        return sorted((p for p in found if re.fullmatch(r"step_\d+\.png", p.name)), key=_step_of)
-
     @override
     def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder / "samples")
@@ -117,17 +110,19 @@ class SampleGrid(FolderHook):
             return
         # Not before: a run that is refused at its first batch destroys nothing.
         self._started = True
-        for frame in self.frames:
+        for frame in frames(self.folder):
             step = _step_of(frame)
             if step > trainer.step or (step == trainer.step and step % self.every != 0):
                 frame.unlink()
         if trainer.step == 0:
-            self._try_to_write(trainer)
+            with not_fatal(self.folder / "samples"):
+                self._write(trainer)
 
     @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every == 0:
-            self._try_to_write(trainer)
+            with not_fatal(self.folder / "samples"):
+                self._write(trainer)
 
     @override
     def on_fit_end(self, trainer: Run) -> None:
@@ -137,13 +132,15 @@ class SampleGrid(FolderHook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._started = False
 
-    def _try_to_write(self, trainer: Run) -> None:
-        with not_fatal(self.folder / "samples"):
-            self._write(trainer)
-
     def _write(self, trainer: Run) -> None:
         path = self.folder / "samples" / f"step_{trainer.step:06d}.png"
         save_picture(pictures.grid(trainer.pictures()), path)
+
+
+def frames(folder: Path) -> list[Path]:
+    """Return the sample grids of a run's folder, in the order of their steps."""
+    found = folder.glob("samples/step_*.png")
+    return sorted((p for p in found if re.fullmatch(r"step_\d+\.png", p.name)), key=_step_of)
 
 
 def _step_of(frame: Path) -> int:
@@ -178,28 +175,24 @@ class Animation(FolderHook):
 
     @override
     def on_fit_start(self, trainer: Run) -> None:
-        self._sample_grid(trainer)
+        before = trainer.hooks[: trainer.hooks.index(self)]
+        if not any(isinstance(h, SampleGrid) and h.folder == self.folder for h in before):
+            raise ValueError(
+                "Animation must come after a SampleGrid of the same folder, got none for "
+                f"{self.folder}; put SampleGrid({str(self.folder)!r}) before it in hooks."
+            )
 
     @override
     def on_fit_end(self, trainer: Run) -> None:
-        frames = self._sample_grid(trainer).frames
-        if len(frames) > self.max_frames:
-            last, count = len(frames) - 1, self.max_frames
-            frames = [frames[round(i * last / (count - 1))] for i in range(count)]
-        pictures.save_gif(frames, self.folder / "progress.gif", seconds_per_frame=self.seconds)
+        shown = frames(self.folder)
+        if len(shown) > self.max_frames:
+            last, count = len(shown) - 1, self.max_frames
+            shown = [shown[round(i * last / (count - 1))] for i in range(count)]
+        pictures.save_gif(shown, self.folder / "progress.gif", seconds_per_frame=self.seconds)
         pictures.save_html(
-            frames,
+            shown,
             self.folder / "progress.html",
             title="The same noise, as the generator learns",
-            captions=[f"step {_step_of(frame)}" for frame in frames],
+            captions=[f"step {_step_of(frame)}" for frame in shown],
             seconds_per_frame=self.seconds,
-        )
-
-    def _sample_grid(self, trainer: Run) -> SampleGrid:
-        for hook in trainer.hooks[: trainer.hooks.index(self)]:
-            if isinstance(hook, SampleGrid) and hook.folder == self.folder:
-                return hook
-        raise ValueError(
-            "Animation must come after a SampleGrid of the same folder, got none for "
-            f"{self.folder}; put SampleGrid({str(self.folder)!r}) before it in hooks."
         )

@@ -96,13 +96,9 @@ def _each(function: Callable[[str, Any, str], Any], name: str, value: Any) -> An
 
 
 def _is_settable(name: str, own: object) -> bool:
-    """Return whether an option is a number or several, not parameters, their names or a flag."""
-    numbers = (int, float, torch.Tensor, tuple, list)
-    return (
-        isinstance(own, numbers)
-        and not isinstance(own, bool)
-        and name not in ("params", "param_names")
-    )
+    """Return whether an option is a number or several: not parameters, their names or a flag."""
+    is_flag = isinstance(own, bool) or own is None
+    return not is_flag and name not in ("params", "param_names")
 
 
 def _parts(value: object) -> int | None:

@@ -133,7 +133,7 @@ def trainer_of(
         generator,
         recipe.judged(discriminator),
         loss=recipe.loss,
-        penalty=recipe.penalty(modes.weight, steps * modes.batch),
+        penalties=recipe.penalty(modes.weight, steps * modes.batch),
         ema_half_life=recipe.ema_half_life,
         generator_optimizer=modes.optimizer,
         discriminator_optimizer=modes.optimizer,

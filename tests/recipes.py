@@ -43,21 +43,21 @@ def _with_spectral_norm(**arguments: Any) -> tuple[nn.Module, nn.Module]:
 RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, Any]]] = {
     "minimax": (nets, {"loss": losses.minimax}),
     "least squares": (nets, {"loss": losses.least_squares}),
-    "WGAN-GP": (nets, {"loss": losses.wasserstein, "penalty": penalties.wgan_gp()}),
+    "WGAN-GP": (nets, {"loss": losses.wasserstein, "penalties": penalties.wgan_gp()}),
     "several turns of D": (nets, {"d_steps": 2}),
     "hinge, spectral norm": (_with_spectral_norm, {"loss": losses.hinge}),
-    "DRAGAN": (nets, {"penalty": penalties.dragan(every=2)}),
+    "DRAGAN": (nets, {"penalties": penalties.dragan(every=2)}),
     "R3GAN": (
         nets,
         {
             "loss": losses.relativistic,
-            "penalty": [penalties.r1(1.0, every=2), penalties.r2(1.0, every=3)],
+            "penalties": [penalties.r1(1.0, every=2), penalties.r2(1.0, every=3)],
             "ema_half_life": 50,
         },
     ),
     "packing, R1 that falls": (
         partial(nets, pack=2),
-        {"penalty": penalties.r1(schedules.exponential(1.0, 0.01, until=100), every=2)},
+        {"penalties": penalties.r1(schedules.exponential(1.0, 0.01, until=100), every=2)},
     ),
     "instance noise": (
         nets,
@@ -67,7 +67,7 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
         nets,
         {
             "augment": augmentations.diff_augment(p=schedules.linear(0.0, 0.8, until=100)),
-            "penalty": [
+            "penalties": [
                 penalties.wgan_gp(schedules.warm_up(1.0, images=50), every=2),
                 penalties.dragan(schedules.cosine(1.0, 0.0, until=100), every=2),
             ],
@@ -78,13 +78,13 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
         nets,
         {
             "augment": augmentations.diff_augment(),
-            "penalty": penalties.wgan_gp(1.0, every=2),
+            "penalties": penalties.wgan_gp(1.0, every=2),
             "loss": losses.relativistic,
         },
     ),
     "classes": (
         partial(nets, num_classes=CLASSES),
-        {"penalty": penalties.r1(1.0, every=2), "loss": losses.hinge},
+        {"penalties": penalties.r1(1.0, every=2), "loss": losses.hinge},
     ),
 }
 """By name: what makes the nets, and the trainer's arguments."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygan
-from tinygan import augmentations, schedules
+from tinygan import augmentations, sampling, schedules
 from tinygan.augmentations import Augmentation, diff_augment, instance_noise
 
 import recipes
@@ -25,7 +25,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def drawn_for(augment, images, seed=0):
-    """Return what is drawn for a batch."""
+    """Return what an augmentation draws for a batch."""
     return augment.draw(images.shape, torch.Generator().manual_seed(seed), 0)
 
 
@@ -101,12 +101,12 @@ def test_translation_moves_by_whole_pixels(size, down, seed):
 
 
 def test_every_shift_is_as_likely():
-    """Of 17 shifts in a row of 64 pixels each comes as often, the outermost ones too."""
-    images = torch.arange(1.0, 65).view(1, 1, 1, 64).expand(17_000, 1, 64, 64)
+    """Of 5 shifts in a row of 16 pixels each comes as often, the outermost ones too."""
+    images = torch.arange(1.0, 17).view(1, 1, 1, 16).expand(5_000, 1, 16, 16)
     moved = KINDS["translation"].apply(images, drawn_for(KINDS["translation"], images))
-    counts = torch.bincount(moved[:, 0, 32, 32].long() - 33 + 8, minlength=17)
-    assert len(counts) == 17
-    assert counts.min() > 850  # a thousand each; the standard deviation is 31
+    counts = torch.bincount(moved[:, 0, 8, 8].long() - 9 + 2, minlength=5)
+    assert len(counts) == 5
+    assert counts.min() > 850  # a thousand each; the standard deviation is 28
     assert counts.max() < 1150
 
 
@@ -153,10 +153,9 @@ def test_real_images_and_fakes_go_through_the_same_function():
     """D sees nothing that was not augmented, in both phases, each pass by draws of its own."""
     seen = []
     mark = Augmentation(
-        draw=lambda shape, generator, images: torch.rand(shape[0], generator=generator),
-        apply=lambda images, drawn: 0 * images + drawn.view(-1, 1, 1, 1),
+        sampling.one_each, lambda images, drawn: 0 * images + drawn.view(-1, 1, 1, 1)
     )
-    trainer = tinygan.GANTrainer(*recipes.nets(), augment=mark, penalty=tinygan.penalties.r1())
+    trainer = tinygan.GANTrainer(*recipes.nets(), augment=mark, penalties=tinygan.penalties.r1())
     trainer.discriminator.register_forward_pre_hook(
         lambda net, given: seen.append(given[0].detach().clone()) if net.training else None
     )
@@ -164,44 +163,29 @@ def test_real_images_and_fakes_go_through_the_same_function():
     trainer.fit([images], steps=2)
     # Of each step: real, fake, real once more for the penalty in the first, and G's fakes.
     assert len(seen) == 4 + 3
-    for given_to_d in seen:
-        assert (given_to_d == given_to_d[:, :1, :1, :1]).all()
-    firsts = [given_to_d[:, 0, 0, 0] for given_to_d in seen]
-    real, fake, penalised, generators, *others = firsts
+    assert all((given == given[:, :1, :1, :1]).all() for given in seen)
+    real, _, penalised, *_ = draws = [given[:, 0, 0, 0] for given in seen]
     assert torch.equal(real, penalised)
-    different = [real, fake, generators, *others]
-    for i, one in enumerate(different):
-        assert not any(torch.equal(one, other) for other in different[:i])
+    assert len(torch.stack(draws).unique(dim=0)) == 4 + 2
 
 
 def test_several_are_applied_one_after_the_other():
-    """Each by draws of its own; together they are a run of their own, too."""
+    """Each by draws of its own; a run with fewer of them is another run."""
     seen = []
 
-    def adding(name, amount):
-        def draw(shape, generator, count):
-            return torch.rand(shape[0], generator=generator) + amount
+    def apply(images, drawn):
+        seen.append((images, drawn))
+        return images * drawn.view(-1, 1, 1, 1)
 
-        def apply(images, drawn):
-            seen.append((name, drawn.clone()))
-            return images * 0 + drawn.view(-1, 1, 1, 1)
-
-        return Augmentation(draw, apply)
-
-    both = [adding("first", 0), adding("second", 5)]
+    both = [Augmentation(sampling.one_each, apply), Augmentation(sampling.one_each, apply)]
+    images = recipes.batches()[0][0]
+    changed = augmentations.applied(both, images, tinygan.Batch.of(images), "real")
+    (given, first), (between, second) = seen
+    assert given is images
+    assert torch.equal(between, images * first.view(-1, 1, 1, 1))
+    assert torch.equal(changed, between * second.view(-1, 1, 1, 1))
+    assert not torch.equal(first, second)
     trainer = tinygan.GANTrainer(*recipes.nets(), augment=both)
-    given_to_d = []
-    trainer.discriminator.register_forward_pre_hook(
-        lambda net, given: given_to_d.append(given[0].detach().clone()) if net.training else None
-    )
-    trainer.fit([recipes.batches()[0][0]], steps=1)
-    del seen[: len(seen) // 2]  # the rehearsal's
-    assert [name for name, _ in seen] == ["first", "second"] * 3
-    firsts = [given[:, 0, 0, 0] for given in given_to_d]
-    for first, (_, drawn) in zip(firsts, seen[1::2], strict=True):
-        assert torch.equal(first, drawn)
-    draws = [drawn - drawn.floor() for _, drawn in seen]
-    assert not any(torch.allclose(a, b) for i, a in enumerate(draws) for b in draws[:i])
     for other in (both[:1], None):
         with pytest.raises(ValueError, match="augment"):
             tinygan.GANTrainer(*recipes.nets(), augment=other).load_state_dict(trainer.state_dict())
@@ -210,24 +194,18 @@ def test_several_are_applied_one_after_the_other():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (
-            lambda: diff_augment(translation=-0.1),
-            "translation must be in [0, 1], got -0.1; use 0.125, say.",
-        ),
-        (
-            lambda: diff_augment(cutout=float("nan")),
-            "cutout must be in [0, 1], got nan; use 0.5, say.",
-        ),
-        (lambda: diff_augment(cutout="a"), "cutout must be in [0, 1], got 'a'; use 0.5, say."),
-        (lambda: instance_noise(-1.0), "deviation must be in [0, inf), got -1.0; use 0.1, say."),
-        (lambda: diff_augment(p=1.5), "p must be in [0, 1], got 1.5; use 0.8, say."),
+        (lambda: diff_augment(translation=-0.1), "translation must be in [0, 1], got -0.1; use 0."),
+        (lambda: diff_augment(cutout=float("nan")), "cutout must be in [0, 1], got nan; use 0.5"),
+        (lambda: diff_augment(cutout="a"), "cutout must be in [0, 1], got 'a'; use 0.5"),
+        (lambda: instance_noise(-1.0), "deviation must be in [0, inf), got -1.0; use 0.1"),
+        (lambda: diff_augment(p=1.5), "p must be in [0, 1], got 1.5; use 0.8"),
     ],
 )
 def test_bad_arguments_are_refused(make, sentence):
     """The error names the value and the rule."""
     with pytest.raises(ValueError) as error:
         make()
-    assert str(error.value) == sentence
+    assert str(error.value).startswith(sentence)
 
 
 def test_every_augmentation_is_tested():

@@ -39,22 +39,16 @@ def test_nets_that_do_not_fit_each_other(change, sentence):
 
 
 def test_a_final_sigmoid():
-    """A discriminator that ends in a sigmoid is refused with the reason."""
-    net = nn.Sequential(tinygan.DCGANDiscriminator(8), nn.Sigmoid())
-    with pytest.raises(ValueError, match="must return logits, got probabilities from a final Sig"):
-        tinygan.GANTrainer(tinygan.DCGANGenerator(8), net)
+    """A chain of layers, or the tutorial's own class, that ends in a sigmoid is refused."""
 
-
-def test_the_tutorials_own_discriminator():
-    """The tutorial's class, whose chain of layers ends in a sigmoid, is refused as it is."""
-
-    class Discriminator(nn.Module):
+    class Tutorials(nn.Module):
         def __init__(self):
             super().__init__()
             self.main = tutorial.make_discriminator(ndf=2)
 
-    with pytest.raises(ValueError, match="must return logits, got probabilities from a final Sig"):
-        tinygan.GANTrainer(tinygan.DCGANGenerator(base_channels=2), Discriminator())
+    for net in (nn.Sequential(tinygan.DCGANDiscriminator(8), nn.Sigmoid()), Tutorials()):
+        with pytest.raises(ValueError, match="must return logits, got probabilities from a final "):
+            tinygan.GANTrainer(tinygan.DCGANGenerator(8), net)
 
 
 def test_a_sigmoid_that_is_not_the_end():
@@ -87,11 +81,15 @@ def test_an_int_and_a_square_are_the_same_size():
 @pytest.mark.parametrize(
     ("generator", "discriminator", "sentence"),
     [
-        (nn.Linear(9, 192), nn.Flatten(), "generator must take inputs of the shape (2, 7), got an"),
+        (
+            nn.Linear(9, 192),
+            nn.Flatten(),
+            "generator must take inputs of shape (2, 7), but raised: ",
+        ),
         (
             nn.Sequential(nn.Linear(7, 192), nn.Unflatten(1, (3, 8, 8))),
             nn.Sequential(nn.Flatten(), nn.Linear(100, 1)),
-            "discriminator must take inputs of the shape (2, 3, 8, 8), got an error from it",
+            "discriminator must take inputs of shape (2, 3, 8, 8), but raised: ",
         ),
     ],
 )
@@ -146,11 +144,11 @@ def test_targets(target, sentence):
         (tiny_images()[:0], "must be images (N, C, H, W), got the shape (0, 3, 8, 8); batch a"),
         (
             torch.zeros(4, 3, 8, 9),
-            "images must be of the shape that the generator makes, (3, 8, 8), got (3, 8, 9); ",
+            "examples must have the shape that the generator makes, (3, 8, 8), got (3, 8, 9); ",
         ),
         (
             torch.zeros(4, 1, 8, 8),
-            "images must be of the shape that the generator makes, (3, 8, 8), got (1, 8, 8); ",
+            "examples must have the shape that the generator makes, (3, 8, 8), got (1, 8, 8); ",
         ),
     ],
 )
@@ -179,13 +177,31 @@ def test_images_between_0_and_1_are_pointed_out():
         tiny_trainer().fit([tiny_images().abs()], epochs=1)
 
 
-def test_losses_and_optimizers_of_another_kind():
-    """A loss that was not called, and an optimizer for what makes one, are refused at once."""
-    with pytest.raises(TypeError, match=r"or call what makes one, as in losses\.smoothed\(0\.1\)"):
-        tiny_trainer(loss=tinygan.losses.smoothed)
-    ready = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    with pytest.raises(TypeError, match="must be given as what makes it, got Adam; use functools"):
-        tiny_trainer(generator_optimizer=ready)
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            {"loss": losses.smoothed},
+            "loss must be a tinygan.losses.Loss or PairedLoss, got <function smoothed",
+        ),
+        (
+            {"penalties": penalties.r1},
+            "penalty must be a tinygan.penalties.Penalty or several, got <function r1",
+        ),
+        (
+            {"augment": [augmentations.diff_augment]},
+            "augment must be a tinygan.augmentations.Augmentation or several, got <function diff",
+        ),
+        (
+            {"generator_optimizer": torch.optim.Adam([torch.zeros(1, requires_grad=True)])},
+            "got Adam; use functools.partial",
+        ),
+    ],
+)
+def test_ingredients_of_another_kind(arguments, sentence):
+    """A function that was not called, and an optimizer for what makes one, are refused at once."""
+    with pytest.raises(TypeError, match=re.escape(sentence)):
+        tiny_trainer(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -193,27 +209,27 @@ def test_losses_and_optimizers_of_another_kind():
     [
         (
             {"loss": losses.Loss(lambda x: x[:, None] - x, lambda x: x, lambda x: x)},
-            "loss.real must give a cost for each logit, (8,), got (8, 8); sum over all axes but",
+            "loss.real must return one cost per logit, (8,), got (8, 8); return a tensor of that",
         ),
         (
             {"loss": losses.PairedLoss(lambda r, f: r - f, lambda r, f: f.mean())},
-            "loss.generator must give a cost for each logit, (8,), got ();",
+            "loss.generator must return one cost per logit, (8,), got ();",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean())},
-            "penalty 0 must give a cost for each logit, (8,), got (); sum over all axes",
+            {"penalties": penalties.Penalty(lambda d, real, fake: d(real).mean())},
+            "the penalty 'penalty' must return one cost per example, (8,), got (); return",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).mean()[None])},
-            "penalty 0 must give a cost for each logit, (8,), got (1,); sum over all",
+            {"penalties": penalties.Penalty(lambda d, real, fake: d(real).mean()[None])},
+            "the penalty 'penalty' must return one cost per example, (8,), got (1,);",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: None)},
-            "penalty 0 must give a cost for each logit, (8,), got NoneType;",
+            {"penalties": penalties.Penalty(lambda d, real, fake: None, name="mine")},
+            "the penalty 'mine' must return one cost per example, (8,), got NoneType;",
         ),
         (
-            {"penalty": penalties.Penalty(lambda d, real, fake: d(real).detach())},
-            "penalty 0 must give costs that weights can learn from, got some without gradients;",
+            {"penalties": penalties.Penalty(lambda d, real, fake: d(real).detach())},
+            "the penalty 'penalty' must return costs that weights can learn from, got some without",
         ),
         (
             {
@@ -225,7 +241,7 @@ def test_losses_and_optimizers_of_another_kind():
         ),
         (
             {"prior": lambda count, latent_dim, generator: torch.zeros(2, latent_dim)},
-            "prior must draw z of the shape (8, ",
+            "prior must draw z of shape (8, ",
         ),
         (
             {
@@ -242,7 +258,7 @@ def test_losses_and_optimizers_of_another_kind():
                     sampling.one_each, lambda images, drawn: images[:2]
                 )
             },
-            "augment 0 must give images of the same shape, (8, 3, 8, 8), got (2, 3, 8, 8);",
+            "augment[0] must return the shape that it is given, (8, 3, 8, 8), got (2, 3, 8, 8)",
         ),
         (
             {
@@ -272,26 +288,20 @@ def test_every_fit_checks_its_first_batch():
     assert trainer.step == 1
 
 
-@pytest.mark.parametrize("normed", ["generator", "discriminator"])
-def test_a_batch_of_one_with_batch_norm_in_either_net(normed):
-    """Batch norm in one of the nets is enough to refuse a batch of one."""
-    norms = {"generator": None, "discriminator": None, normed: nn.BatchNorm2d}
+@pytest.mark.parametrize("norms", [(nn.BatchNorm2d, None), (None, nn.BatchNorm2d), (None, None)])
+def test_a_batch_of_one(norms):
+    """Batch norm in either net is enough to refuse it; without any it is a batch."""
     trainer = tinygan.GANTrainer(
-        tinygan.DCGANGenerator(16, base_channels=2, norm=norms["generator"]),
-        tinygan.DCGANDiscriminator(16, base_channels=2, norm=norms["discriminator"]),
+        tinygan.DCGANGenerator(16, base_channels=2, norm=norms[0]),
+        tinygan.DCGANDiscriminator(16, base_channels=2, norm=norms[1]),
     )
-    with pytest.raises(ValueError, match="batch size must be at least 2 with batch norm, got 1"):
-        trainer.fit([torch.zeros(1, 3, 16, 16)], epochs=1)
-
-
-def test_a_batch_of_one_without_batch_norm():
-    """Without batch norm, a batch of one is a batch."""
-    trainer = tinygan.GANTrainer(
-        tinygan.DCGANGenerator(8, base_channels=2, norm=None),
-        tinygan.DCGANDiscriminator(8, base_channels=2, norm=None),
-    )
-    trainer.fit([tiny_images(1)], epochs=2)
-    assert trainer.step == 2
+    images = torch.zeros(1, 3, 16, 16)
+    if any(norms):
+        with pytest.raises(ValueError, match="batch size must be at least 2 with batch norm, got "):
+            trainer.fit([images], epochs=1)
+    else:
+        trainer.fit([images], epochs=2)
+    assert trainer.step == (0 if any(norms) else 2)
 
 
 def test_logits_of_another_shape():

@@ -472,7 +472,7 @@ def test_without_a_gpu_capture_is_told_to_do_nothing(caplog):
         {"d_steps": 2, "dtype": torch.float16},
         {"accumulate": 2, "dtype": torch.bfloat16},
     ],
-    ids=str,
+    ids=" and ".join,
 )
 @pytest.mark.parametrize(
     ("event", "act"),

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tinygan
 from tinygan import data, hooks
-from tinygan._run import checkpoint, checkpoint_folder, disk
+from tinygan._run import checkpoint, disk
+from tinygan._run import folder as checkpoint_folder
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
 
@@ -36,7 +37,7 @@ def test_resume_falls_back_by_name_and_never_for_a_given_file(tmp_path, caplog):
         tiny_trainer().resume(newest)
     for file in (tmp_path / "checkpoints").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(checkpoint.CheckpointError, match="of which none is"):
+    with pytest.raises(checkpoint.CheckpointError, match="none of them is"):
         tiny_trainer().resume(tmp_path)
 
 

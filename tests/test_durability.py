@@ -14,7 +14,8 @@ import torch
 
 import tinygan
 from tinygan import hooks
-from tinygan._run import checkpoint, checkpoint_folder
+from tinygan._run import checkpoint
+from tinygan._run import folder as checkpoint_folder
 
 import crashes
 import processes

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tinygan import data, sampling
-from tinygan._run import checkpoint, run_state
+from tinygan import data, run, sampling
+from tinygan._run import checkpoint
 
 from helpers import flat, tiny_images, tiny_trainer
 
@@ -42,7 +42,7 @@ def end(trainer):
     """Hash the weights, buffers and moments, rounded, and the counters."""
     state = trainer.state_dict()
     players = flat(state["players"], of_tensor=lambda t: t.double().mul(1e6).round().tolist())
-    counters = [state[name] for name in run_state.COUNTERS]
+    counters = [state[name] for name in run.COUNTERS]
     text = repr((sorted(players.items()), counters, state["batches"]["given"]))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -62,10 +62,10 @@ def test_an_unknown_schema_is_refused(tmp_path):
     state = checkpoint.load(GOLDEN / "schema_2.pt")
     state["schema"], state["versions"]["tinygan"] = 99, "7.0"
     checkpoint.save(state, tmp_path / "newer.pt")
-    with pytest.raises(ValueError, match=r"schema must be 2, got 99: .* written by tinygan 7\.0"):
+    with pytest.raises(ValueError, match=r"have schema 2, got 99, written by tinygan 7\.0"):
         golden_trainer().resume(tmp_path / "newer.pt")
     torch.save(golden_trainer().generator.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"schema must be 2, got None: .* of an unknown version"):
+    with pytest.raises(ValueError, match=r"have schema 2, got None, .* of an unknown version"):
         golden_trainer().resume(tmp_path / "weights.pt")
 
 
@@ -73,6 +73,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     made = golden_trainer()
     made.fit(batches(), steps=5)
-    made.save(GOLDEN / f"schema_{run_state.SCHEMA}.pt")
+    made.save(GOLDEN / f"schema_{run.SCHEMA}.pt")
     made.fit(batches(), steps=12)
     print(end(made))  # noqa: T201 - a script talks to its user

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from tinygan import data, hooks
-from tinygan._run import checkpoint, checkpoint_folder
+from tinygan._run import checkpoint
+from tinygan._run import folder as checkpoint_folder
 
 import processes
 from helpers import flat, tiny_images, tiny_trainer

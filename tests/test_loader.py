@@ -70,13 +70,14 @@ def test_another_loader_is_refused_with_every_difference(tmp_path):
     other = data.Loader(folder(tmp_path / "b", ["1.png", "3.png", "4.png"]), 2, seed=1)
     next(iter(other))
     before = other.state_dict()
-    with pytest.raises(ValueError, match="batches must be as when the run was saved") as caught:
+    with pytest.raises(ValueError, match="checkpoint belongs to a different run:") as caught:
         other.load_state_dict(saved.state_dict())
     lines = str(caught.value).splitlines()[1:-1]
     assert [line.split(":")[0].strip() for line in lines] == [
-        "seed", "size", "batch_size", "flip", "dataset.images", "dataset.names",
+        "batches.seed", "batches.size", "batches.batch_size", "batches.flip",
+        "batches.dataset.images", "batches.dataset.names",
     ]  # fmt: skip
-    assert "  batch_size: 1 when saved, 2 now" in lines
+    assert "  batches.batch_size: 1 when saved, 2 now" in lines
     assert other.state_dict() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from tinygan import DCGANDiscriminator, DCGANGenerator, weights_init
+from tinygan.nets import traits
 
 import strategies
 import tutorial
@@ -33,11 +35,8 @@ def test_every_size_channel_and_width(size, channels, width, latent_dim, count, 
     same = {"max_channels": cap, "norm": norm, "activation": nn.SiLU}
     generator = DCGANGenerator(size, channels, latent_dim, width, **same).apply(weights_init)
     discriminator = DCGANDiscriminator(size, channels, width, **same).apply(weights_init)
-    generator.double()
-    discriminator.double()
-
-    images = generator(torch.randn(count, latent_dim, dtype=torch.float64))
-    logits = discriminator(images)
+    images = generator.double()(torch.randn(count, latent_dim, dtype=torch.float64))
+    logits = discriminator.double()(images)
     (logits + logits.square()).sum().backward()
 
     assert images.shape == (count, channels, *size)
@@ -51,10 +50,7 @@ def test_every_size_channel_and_width(size, channels, width, latent_dim, count, 
 
 @given(size=strategies.image_sizes)
 def test_each_stage_halves_rounding_up(size):
-    """The maps shrink by halves, rounded up, to a smaller side of 4 to 8; G mirrors D."""
-    generator, discriminator = (
-        net(size, base_channels=1, norm=None) for net in (DCGANGenerator, DCGANDiscriminator)
-    )
+    """The maps shrink by halves, rounded up, to a shorter side of 4 to 8; G mirrors D."""
 
     def maps(net, given):
         found = []
@@ -64,8 +60,9 @@ def test_each_stage_halves_rounding_up(size):
                 found.append(tuple(given.shape[2:]))
         return found
 
+    discriminator = DCGANDiscriminator(size, base_channels=1, norm=None)
     down = [size, *maps(discriminator, torch.zeros(1, 3, *size))]
-    up = maps(generator, torch.zeros(1, 100, 1, 1))
+    up = maps(DCGANGenerator(size, base_channels=1, norm=None), torch.zeros(1, 100, 1, 1))
 
     assert down[-1] == (1, 1)
     assert 4 <= min(down[-2]) <= 8
@@ -73,36 +70,18 @@ def test_each_stage_halves_rounding_up(size):
     assert up == down[-2::-1]
 
 
-def test_printed_nets_are_the_tutorials():
-    """At 64 with the defaults, printing a net shows the tutorial's layers, but for the Sigmoid."""
-
-    def layers(net):
-        return str(net).splitlines()
-
-    twin = layers(tutorial.make_discriminator())
-    assert twin[-2] == "  (12): Sigmoid()"
-    twin[-2:-1] = []
-    assert [line.strip() for line in layers(DCGANDiscriminator())[2:-2]] == [
-        line.strip() for line in twin[1:-1]
-    ]
-    assert [line.strip() for line in layers(DCGANGenerator())[2:-2]] == [
-        line.strip() for line in layers(tutorial.make_generator())[1:-1]
-    ]
-
-
-def test_initial_weights_are_the_tutorials_bit_for_bit():
-    """With one seed, the nets start with the very weights that the tutorial's start with."""
+def test_at_64_they_are_the_tutorials_nets_bit_for_bit():
+    """They print its layers, but for the Sigmoid, and start with its weights from the same seed."""
     torch.manual_seed(999)
-    twins = (
-        tutorial.make_generator().apply(tutorial.weights_init),
-        tutorial.make_discriminator().apply(tutorial.weights_init),
-    )
+    twins = tutorial.make_generator(), tutorial.make_discriminator()
+    for twin in twins:
+        twin.apply(tutorial.weights_init)
     torch.manual_seed(999)
-    nets = (
-        DCGANGenerator().apply(weights_init),
-        DCGANDiscriminator().apply(weights_init),
-    )
+    nets = DCGANGenerator(), DCGANDiscriminator()
     for net, twin in zip(nets, twins):
+        net.apply(weights_init)
+        layers = [str(layer) for layer in twin if not isinstance(layer, nn.Sigmoid)]
+        assert [str(layer) for layer in net.main] == layers
         ours, theirs = net.main.state_dict(), twin.state_dict()
         assert ours.keys() == theirs.keys()
         assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -114,7 +93,6 @@ def test_tutorial_state_dicts_load():
     net = DCGANDiscriminator(base_channels=8)
     net.load_state_dict({f"main.{name}": value for name, value in twin.state_dict().items()})
     images = torch.rand(4, 3, 64, 64) * 2 - 1
-
     torch.testing.assert_close(net(images).sigmoid(), twin(images).view(-1))
 
 
@@ -132,31 +110,26 @@ def test_widths_double_up_to_the_cap():
 @pytest.mark.parametrize(("net", "normed"), [(DCGANGenerator, 4), (DCGANDiscriminator, 3)])
 def test_norm_and_activation_are_factories(net, normed):
     """Each hidden layer has the asked norm and activation; without norm it has a bias instead."""
-    built = list(net(norm=nn.InstanceNorm2d, activation=nn.GELU).main)
+    build = partial(net, base_channels=2)
+    built = list(build(norm=nn.InstanceNorm2d, activation=nn.GELU).main)
     assert sum(isinstance(layer, nn.InstanceNorm2d) for layer in built) == normed
     assert sum(isinstance(layer, nn.GELU) for layer in built) == 4
     assert not any(isinstance(layer, nn.ReLU | nn.LeakyReLU) for layer in built)
-    bare = list(net(norm=None).main)
-    biased = [layer.bias is not None for layer in bare if hasattr(layer, "bias")]
-    assert sum(biased) == normed
     assert sum(layer.bias is not None for layer in built if hasattr(layer, "kernel_size")) == 0
+    bare = [layer for layer in build(norm=None).main if hasattr(layer, "bias")]
+    assert sum(layer.bias is not None for layer in bare) == normed
 
 
 def test_generator_takes_the_tutorials_noise():
     """Noise (N, Z, 1, 1), as the tutorial draws it, gives the same images as (N, Z)."""
     generator = DCGANGenerator(8, base_channels=2).eval()
     z = torch.randn(3, 100)
-
     assert torch.equal(generator(z), generator(z[:, :, None, None]))
 
 
 def test_weights_init_asks_the_type_not_the_name():
     """A class whose name has Conv in it but no weight is left alone; so is a norm without scale."""
-
-    class ConvNotes(nn.Module):
-        pass
-
-    weights_init(ConvNotes())
+    weights_init(type("ConvNotes", (nn.Module,), {})())
     weights_init(nn.BatchNorm2d(3, affine=False))
     linear = nn.Linear(3, 3)
     before = linear.weight.clone()
@@ -165,7 +138,7 @@ def test_weights_init_asks_the_type_not_the_name():
 
 
 def test_weights_init_draws_anew():
-    """Applied to trained layers it leaves nothing of their training."""
+    """It leaves nothing of earlier training, below spectral norm neither."""
     norm = nn.BatchNorm2d(1000)
     nn.init.ones_(norm.bias)
     nn.init.zeros_(norm.weight)
@@ -173,50 +146,41 @@ def test_weights_init_draws_anew():
     assert torch.equal(norm.bias, torch.zeros(1000))
     assert norm.weight.mean().item() == pytest.approx(1, abs=0.005)
     assert norm.weight.std().item() == pytest.approx(0.02, rel=0.1)
-
-
-def test_weights_init_reaches_below_spectral_norm():
-    """A convolution under spectral norm is drawn anew, not left as it was."""
     conv = spectral_norm(nn.Conv2d(8, 64, 4))
     weights_init(conv)
-
-    drawn = conv.parametrizations.weight.original
-    assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
+    assert conv.parametrizations.weight.original.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-@pytest.mark.parametrize("net", [DCGANGenerator, DCGANDiscriminator])
-@given(side=st.integers(-3, 7), other=strategies.sides)
-def test_sizes_under_eight_are_refused(net, side, other):
-    """A side under 8 pixels is named with its value, the rule and the remedy."""
-    sentence = f"image_size must be at least 8, got {side}; use 8 or more."
-    for size in (side, (side, other), (other, side)):
-        with pytest.raises(ValueError) as error:
-            net(size)
-        assert str(error.value) == sentence
+COUNTS = ["channels", "base_channels", "max_channels"]
 
 
 @pytest.mark.parametrize(
-    ("net", "name"),
+    ("net", "arguments", "sentence"),
     [
-        *((DCGANGenerator, n) for n in ("channels", "latent_dim", "base_channels", "max_channels")),
-        *((DCGANDiscriminator, n) for n in ("channels", "base_channels", "max_channels")),
+        *(
+            (net, {"image_size": size}, f"image_size must be at least 8, got {side}")
+            for net in (DCGANGenerator, DCGANDiscriminator)
+            for size, side in ((7, 7), ((7, 64), 7), ((64, -3), -3))
+        ),
+        *(
+            (DCGANGenerator, {"image_size": size}, "image_size must be an int")
+            for size in ("64", (64,), (64, 64, 64), 64.0, None)
+        ),
+        *(
+            (net, {name: value}, f"{name} must be {rule}, got {value}")
+            for net, names in (
+                (DCGANGenerator, [*COUNTS, "latent_dim", "num_classes"]),
+                (DCGANDiscriminator, [*COUNTS, "pack", "num_classes"]),
+            )
+            for name in names
+            for value, rule in ((0, "at least 1"), (1.5, "an int"), (True, "an int"))
+        ),
     ],
 )
-@given(count=strategies.too_few, strange=strategies.not_ints.filter(lambda x: x is not None))
-def test_counts_under_one_are_refused(net, name, count, strange):
-    """A count under 1, or none at all, is named with its value, the rule and the remedy."""
-    with pytest.raises(ValueError) as error:
-        net(**{name: count})
-    assert str(error.value) == f"{name} must be at least 1, got {count}; use 1 or more."
-    with pytest.raises(ValueError, match=f"{name} must be an int, got "):
-        net(**{name: strange})
-
-
-@pytest.mark.parametrize("size", ["64", (64,), (64, 64, 64), 64.0, None, (64, 8.5)])
-def test_sizes_of_another_kind_are_refused(size):
-    """A size that is no int and no pair of ints is named."""
-    with pytest.raises(ValueError, match="image_size must be an int"):
-        DCGANGenerator(size)
+def test_sizes_and_counts_out_of_range_are_refused(net, arguments, sentence):
+    """The error names the argument, the rule and the value."""
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        net(**arguments)
 
 
 def test_wrong_shapes_are_named():
@@ -225,3 +189,20 @@ def test_wrong_shapes_are_named():
         DCGANGenerator(8)(torch.zeros(2, 50))
     with pytest.raises(ValueError, match=r"images must be \(N, 3, 8, 8\), got \(2, 1, 8, 8\)"):
         DCGANDiscriminator(8)(torch.zeros(2, 1, 8, 8))
+
+
+def test_traits_are_found_in_any_net():
+    """Batch norm, its statistics and dropout; evaluation ends with each part as it was before."""
+    net = nn.Sequential(nn.BatchNorm1d(1), nn.Dropout(0.5).eval())
+    assert traits.has_batch_norm(net)
+    assert traits.has_dropout(net)
+    assert not traits.has_batch_norm(net[1])
+    assert not traits.has_dropout(nn.Sequential(net[0], nn.Dropout(0.0)))
+    assert traits.has_dropout(nn.MultiheadAttention(2, 1, dropout=0.1))
+    assert traits.running_statistics(net) == {
+        "0.running_mean": torch.zeros(1),
+        "0.running_var": torch.ones(1),
+    }
+    with traits.evaluating(net):
+        assert not any(part.training for part in net.modules())
+    assert [part.training for part in net.modules()] == [True, True, False]

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tinygan
 from tinygan import data, hooks, losses
 from tinygan._execution.finite import NonFiniteError, SkippedSteps, total
-from tinygan._run.saved_run import CHECK_EVERY, MAX_SKIPPED
+from tinygan.run import CHECK_EVERY, MAX_SKIPPED
 
 from helpers import fingerprint, tiny_images, tiny_trainer
 

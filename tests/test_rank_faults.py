@@ -1,255 +1,33 @@
-"""What goes wrong on one rank ends, or stops, all of them: at the same step, with its name."""
+"""What goes wrong on one rank ends, or stops, all of them at the same step, and is named.
+
+What takes long, kills or hangs is in tests/faults.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.distributed import TCPStore
 
 import tinygan
 from tinygan import data, distributed, hooks
-from tinygan._execution.roll_call import RollCall
-from tinygan._run import checkpoint
-from tinygan.distributed import RankError
 
 import ranks
-from helpers import Images, assert_identical, fingerprint, tiny_images, tiny_trainer
+from helpers import Images, tiny_images, tiny_trainer
 from processes import say
-
-SOON = 2
-"""Seconds without a sign after which ranks are lost, in these tests."""
+from ranks import On, fail, in_words, train
 
 
-class On(tinygan.Hook):
-    """Does something at an event of one rank, at a step."""
-
-    def __init__(self, rank, event, step, act):
-        def listen(trainer, *arguments):
-            if distributed.join().rank == rank and trainer.step == step:
-                act(trainer)
-
-        setattr(self, event, listen)
-
-
-def fail(trainer):
-    """Be a hook with a fault."""
-    raise ValueError("boom")
-
-
-def run(folder, *watching, steps=12, batches=None, save_every=4, **arguments):
-    """Train in a folder that all ranks know; return the trainer."""
-    trainer = tiny_trainer(
-        hooks=[*watching, hooks.Checkpoint(folder, every=save_every)], **arguments
-    )
-    trainer.resume(folder)
-    try:
-        trainer.fit(batches or data.Loader(tiny_images(), 8), steps=steps)
-    finally:
-        checkpoint.save(
-            {
-                "step": trainer.step, "reason": trainer.stop_reason,
-                "between": trainer.between_steps, "state": fingerprint(trainer),
-            },
-            "kept.pt",
-        )  # fmt: skip
-    return trainer
-
-
-def kept(folder, count=2):
-    """Return what each rank has kept."""
-    return [checkpoint.load(folder / str(rank) / "kept.pt") for rank in range(count)]
-
-
-def saved_in(folder):
-    """Return the names of a run's checkpoints."""
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
-
-
-class Keep(tinygan.Hook):
-    """Keeps what the last complete step has left."""
-
-    def __init__(self, kept):
-        self.kept = kept
-
-    def on_step_end(self, trainer, report):
-        """Keep it."""
-        self.kept.update(fingerprint(trainer))
-
-
-EVENTS = {
-    "on_fit_start": 0, "on_epoch_start": 3, "on_step_start": 4, "on_gradients": 4,
-    "on_update": 4, "on_step_end": 5, "on_epoch_end": 6, "on_fit_end": 12,
-}  # fmt: skip
-
-
-def run_with_faults(folder, rank):
-    """For each event, train with a hook that fails at it on one rank; keep how that ended."""
-    found = {}
-    for event, step in EVENTS.items():
-        complete = {}  # what the last complete step has left
-        keep = Keep(complete)
-        try:
-            run(folder / event, On(rank, event, step, fail), keep)
-        except (ValueError, RankError) as error:
-            state = checkpoint.load("kept.pt")
-            found[event] = [
-                type(error).__name__, distributed.describe(error), state["step"], state["between"]
-            ]  # fmt: skip
-            if distributed.join().rank != rank and event in ("on_epoch_start", "on_step_start"):
-                assert_identical(state["state"], complete)  # a step that was begun left no trace
-    Path("found.json").write_text(json.dumps(found))
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_of_a_hook_on_one_rank_ends_all_at_the_same_step(tmp_path, rank):
-    """At each event: its own error there, one that names it on the other, the same state."""
-    ranks.run(tmp_path, 2, run_with_faults, tmp_path, rank)
-    found = [json.loads((tmp_path / str(r) / "found.json").read_text()) for r in range(2)]
-    for event, step in EVENTS.items():
-        (kind, text, at, between), other = found[rank][event], found[1 - rank][event]
-        assert (kind, at) == ("ValueError", step)
-        assert text == f"ValueError: boom; raised by the hook On, in {event}"
-        assert other[:3] == ["RankError", f"RankError: rank {rank} failed: {text}", at], event
-        if event not in ("on_step_end", "on_epoch_end"):  # after which the other is done with it
-            assert other[3] == between, event
-        if step:
-            *_, complete = found[0][event]
-            name = f"{'step' if complete else 'emergency'}_{step:06d}.pt"
-            assert name in saved_in(tmp_path / event), event
-
-
-def unreadable(rank):
-    """Return images of which one cannot be read, on one rank."""
-
-    def refuse():
-        if distributed.join().rank == rank:
-            raise OSError("no such disk")
-
-    return Images(13, refuse)
-
-
-def run_unreadable(folder):
-    """Train on such images."""
-    run(folder, batches=data.Loader(unreadable(1), 8, shuffle=False))
-
-
-def test_an_error_while_loading_on_one_rank_ends_all_before_the_step(tmp_path):
-    """The step that wants the image is not begun, on no rank, and the run is saved there."""
-    ended = [child.wait() for child in ranks.start(tmp_path, 2, run_unreadable, tmp_path / "run")]
-    assert "RankError: rank 1 failed: OSError: no such disk" in ended[0].stderr
-    assert "OSError: no such disk" in ended[1].stderr
-    assert [(k["step"], k["between"]) for k in kept(tmp_path)] == [(1, True)] * 2
-    assert saved_in(tmp_path / "run") == ["step_000001.pt"]
-
-
-def run_slowly(folder):
-    """Train for long, saying each step."""
-    slow = hooks.every(1, lambda trainer, _: (say("step", trainer.step), time.sleep(0.01)))
-    run(folder, slow, steps=5000, save_every=1000)
-    say("not reached")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, number):
-    """Both end with the signal's status, one checkpoint is saved, of that step."""
-    children = ranks.start(tmp_path, 2, run_slowly, tmp_path / "run")
-    children[0].until("step 5\n")
-    children[1].signal(number)
-    ended = [child.wait() for child in children]
-    assert [end.returncode for end in ended] == [128 + number] * 2, ended
-    one, other = kept(tmp_path)
-    assert one["step"] == other["step"] >= 5
-    assert saved_in(tmp_path / "run") == [f"step_{one['step']:06d}.pt"]
-    assert (one["reason"], other["reason"]) == (f"{number.name} (rank 1)", number.name)
-    assert_identical(one["state"], other["state"])
-
-
-def be_terminated(trainer):
-    """Receive SIGTERM."""
-    signal.raise_signal(signal.SIGTERM)
-
-
-def run_to_a_late_signal(folder):
-    """Train with a signal to one rank when all steps are done."""
-    run(folder, On(1, "on_fit_end", 12, be_terminated))
-
-
-def test_a_signal_at_the_very_end_reaches_all_too(tmp_path):
-    """The run is complete and saved, and both say that they were terminated."""
-    children = ranks.start(tmp_path, 2, run_to_a_late_signal, tmp_path / "run")
-    assert [child.wait().returncode for child in children] == [128 + signal.SIGTERM] * 2
-    assert "step_000012.pt" in saved_in(tmp_path / "run")
-
-
-def run_and_stop(folder):
-    """Train with hooks of which one rank's asks to stop."""
-    run(folder / "1", On(1, "on_step_end", 3, lambda trainer: trainer.stop("enough")))
-    trainer = run(folder / "0", On(0, "on_gradients", 4, lambda trainer: trainer.stop("enough")))
-    trainer.fit(data.Loader(tiny_images(), 8), steps=8)
-    say("then on to", trainer.step, trainer.stop_reason)
-
-
-def test_a_request_to_stop_on_one_rank_stops_all_after_the_same_step(tmp_path):
-    """As in one process: at the end of a step after that step, in the midst of one after it."""
-    (tmp_path / "run").mkdir()
-    for end in ranks.run(tmp_path, 2, run_and_stop, tmp_path / "run"):
-        assert end.stdout == "then on to 8 None\n"
-    assert [(k["step"], k["reason"]) for k in kept(tmp_path)] == [
-        (5, "enough"), (5, "enough (rank 0)")
-    ]  # fmt: skip
-    assert saved_in(tmp_path / "run" / "1") == ["step_000003.pt"]
-
-
-def die(trainer):
-    """End at once, as by kill -9."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def freeze(trainer):
-    """Give no more signs."""
-    time.sleep(1000)
-
-
-def run_until_it_is_lost(folder, rank, act):
-    """Train with one rank that is lost in the midst of a step."""
-    run(folder, On(rank, "on_gradients", 5, act))
-
-
-@pytest.mark.parametrize(("act", "count"), [(die, 4), (freeze, 3)])
-def test_a_rank_that_is_killed_or_stuck_ends_all_with_its_name(tmp_path, act, count):
-    """Soon: the others end with an error that names it, and what was saved before is whole."""
-    start = time.monotonic()
-    children = ranks.start(
-        tmp_path,
-        count,
-        run_until_it_is_lost,
-        tmp_path / "run",
-        1,
-        act,
-        timeout=SOON if act is freeze else 30,
-    )
-    others = [child.wait() for rank, child in enumerate(children) if rank != 1]
-    if act is freeze:
-        children[1].signal(signal.SIGKILL)
-    assert children[1].wait().returncode == -signal.SIGKILL
-    assert time.monotonic() - start < 20
-    pid = children[1].process.pid
-    for end in others:
-        assert end.returncode == 1
-        last = end.stderr.rstrip().splitlines()[-1]
-        assert last.startswith(f"tinygan.distributed.LostRankError: rank 1 (process {pid} on ")
-        assert ("gave no sign for 2 s" if act is freeze else "ended without a word") in last
-        assert "run the same command to go on" in last
-    assert saved_in(tmp_path / "run") == ["step_000004.pt"]
-    checkpoint.load(tmp_path / "run" / "checkpoints" / "step_000004.pt")
+def refuse_on_rank_1():
+    """Be a data set of which one rank cannot read an image."""
+    if distributed.join().rank == 1:
+        raise OSError("no such disk")
 
 
 def poison(steps):
@@ -263,139 +41,43 @@ def poison(steps):
     return Poison()
 
 
-def run_poisoned(folder):
-    """Train through one step that is not finite, and through too many of them."""
+def poisoned_once(folder):
+    """Train through one step that is not finite on rank 1; return whether it has left a trace."""
     trainer = tiny_trainer(hooks=[poison([2])])
-    before = []
-    trainer.hooks = (
-        *trainer.hooks,
-        hooks.every(1, lambda trainer, _: before.append(fingerprint(trainer))),
-    )
-    trainer.fit(data.Loader(tiny_images(), 8), steps=5)
-    assert_identical(before[1], before[2])
-    assert not torch.equal(*(state["generator.main.0.weight"] for state in before[2:4]))
-    assert trainer.skipped.counts.tolist() == [0, 0, 1]
-
-    trainer = run(folder, poison(range(10, 40)), steps=60, save_every=5)
-    assert (trainer.step, trainer.rollbacks) == (60, 1)
+    weights = []
+    keep = hooks.every(1, lambda trainer, _: weights.append(trainer.generator.main[0].weight + 0))
+    trainer.hooks = (*trainer.hooks, keep)
+    trainer.fit(data.Loader(tiny_images(), 8), steps=4)
+    moved = [not torch.equal(*pair) for pair in pairwise(weights)]
+    return {"moved": moved, "skipped": trainer.skipped.counts.tolist()}
 
 
-def test_what_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
-    """Once: it leaves no trace. For long: all go back to rank 0's checkpoint, and on alike."""
-    ended = ranks.run(tmp_path, 2, run_poisoned, tmp_path / "run")
-    assert_identical(*(k["state"] for k in kept(tmp_path)))
-    assert "went back to step 10 (rollback 1)" in ended[0].stderr
-    assert ended[1].stderr == ""  # it is told once
-    assert saved_in(tmp_path / "run") == ["step_000055.pt", "step_000060.pt"]  # all compared
-
-
-class Broken(tinygan.Hook):
-    """Fails in its state, in taking it back, or in a rescue, on one rank."""
-
-    def __init__(self, rank, how):
-        self.broken = how if distributed.join().rank == rank else None
-
-    def state_dict(self):
-        """Return what cannot be sent."""
-        return {"it": object() if self.broken == "state" else 1}
-
-    def load_state_dict(self, state):
-        """Refuse."""
-        if self.broken == "load":
-            raise ValueError("boom")
-
-    def on_non_finite(self, trainer, error):
-        """Fail to rescue."""
-        if self.broken == "rescue":
-            raise ValueError("boom")
-
-    def on_gradients(self, trainer, player):
-        """Fail by an error that looks like the trainer's."""
-        if self.broken == "not finite" and trainer.step == 20:
-            raise tinygan._execution.finite.NonFiniteError("boom")
-
-
-BROKEN = {"state": 0, "load": 1, "rescue": 1, "not finite": 0}
-
-
-def run_broken():
-    """Train with hooks that fail where ranks exchange more than gradients."""
-    for how, rank in BROKEN.items():
-        watching = [Broken(rank, how)]
-        if how in ("rescue", "not finite"):
-            watching.append(poison(range(100)))
-        with pytest.raises(Exception) as caught:
-            tiny_trainer(hooks=watching).fit(data.Loader(tiny_images(), 8), steps=60)
-        say(how, distributed.describe(caught.value).replace("\n", " "))
-
-
-def test_errors_in_exchanges_reach_all(tmp_path):
-    """In a hook's state, in taking it back, in a rescue, in an error like the trainer's own."""
-    outputs = [end.stdout.splitlines() for end in ranks.run(tmp_path, 2, run_broken)]
-    for (how, rank), *lines in zip(BROKEN.items(), *outputs):
-        own, others = lines[rank], lines[1 - rank]
-        text = own.removeprefix(f"{how} ")
-        assert "boom" in text or "must be a plain value or a tensor" in text
-        assert others == f"{how} RankError: rank {rank} failed: {text}"
-
-
-def corrupt_weight(trainer):
-    """Change one weight by its last bit."""
-    weight = trainer.generator.main[3].weight.data
-    weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(1.0))
-
-
-def corrupt_moment(trainer):
+def corrupt(trainer):
     """Change one moment, at a step so late that no weight has felt it yet."""
     optimizer = trainer.players[0].optimizer
     optimizer.state[trainer.discriminator.main[0].weight]["exp_avg"][0, 0, 0, 0] += 1
 
 
-@pytest.mark.parametrize(
-    ("corrupt", "at", "last", "name", "found"),
-    [
-        (corrupt_weight, 60, 200, "generator.main.3.weight", 100),
-        (corrupt_weight, 7, 12, "generator.main.3.weight", 12),
-        (corrupt_moment, 12, 12, "discriminator optimizer.main.0.weight.exp_avg", 12),
-    ],
-)
-def test_a_weight_that_differs_is_named(tmp_path, corrupt, at, last, name, found):
-    """By its tensor and rank, every 50 steps and at the end; what was saved since is set aside."""
-    children = ranks.start(tmp_path, 2, run_corrupted, tmp_path / "run", at, corrupt, last)
-    for child in children:
-        end = child.wait()
-        assert end.returncode == 1
-        assert (
-            f"DifferentRanksError: ranks must hold the same bits, got {name} that differs on rank "
-            f"1 from rank 0's at step {found};"
-        ) in end.stderr
-        assert "rank 0 failed" not in end.stderr
-    there = saved_in(tmp_path / "run")
-    good = [name for name in there if name.startswith("step")]
-    assert good == (["step_000040.pt", "step_000050.pt"] if found == 100 else [])
-    assert len(there) > len(good)
-    if last < 100:  # the same command goes on, from before it
-        ranks.run(tmp_path, 2, run_corrupted, tmp_path / "run", 0, corrupt, last)
+def logs_on_one_rank(players, batch):
+    """Be an algorithm that logs something on rank 1 alone."""
+    for player in players:
+        player.pay(sum(weight.sum() for weight in player.module.parameters()))
+        if distributed.join().rank == 1:
+            player.pay(player.parameters[0].sum(), f"extra_{player.name}")
+        yield player
 
 
-def run_corrupted(folder, at, corrupt, steps):
-    """Train with something of one rank that is not the others'."""
-    run(folder, On(1, "on_step_end", at, corrupt), steps=steps, save_every=10 if steps > 20 else 4)
-
-
-def run_unlike(folder):
-    """Train with what is the same on each rank, and with what is not: batches, seeds."""
+def unlike(folder):
+    """Train with what is not the same on each rank: batches, seeds, targets; return the errors."""
     rank = distributed.join().rank
-    tiny_trainer().fit([tiny_images(8), tiny_images(8).bfloat16()], epochs=2)
-    tiny_trainer().fit([tiny_images(8).bfloat16()], epochs=1)
-    first = [tiny_images(8) * (1 - rank / 2), tiny_images(8)]
-    fewer = [tiny_images(8)] * (3 - rank)
+    tiny_trainer().fit([tiny_images(8), tiny_images(8).bfloat16()], epochs=1)  # alike: no error
     shuffled = torch.utils.data.DataLoader(tiny_images(), 8, shuffle=True)
     draw = On(1, "on_step_end", 2, lambda trainer: torch.rand(1))
     alike = data.Loader(tiny_images(), 8)
+    found = {}
     for name, batches, steps, arguments in (
-        ("first", first, 10, {}),
-        ("fewer", fewer, 10, {}),
+        ("first", [tiny_images(8) * (1 - rank / 2), tiny_images(8)], 10, {}),
+        ("fewer", [tiny_images(8)] * (3 - rank), 10, {}),
         ("later", shuffled, 10, {"hooks": [draw]}),
         ("seed", alike, 10, {"seed": rank}),
         ("order", data.Loader(tiny_images(), 8, seed=rank), 10, {}),
@@ -407,110 +89,217 @@ def run_unlike(folder):
         if name == "resumed":
             trainer.fit(alike, steps=1)
             trainer.load_state_dict(trainer.state_dict())
-        with pytest.raises((RankError, ValueError)) as caught:
+        with pytest.raises((distributed.RankError, ValueError)) as caught:
             trainer.fit(batches, steps=steps)
-        say(name, distributed.describe(caught.value).replace("\n", " "))
+        found[name] = in_words(caught.value)
+    players = tiny_trainer().players
+    with pytest.raises(distributed.RankError) as caught:
+        tinygan.Trainer(list(players), logs_on_one_rank).fit([tiny_images(8)], steps=1)
+    return found | {"statistics": in_words(caught.value)}
 
 
-def test_ranks_that_are_not_alike_are_refused(tmp_path):
+def packed(folder):
+    """Pack images, first with a fault on rank 0; return what this rank decoded, and its part."""
+    decode, decoded = data.ImageFiles.in_bytes, []
+
+    def failing(self, index):
+        raise ValueError("boom")
+
+    def watched(self, index):
+        decoded.append(index)
+        return decode(self, index)
+
+    data.ImageFiles.in_bytes = failing
+    with pytest.raises((ValueError, distributed.RankError)) as caught:
+        data.pack(folder, folder / "images.packed", image_size=8, workers=0)
+    data.ImageFiles.in_bytes = watched
+    images = data.pack(folder, folder / "images.packed", image_size=8, workers=0)
+    part = next(iter(data.Loader(images, 6)))
+    return [in_words(caught.value), len(images), int(images.pixels.sum()), len(part), len(decoded)]
+
+
+def at_event(event, step, rank=1, act=fail):
+    """Return what trains with something that happens at an event of one rank."""
+    return lambda folder: train(folder, On(rank, event, step, act))
+
+
+def enough(trainer):
+    """Ask to stop."""
+    trainer.stop("enough")
+
+
+SCENARIOS = {
+    "on_step_start": at_event("on_step_start", 4),
+    "on_gradients": at_event("on_gradients", 4),
+    "on_update": at_event("on_update", 4, rank=0),
+    "on_step_end": at_event("on_step_end", 5),
+    "unreadable": lambda folder: train(
+        folder, batches=data.Loader(Images(13, refuse_on_rank_1), 8, shuffle=False)
+    ),
+    "stop at the end of a step": at_event("on_step_end", 3, act=enough),
+    "stop in a step": at_event("on_gradients", 4, rank=0, act=enough),
+    "poisoned once": poisoned_once,
+    "poisoned for long": lambda folder: train(folder, poison(range(10, 40)), steps=32, every=5),
+    "corrupt": at_event("on_step_end", 12, act=corrupt),
+    "unlike": unlike,
+    "images": packed,
+}
+
+
+def all_scenarios(folder):
+    """Do one after the other, each in a folder of its own; return what they return."""
+    return {name: scenario(folder / name) for name, scenario in SCENARIOS.items()}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Return what each of two ranks has found in all scenarios."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 9, 3), np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / "images" / f"{index}.png")
+    ranks.run(folder, 2, ranks.keep, all_scenarios, folder)
+    return ranks.kept(folder)
+
+
+@pytest.mark.parametrize(
+    ("event", "rank", "step"),
+    [("on_step_start", 1, 4), ("on_gradients", 1, 4), ("on_update", 0, 4), ("on_step_end", 1, 5)],
+)
+def test_an_error_of_a_hook_on_one_rank_ends_all_at_the_same_step(found, event, rank, step):
+    """Its own error there, one that quotes it on the other; the state is saved, once."""
+    own, other = found[rank][event], found[1 - rank][event]
+    assert own["error"] == f"ValueError: boom; raised by the hook On, in {event}"
+    assert other["error"] == f"RankError: rank {rank} failed: {own['error']}"
+    assert own["step"] == other["step"] == step
+    complete = event == "on_step_end"
+    assert f"{'step' if complete else 'emergency'}_{step:06d}.pt" in own["saved"] + other["saved"]
+    if not complete:
+        assert own["between"] == other["between"] is False
+
+
+def test_an_error_while_loading_on_one_rank_ends_all_before_the_step(found):
+    """The step that wants the image is not begun, on no rank, and the run is saved there."""
+    one, other = (rank["unreadable"] for rank in found)
+    assert one["error"] == f"RankError: rank 1 failed: {other['error']}"
+    assert other["error"].startswith("OSError: no such disk")
+    assert [(each["step"], each["between"]) for each in (one, other)] == [(1, True)] * 2
+    assert one["saved"] == ["step_000001.pt"]
+
+
+def test_a_request_to_stop_on_one_rank_stops_all_after_the_same_step(found):
+    """As in one process: at the end of a step after that step, in the midst of one after it."""
+    for name, rank, step in ("stop at the end of a step", 1, 3), ("stop in a step", 0, 5):
+        own, other = found[rank][name], found[1 - rank][name]
+        assert (own["step"], own["reason"], own["error"]) == (step, "enough", None)
+        assert (other["step"], other["reason"]) == (step, f"enough (rank {rank})")
+        assert own["saved"][-1] == f"step_{step:06d}.pt"
+        assert own["state"] == other["state"]
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_on_all(found):
+    """Once: it leaves no trace. For long: all go back to rank 0's checkpoint, and on alike."""
+    for rank in found:
+        assert rank["poisoned once"] == {"moved": [True, False, True], "skipped": [0, 0, 1]}
+        assert (rank["poisoned for long"]["step"], rank["poisoned for long"]["rollbacks"]) == (
+            32,
+            1,
+        )
+    assert len({rank["poisoned for long"]["state"] for rank in found}) == 1
+
+
+def test_a_weight_that_differs_is_named(found):
+    """By its tensor and rank, at the end; what was saved since the beginning is set aside."""
+    for rank in found:
+        assert rank["corrupt"]["error"].startswith(
+            "DifferentRanksError: ranks must hold the same bits, got discriminator "
+            "optimizer.main.0.weight.exp_avg that differs on rank 1 from rank 0's at step 12;"
+        )
+    assert not [name for name in found[0]["corrupt"]["saved"] if name.startswith("step")]
+
+
+def test_ranks_that_are_not_alike_are_refused(found):
     """Other images, fewer batches, another seed, order or target: named, and no rank waits."""
-    one, other = ranks.run(tmp_path, 2, run_unlike, tmp_path)
-    same = "RankError: ranks must be given the same batches, of which each takes its part, got"
-    fewer = "RankError: ranks must have batches of as many images, got, in the order of ranks, 8, "
-    for output in (one.stdout, other.stdout):
-        for name in ("first", "later"):
-            assert f"{name} {same} others than rank 0's on rank 1; use data.Loader" in output
-        assert f"fewer {fewer}the end of the epoch;" in output
-    assert "seed: 999 when saved, 1000 now" in other.stdout
-    assert "resumed RankError: rank 1 failed: ValueError: batches must be as when" in one.stdout
-    unlike = "ValueError: ranks must be alike, got differences: "
+    one, other = (rank["unlike"] for rank in found)
+    same = "RankError: ranks must be given the same batches, of which each takes its part, got "
+    for name, sizes in ("first", "8, 8"), ("later", "8, 8"), ("fewer", "8, 0"):
+        sentence = f"{same}other ones than rank 0's on rank 1, of {sizes} images; use data.Loader"
+        assert one[name] == other[name]
+        assert one[name].startswith(sentence)
+    assert one["statistics"] == other["statistics"]
+    assert one["statistics"].startswith("RankError: ranks must log the same statistics")
+    assert "seed: 999 when saved, 1000 now" in other["resumed"]
     for name, difference in {
         "seed": "seed: 0 on rank 0, 1 on rank 1",
         "order": "batches.seed: 0 on rank 0, 1 on rank 1",
         "target": "target.steps: 10 on rank 0, 11 on rank 1",
     }.items():
-        assert f"{name} {unlike}  {difference}" in other.stdout
-        assert f"{name} RankError: rank 1 failed: {unlike}" in one.stdout
+        assert difference in other[name]
+    for name in ("resumed", "seed", "order", "target"):
+        assert one[name] == f"RankError: rank 1 failed: {other[name]}"
 
 
-def pack(root, fault=None):
-    """Pack a folder of images, of which rank 0 alone decodes."""
-    decode = data.ImageFiles.in_bytes
-
-    def watched(self, index):
-        say("decodes")
-        if fault is not None:
-            fault(None)
-        return decode(self, index)
-
-    data.ImageFiles.in_bytes = watched
-    images = data.pack(root, root.parent / "images.packed", image_size=8, workers=0)
-    say(len(images), int(images.pixels.sum()))
-    batch = next(iter(data.Loader(images, 6)))
-    say("part", len(batch))
+def test_images_are_packed_by_one_rank(found):
+    """The other waits, decodes none, and has the same images; if packing fails, it hears why."""
+    (failed, *one), (told, *other) = (rank["images"] for rank in found)
+    assert one == [7, other[1], 3, 7]
+    assert other == [7, one[1], 3, 0]
+    assert "boom" in failed
+    assert told == f"RankError: rank 0 failed: {failed}"
+    assert "while packing " in failed
 
 
-@pytest.fixture
-def root(tmp_path):
-    """Return a folder of images."""
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 9, 3), np.uint8)
-    (tmp_path / "images").mkdir()
-    for index, image in enumerate(pixels):
-        Image.fromarray(image).save(tmp_path / "images" / f"{index}.png")
-    return tmp_path / "images"
+def run_slowly(folder):
+    """Train for long, saying each step."""
+    slow = hooks.every(1, lambda trainer, _: (say("step", trainer.step), time.sleep(0.01)))
+    return train(folder, slow, steps=5000, every=1000)
 
 
-def test_images_are_packed_by_one_rank(root, tmp_path):
-    """The other waits, decodes none, and has the same images."""
-    one, other = ranks.run(tmp_path, 2, pack, root)
-    assert one.stdout.count("decodes") == 7
-    assert other.stdout.count("decodes") == 0
-    assert one.stdout.splitlines()[-2:] == other.stdout.splitlines()
-    assert other.stdout.startswith("7 ")
-    assert other.stdout.endswith("part 3\n")
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
+    """Both end with the signal's status, one checkpoint is saved, of that step."""
+    children = ranks.start(tmp_path, 2, ranks.keep, run_slowly, tmp_path / "run")
+    children[0].until("step 5\n")
+    children[1].signal(signal.SIGTERM)
+    assert [child.wait().returncode for child in children] == [0, 0]
+    one, other = ranks.kept(tmp_path)
+    assert (one["status"], other["status"]) == (128 + signal.SIGTERM,) * 2
+    assert one["step"] == other["step"] >= 5
+    assert one["saved"] == [f"step_{one['step']:06d}.pt"]
+    assert (one["reason"], other["reason"]) == ("SIGTERM (rank 1)", "SIGTERM")
+    assert one["state"] == other["state"]
 
 
-@pytest.mark.parametrize("fault", [fail, freeze])
-def test_who_waits_for_packing_in_vain_is_told(root, tmp_path, fault):
-    """If rank 0 fails, or gives no sign for the timeout."""
-    first, other = ranks.start(tmp_path, 2, pack, root, fault, timeout=1)
-    stderr = other.wait().stderr
-    if fault is fail:
-        assert "RankError: rank 0 failed, packing " in stderr
-        assert "ValueError: boom" in stderr
-    else:
-        first.signal(signal.SIGKILL)
-        assert "LostRankError: rank 1 has waited for rank 0, process " in stderr
-        assert "images.packed, without a sign of it for 1 s" in stderr
-    assert first.wait().returncode != 0
+def die(trainer):
+    """End at once, as by kill -9."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_long_work():
-    """Let rank 1 wait for work of rank 0 that takes longer than the timeout."""
-    own = distributed.join()
-
-    def work():
-        for _ in range(12):
-            time.sleep(0.125)
-            own.sign()
-        return {"done": True}
-
-    say(own.first(work, "working"))
+def run_until_one_is_killed(folder):
+    """Train with one rank that is killed in the midst of a step."""
+    return train(folder, On(1, "on_gradients", 5, die))
 
 
-def test_work_that_shows_signs_may_take_longer_than_the_timeout(tmp_path):
-    """A second and a half of it, with a timeout of one; its result reaches all."""
-    children = ranks.start(tmp_path, 2, wait_for_long_work, timeout=1)
-    assert [child.wait().stdout for child in children] == ["{'done': True}\n"] * 2
+def test_a_rank_that_is_killed_ends_all(tmp_path):
+    """At once, with an error; what was saved before is whole."""
+    one, other = ranks.start(tmp_path, 2, ranks.keep, run_until_one_is_killed, tmp_path / "run")
+    assert other.wait().returncode == -signal.SIGKILL
+    assert one.wait().returncode == 0
+    found = ranks.kept_by(tmp_path, 0)
+    assert found["error"].startswith(
+        "LostRankError: rank 0 lost the connection to another rank, which has ended; "
+    )
+    assert found["error"].endswith("Run the same command to go on.")
+    assert found["saved"] == ["step_000004.pt"]
 
 
-def test_no_rank_names_one_that_is_there():
-    """A rank that comes late reads what was found before, without itself and others that came."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    names = [f"process {number} on elsewhere" for number in range(4)]
-    early, late = (RollCall(store, rank, names, timeout=0.1) for rank in (0, 2))
-    everybody = "rank 1 (process 1 on elsewhere) and rank 2 (process 2 on elsewhere) and rank 3 ("
-    assert early.who_is_lost(waited=True).startswith(everybody)
-    store.set("alive/3", "")
-    only = "rank 1 (process 1 on elsewhere) gave no sign for 0.1 s, as rank 0 found"
-    assert late.who_is_lost(waited=False) == only
+@pytest.mark.parametrize("found_too", [{}, {"RANK": "0"}])
+def test_a_stray_world_size_is_named(monkeypatch, found_too):
+    """As a cluster's job script may leave it: no run that is silently one of many."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "8", **found_too}.items():
+        monkeypatch.setenv(name, value)
+    missing = "MASTER_ADDR, MASTER_PORT" + ("" if found_too else ", RANK")
+    with pytest.raises(ValueError, match=f"^WORLD_SIZE is 8, but {missing} must be set too; start"):
+        tiny_trainer()

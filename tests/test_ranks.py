@@ -7,8 +7,10 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.multiprocessing import start_processes
 
 import tinygan
 from tinygan import data, distributed, hooks, penalties
@@ -95,10 +97,10 @@ def run_and_keep():
     """Train in several ways, and keep what came of it; on each of several ranks."""
     trainer, seen = trained()
     found = {"seen": seen, "images": trainer.images, "norm": fingerprint(trainer)}
-    found["no norm"] = fingerprint(trained(norm=False, penalty=lazy())[0])
-    found["eager"] = fingerprint(trained(penalty=lazy())[0])
+    found["no norm"] = fingerprint(trained(norm=False, penalties=lazy())[0])
+    found["eager"] = fingerprint(trained(penalties=lazy())[0])
     capture.recorder_for = lambda device: CPURecorder()
-    found["captured"] = fingerprint(trained(penalty=lazy(), capture=True)[0])
+    found["captured"] = fingerprint(trained(penalties=lazy(), capture=True)[0])
     # Parts of unequal size, a rate whose bits differ when replayed, and a second call.
     slower, _ = trained(capture=True, hooks=[hooks.every(1, slow_down)], steps=STEPS)
     slower.fit(loader(), steps=3 * STEPS)
@@ -163,7 +165,7 @@ def test_ranks_are_the_replicas_of_one_process(kept):
 
 def test_without_batch_norm_they_are_one_process_on_the_whole_batch(kept):
     """With a lazy penalty too: each rank's mean counts by its images."""
-    alone = fingerprint(trained(norm=False, penalty=lazy())[0])
+    alone = fingerprint(trained(norm=False, penalties=lazy())[0])
     for name, value in alone.items():
         assert torch.allclose(kept[0]["no norm"][name], value, rtol=0, atol=1e-10), name
 
@@ -224,6 +226,41 @@ def test_a_resumed_run_of_ranks_is_the_uninterrupted_one(tmp_path):
     assert_identical(parts, whole)
 
 
+def train_and_log(folder):
+    """Train with a log; return what this rank ends with."""
+    torch.manual_seed(distributed.join().rank)  # the first rank's weights are everybody's
+    other = tinygan.DCGANGenerator(8, latent_dim=5), tinygan.DCGANDiscriminator(8)
+    trainer = tinygan.GANTrainer(*other, hooks=[hooks.JSONLog(folder)])
+    trainer.fit(loader(), steps=4)
+    checkpoint.save(fingerprint(trainer), folder / f"rank_{trainer.ranks.rank}.pt")
+
+
+def work(rank, folder):
+    """Be a process that PyTorch has started, and make a process group, as its tutorials do."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    train_and_log(folder)
+    dist.destroy_process_group()
+
+
+def test_a_process_group_of_the_scripts_own_is_joined(tmp_path):
+    """By ``torch.multiprocessing``: the bits of torchrun's ranks, and one log."""
+    for name in ("spawned", "launched"):
+        (tmp_path / name).mkdir()
+    start_processes(work, (tmp_path / "spawned",), nprocs=2, start_method="forkserver")
+    ranks.run(tmp_path, 2, train_and_log, tmp_path / "launched")
+    (one, other), launched = (
+        [checkpoint.load(tmp_path / name / f"rank_{rank}.pt") for rank in range(2)]
+        for name in ("spawned", "launched")
+    )
+    assert_identical(one, other)
+    assert_identical(one, launched[0])
+    rows = (tmp_path / "spawned" / "log.jsonl").read_text().splitlines()
+    assert [(json.loads(row)["step"], json.loads(row)["images"]) for row in rows] == [
+        (1, 8), (2, 16), (3, 19), (4, 27)
+    ]  # fmt: skip
+
+
 @given(size=st.integers(1, 200), count=st.integers(1, 16))
 def test_parts_are_the_batch(size, count):
     """Parts follow each other, differ by one at most, and weigh what they hold."""
@@ -245,7 +282,7 @@ def test_parts_are_the_batch(size, count):
     [
         ({}, "sync_batch_norm needs a CUDA device, got cpu; leave it out"),
         ({"capture": True}, "sync_batch_norm must be without capture and penalty, got one of them"),
-        ({"penalty": lazy()}, "sync_batch_norm must be without capture and penalty, got one"),
+        ({"penalties": lazy()}, "sync_batch_norm must be without capture and penalty, got one"),
     ],
 )
 def test_sync_batch_norm_is_refused_where_pytorch_has_none(arguments, sentence):

@@ -79,7 +79,7 @@ class Average:
 
     def __init__(self, live: nn.Module, half_life: float | Schedule) -> None:
         interval = "[0, inf]" if callable(half_life) else "[1, inf]"
-        self.half_life = schedules.checked("ema_half_life", half_life, interval, say=10_000)
+        self.half_life = schedules.checked("ema_half_life", half_life, interval)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
         self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
@@ -90,8 +90,6 @@ class Average:
         ``images`` were seen, ``size`` of them in this step.
         """
         # As all schedules do, this one counts the images before the step.
-        half_life = schedules.value_at(
-            self.half_life, images - size, "ema_half_life", "[0, inf]", say=10_000
-        )
+        half_life = schedules.value_at(self.half_life, images - size, "ema_half_life", "[0, inf]")
         weight = ema_weight(max(half_life, 1.0), images, size)
         ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * weight)

@@ -1,23 +1,4 @@
-"""Losses on logits: what each player pays.
-
-A loss is three plain functions of D's logits (N, ...), each giving a cost for each logit:
-
-    D pays   E[real(D(x))] + E[fake(D(G(z)))]
-    G pays   E[generator(D(G(z)))]
-
-A new loss is three lines and a name:
-
-    >>> exponential = Loss(
-    ...     real=lambda logits: (-logits).exp(),
-    ...     fake=lambda logits: logits.exp(),
-    ...     generator=lambda logits: (-logits).exp(),
-    ... )
-
-A paired loss is two functions of D's logits on both, of a real image and the fake beside it:
-
-    D pays   E[discriminator(D(x), D(G(z)))]
-    G pays   E[generator(D(x), D(G(z)))]
-"""
+"""Losses: what each player pays for D's logits, with the papers' equations."""
 
 from __future__ import annotations
 
@@ -31,24 +12,36 @@ import torch.nn.functional as F
 
 from tinygan._run import checks
 
-Cost: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""Maps logits (N, ...) to costs of the same shape."""
+__all__ = [
+    "Loss",
+    "PairedLoss",
+    "cross_entropy",
+    "hinge",
+    "least_squares",
+    "minimax",
+    "non_saturating",
+    "relativistic",
+    "smoothed",
+    "wasserstein",
+]
 
+Cost: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 PairedCost: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Maps logits on real images and on fakes, both (N, ...), to costs of the same shape."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What the players pay for D's logits.
+    """Three functions of D's logits (N, ...), each returning a cost for each logit.
 
-    Args:
-        real: D's cost of its logits on real images.
-        fake: D's cost of its logits on fakes.
-        generator: G's cost of D's logits on its fakes.
+        D pays   E[real(D(x))] + E[fake(D(G(z)))]
+        G pays   E[generator(D(G(z)))]
 
     Examples:
-        >>> lsgan = Loss(lambda x: (x - 1) ** 2, lambda x: x**2, lambda x: (x - 1) ** 2)
+        >>> exponential = Loss(
+        ...     real=lambda logits: (-logits).exp(),
+        ...     fake=lambda logits: logits.exp(),
+        ...     generator=lambda logits: (-logits).exp(),
+        ... )
     """
 
     real: Cost
@@ -59,14 +52,12 @@ class Loss:
 
 @dataclass(frozen=True)
 class PairedLoss:
-    """What the players pay for D's logits on a real image and a fake together.
+    """Two functions of D's logits on real examples and on the fakes beside them.
 
-    D's two passes go backward together, so both graphs are in memory; G's phase needs one more pass
-    of D on the real images, without gradients.
+        D pays   E[discriminator(D(x), D(G(z)))]
+        G pays   E[generator(D(x), D(G(z)))]
 
-    Args:
-        discriminator: D's cost of its logits on real images and on fakes.
-        generator: G's.
+    Both graphs of D are in memory at once, and G's turn needs one more pass of D on real examples.
 
     Examples:
         >>> critic = PairedLoss(lambda real, fake: fake - real, lambda real, fake: real - fake)
@@ -77,66 +68,10 @@ class PairedLoss:
     paired: ClassVar[Literal[True]] = True
 
 
-def checked(loss: object) -> Loss | PairedLoss:
-    """Return a loss that makes sure of its costs, which must be one for each logit.
-
-    Raises:
-        TypeError: for anything else than a loss, such as what makes one.
-        ValueError: when it is used, for costs that are no tensor of the logits' shape.
-
-    Examples:
-        >>> loss = checked(hinge)
-    """
-    if not isinstance(loss, Loss | PairedLoss):
-        raise TypeError(
-            f"loss must be a tinygan.losses.Loss or PairedLoss, got {loss!r}; use "
-            "losses.non_saturating, say, or call what makes one, as in losses.smoothed(0.1)."
-        )
-    own = {each.name: getattr(loss, each.name) for each in fields(loss)}
-    checked_costs: Any = {name: _for_each(name, cost) for name, cost in own.items()}
-    return replace(loss, **checked_costs)
-
-
-def each(name: str, cost: object, *counts: int | tuple[int, ...]) -> torch.Tensor:
-    """Return costs, one for each of as many examples, or of the shape of logits.
-
-    Raises:
-        ValueError: for a mean, or for costs of examples that were mixed by mistake.
-
-    Examples:
-        >>> each("loss.real", torch.ones(4, requires_grad=True), 4).shape
-        torch.Size([4])
-    """
-    wanted = [(count,) if isinstance(count, int) else tuple(count) for count in counts]
-    if not isinstance(cost, torch.Tensor) or cost.shape not in wanted:
-        given = tuple(cost.shape) if isinstance(cost, torch.Tensor) else type(cost).__name__
-        raise ValueError(
-            f"{name} must give a cost for each logit, {wanted[0]}, got {given}; sum over all "
-            "axes but the first, and leave the mean to the trainer."
-        )
-    if not cost.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"{name} must give costs that weights can learn from, got some without gradients; "
-            "detach nothing, and make slopes by tinygan.penalties.slopes or create_graph=True."
-        )
-    return cost
-
-
-def _for_each(name: str, cost: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    def of_logits(*logits: torch.Tensor) -> torch.Tensor:
-        return each(f"loss.{name}", cost(*logits), tuple(logits[-1].shape))
-
-    return of_logits
-
-
 def cross_entropy(logits: torch.Tensor, target: float) -> torch.Tensor:
-    """Return -[t log D + (1 - t) log(1 - D)] per sample, with D = sigmoid(logits).
+    """Return -[t log D + (1 - t) log(1 - D)] for each logit, with D = sigmoid(logit).
 
-    Computed from the logits, so it stays exact and finite where D rounds to 0 or 1.
-
-    Args:
-        logits: (N,).
-        target: t in [0, 1], the wanted probability of "real".
+    It stays exact and finite where D rounds to 0 or 1. ``target`` is t, in [0, 1].
 
     Examples:
         >>> cross_entropy(torch.tensor([0.0, 1000.0]), 0.0)
@@ -151,11 +86,9 @@ def cross_entropy(logits: torch.Tensor, target: float) -> torch.Tensor:
 
 
 def smoothed(label_smoothing: float) -> Loss:
-    """Return the non-saturating loss with smoothed labels (Salimans et al. 2016, section 3.4).
+    """Return ``non_saturating`` with D's target for real examples lowered by ``label_smoothing``.
 
-    Args:
-        label_smoothing: D's target for real images is one less this, in [0, 0.5). One-sided: the
-            targets of fakes and of G stay 0 and 1.
+    The other targets stay 0 and 1: it is one-sided (Salimans et al. 2016, section 3.4).
 
     Raises:
         ValueError: for a smoothing outside [0, 0.5).
@@ -164,7 +97,7 @@ def smoothed(label_smoothing: float) -> Loss:
         >>> smoothed(0.1).real(torch.zeros(1))
         tensor([0.6931])
     """
-    label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 0.5)", say=0.1)
+    label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 0.5)")
     return Loss(
         real=partial(cross_entropy, target=1 - label_smoothing),
         fake=partial(cross_entropy, target=0.0),
@@ -173,10 +106,9 @@ def smoothed(label_smoothing: float) -> Loss:
 
 
 non_saturating = smoothed(0.0)
-"""The DCGAN tutorial's loss (Goodfellow et al. 2014, section 3, the heuristic form).
+"""The DCGAN tutorial's loss (Goodfellow et al. 2014, section 3).
 
-D minimises -log D(x) - log(1 - D(G(z))); G minimises -log D(G(z)) rather than log(1 - D(G(z))),
-whose gradient vanishes when D wins.
+D minimises -log D(x) - log(1 - D(G(z))); G minimises -log D(G(z)).
 """
 
 
@@ -184,15 +116,12 @@ def _negative(logits: torch.Tensor, *, cost: Cost) -> torch.Tensor:
     return -cost(logits)
 
 
-minimax = Loss(
-    real=partial(cross_entropy, target=1.0),
-    fake=partial(cross_entropy, target=0.0),
-    generator=partial(_negative, cost=partial(cross_entropy, target=0.0)),
+minimax = replace(
+    non_saturating, generator=partial(_negative, cost=partial(cross_entropy, target=0.0))
 )
-"""The loss of Goodfellow et al. (2014), equation 1: the game as it is analysed.
+"""The game as it is analysed (Goodfellow et al. 2014, equation 1).
 
-D's is that of ``non_saturating``; G minimises log(1 - D(G(z))). Its gradient vanishes when D is
-sure of the fakes: it is here to be compared with.
+D is as in ``non_saturating``; G minimises log(1 - D(G(z))), whose gradient vanishes when D wins.
 """
 
 
@@ -205,7 +134,7 @@ least_squares = Loss(
     fake=partial(_half_square, target=0.0),
     generator=partial(_half_square, target=1.0),
 )
-"""LSGAN's loss (Mao et al. 2017, equation 9), whose logits aim at 0 and 1.
+"""LSGAN's loss, whose logits aim at 0 and 1 (Mao et al. 2017, equation 9).
 
 D minimises (D(x) - 1)^2 / 2 + D(G(z))^2 / 2; G minimises (D(G(z)) - 1)^2 / 2.
 """
@@ -230,15 +159,14 @@ def _minus(logits: torch.Tensor) -> torch.Tensor:
 hinge = Loss(real=_hinge_real, fake=_hinge_fake, generator=_minus)
 """The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17).
 
-D minimises max(0, 1 - D(x)) + max(0, 1 + D(G(z))): it cares for no image beyond the margin. G
-minimises -D(G(z)).
+D minimises max(0, 1 - D(x)) + max(0, 1 + D(G(z))); G minimises -D(G(z)).
 """
 
 wasserstein = Loss(real=_minus, fake=_plus, generator=_minus)
-"""The critic's loss of WGAN (Arjovsky et al. 2017, equation 2).
+"""The loss of WGAN's critic (Arjovsky et al. 2017, equation 2).
 
-D minimises D(G(z)) - D(x), and G minimises -D(G(z)). It has no lower bound, and means something
-only where D's slope is held to 1 or so: give the trainer ``penalties.wgan_gp()`` as well.
+D minimises D(G(z)) - D(x); G minimises -D(G(z)). It has no lower bound, and only means something
+while D's slope is held near 1: combine it with ``penalties.wgan_gp()``.
 """
 
 
@@ -253,7 +181,41 @@ def _prefer_fake(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 relativistic = PairedLoss(discriminator=_prefer_real, generator=_prefer_fake)
 """The relativistic pairing loss, RpGAN's (Jolicoeur-Martineau 2018).
 
-D minimises -log sigmoid(D(x) - D(G(z))), G -log sigmoid(D(G(z)) - D(x)). A fake is judged beside a
-real image, so that no mode of the data can be dropped for free. It converges with the penalties
-``r1`` and ``r2`` together, as in R3GAN (Huang et al. 2024, equation 2).
+D minimises -log sigmoid(D(x) - D(G(z))); G minimises -log sigmoid(D(G(z)) - D(x)). A fake is judged
+beside a real example, so no mode of the data can be dropped for free. It converges together with
+both penalties ``r1`` and ``r2``, as in R3GAN (Huang et al. 2024, equation 2).
 """
+
+
+def checked(loss: object) -> Loss | PairedLoss:
+    """Return a loss that raises ValueError, when used, unless it gives a cost for each logit."""
+    if not isinstance(loss, Loss | PairedLoss):
+        raise TypeError(
+            f"loss must be a tinygan.losses.Loss or PairedLoss, got {loss!r}; use losses.hinge, or "
+            "call the function that makes one, as in losses.smoothed(0.1)."
+        )
+    costs: dict[str, Any] = {
+        field.name: partial(_checked_cost, getattr(loss, field.name), f"loss.{field.name}")
+        for field in fields(loss)
+    }
+    return replace(loss, **costs)
+
+
+def _checked_cost(cost: Callable[..., object], name: str, *logits: torch.Tensor) -> torch.Tensor:
+    return each(name, cost(*logits), logits[-1].shape, per="logit")
+
+
+def each(name: str, cost: object, *shapes: tuple[int, ...], per: str) -> torch.Tensor:
+    """Return costs of one of these shapes; raise ValueError for means or mixed-up examples."""
+    if not isinstance(cost, torch.Tensor) or cost.shape not in shapes:
+        got = tuple(cost.shape) if isinstance(cost, torch.Tensor) else type(cost).__name__
+        raise ValueError(
+            f"{name} must return one cost per {per}, {tuple(shapes[0])}, got {got}; return a "
+            "tensor of that shape: the trainer takes the mean."
+        )
+    if not cost.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name} must return costs that weights can learn from, got some without gradients; "
+            "detach nothing, and compute slopes with penalties.slopes or create_graph=True."
+        )
+    return cost

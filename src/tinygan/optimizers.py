@@ -1,62 +1,47 @@
-"""What makes a player's optimizer, and the DCGAN paper's choice."""
+"""What makes a player's optimizer, the DCGAN paper's choice, and what is saved of one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
-"""Makes an optimizer for a net's named parameters: ``partial(torch.optim.Adam, lr=1e-4)``, say."""
+"""Makes an optimizer of a net's named parameters, for example ``partial(Adam, lr=1e-4)``."""
 
 # The DCGAN paper's (section 4): momentum lowered to 0.5, without which training oscillates.
 # Fused does the same arithmetic in one kernel instead of one per parameter.
 dcgan_adam: OptimizerFactory = partial(Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
 
+EXECUTION = ("fused", "foreach", "capturable", "differentiable")
+"""Options of how an optimizer computes, not what: the choice of the machine that a run is on."""
+
 
 def make(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
-    """Return an optimizer of the parameters of ``module`` that are to be trained.
-
-    Raises:
-        TypeError: for an optimizer instead of what makes one.
-
-    Examples:
-        >>> make(dcgan_adam, nn.Linear(2, 1)).param_groups[0]["lr"]
-        0.0002
-    """
+    """Return an optimizer of the parameters of ``module`` that are to be trained."""
     if not callable(factory):
         raise TypeError(
             f"an optimizer must be given as what makes it, got {type(factory).__name__}; use "
-            "functools.partial(torch.optim.Adam, lr=2e-4), say."
+            "functools.partial(torch.optim.Adam, lr=2e-4), for example."
         )
     # Named, so that the optimizer's state can be matched by name rather than by position.
     return factory([(name, p) for name, p in module.named_parameters() if p.requires_grad])
 
 
 def decides_on_device(optimizer: Optimizer) -> bool:
-    """Return whether an optimizer can skip its next step by a flag on the device, as fused ones do.
-
-    Examples:
-        >>> decides_on_device(dcgan_adam(nn.Linear(2, 1).named_parameters()))
-        True
-    """
+    """Return whether an optimizer can skip its next step by a flag on the device: fused ones do."""
     # SGD leaves its momentum uninitialised if its first fused step is skipped.
     unborn = not optimizer.state and any(group.get("momentum") for group in optimizer.param_groups)
     return getattr(optimizer, "_step_supports_amp_scaling", False) and not unborn
 
 
 def recordable(optimizer: Optimizer) -> bool:
-    """Return whether a step of an optimizer can be recorded as a CUDA graph.
-
-    Examples:
-        >>> recordable(torch.optim.Adam(nn.Linear(2, 1).parameters()))
-        False
-    """
+    """Return whether a step of an optimizer can be recorded as a CUDA graph."""
     return decides_on_device(optimizer) and all(
         "capturable" in group or isinstance(optimizer, SGD) for group in optimizer.param_groups
     )
@@ -64,21 +49,10 @@ def recordable(optimizer: Optimizer) -> bool:
 
 @contextmanager
 def recording(optimizer: Optimizer, rates_change: bool) -> Iterator[list[torch.Tensor]]:
-    """Within the block a step may be recorded; afterwards the options are as before.
+    """Within the block a step may be recorded; gives the learning rates, if they are to change.
 
-    Args:
-        optimizer: one that is ``recordable``, or is left alone within the block.
-        rates_change: record the learning rates as tensors rather than as constants.
-
-    Yields:
-        The learning rates as tensors, one per group, if they are to change.
-
-    Examples:
-        >>> adam = dcgan_adam(nn.Linear(2, 1).named_parameters())
-        >>> with recording(adam, rates_change=True) as rates:
-        ...     pass  # record adam.step()
-        >>> rates, adam.param_groups[0]["lr"]
-        ([tensor(0.0002)], 0.0002)
+    They are then recorded as tensors, one per group, rather than as constants. Afterwards the
+    optimizer's options are as before.
     """
     before = [dict(group) for group in optimizer.param_groups]
     rates: list[torch.Tensor] = []
@@ -96,3 +70,46 @@ def recording(optimizer: Optimizer, rates_change: bool) -> Iterator[list[torch.T
     finally:
         for group, own in zip(optimizer.param_groups, before):
             group.update(own)
+
+
+def parameter_names(module: nn.Module) -> dict[int, str]:
+    """Return the name of each parameter by its identity."""
+    return {id(parameter): name for name, parameter in module.named_parameters()}
+
+
+def state_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
+    """Return an optimizer's state by the names of parameters, without how it is executed."""
+    names = parameter_names(module)
+    left_out = ("params", "param_names", *EXECUTION)
+    return {
+        "groups": [
+            {
+                "parameters": [names[id(parameter)] for parameter in group["params"]],
+                "options": {k: v for k, v in group.items() if k not in left_out},
+            }
+            for group in optimizer.param_groups
+        ],
+        "moments": {
+            names[id(parameter)]: dict(optimizer.state[parameter])
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter in optimizer.state
+        },
+    }
+
+
+def load_state(optimizer: Optimizer, module: nn.Module, saved: dict[str, Any]) -> None:
+    """Give an optimizer the options and moments of a saved state; others stay as they are."""
+    names = parameter_names(module)
+    groups = optimizer.state_dict()["param_groups"]
+    for group, of_saved in zip(groups, saved["groups"]):
+        group.update(of_saved["options"])
+    moments = {
+        index: saved["moments"][names[id(parameter)]]
+        for group, own in zip(groups, optimizer.param_groups)
+        for index, parameter in zip(group["params"], own["params"])
+        if names[id(parameter)] in saved["moments"]
+    }
+    # PyTorch moves the moments to where the parameters are, and the step counts to where the
+    # group's own way of executing needs them.
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})

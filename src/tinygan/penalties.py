@@ -1,7 +1,4 @@
-"""Penalties: extra terms in D's loss, on its slope.
-
-The slope is D's gradient with respect to its input, one image's, or with packing one pack's.
-"""
+"""Penalties: extra terms in D's loss, on its slope: D's gradient with respect to its input."""
 
 from __future__ import annotations
 
@@ -11,19 +8,19 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from tinygan import losses, sampling, schedules
 from tinygan._run import checks
 from tinygan.batch import Batch, Draw
 from tinygan.schedules import Schedule
 
-Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""Maps examples (N, ...) to logits (N, ...): D, with the examples' labels if it takes any.
+__all__ = ["Penalty", "dragan", "r1", "r2", "slopes", "wgan_gp"]
 
-These are the batch's, in its order: then it takes as many images as the batch has, and no others.
-"""
+Discriminator: TypeAlias = Callable[[Tensor], Tensor]
+"""D as a function of examples (N, ...); labels, if any, are those of the batch, in its order."""
 
-PenaltyCost: TypeAlias = Callable[..., torch.Tensor]
+PenaltyCost: TypeAlias = Callable[..., Tensor]
 """Maps D, real examples and fakes, both (N, ...), and what was drawn, to costs (N,)."""
 
 
@@ -32,19 +29,19 @@ class Penalty:
     """An extra term in D's loss, in every k-th step and then k times as large.
 
     Such a lazy penalty costs a k-th of the time, and its gradient is the same on average (Karras
-    et al. 2020, section 3.1, who also correct Adam's rate and betas for it; this does not). It is
-    computed in the weights' own type, on the images as D has seen them, augmented if they are.
+    et al. 2020, section 3.1, who also adapt Adam's rate and betas; this does not). It is computed
+    in the weights' own type, on what D has seen: augmented examples if they are augmented.
 
     Args:
-        cost: called as ``cost(d, real, fake)``, gives what D is to pay for each image, (N,), in a
-            way that D can be trained by. ``d`` maps images to logits.
-        every: k.
-        draw: what the cost needs at random; it is then called as ``cost(d, real, fake, drawn)``.
-        name: what reports call it; each penalty of a run has a name of its own.
-        weight: what the cost counts, at least 0: a number, or a schedule.
+        cost: ``cost(d, real, fake)`` returns one cost per example, (N,), differentiable by D's
+            weights. ``d`` maps examples to logits.
+        every: k, at least 1.
+        draw: draws the random numbers of ``cost(d, real, fake, drawn)``, see ``tinygan.Batch``.
+        name: in reports; each penalty of a run needs another.
+        weight: the cost's factor, at least 0: a number, or a schedule (``tinygan.schedules``).
 
     Raises:
-        ValueError: for k under 1, or a weight under 0.
+        ValueError: for a value out of range.
         TypeError: for a weight that is neither a number nor a function of the images seen.
 
     Examples:
@@ -59,95 +56,67 @@ class Penalty:
 
     def __post_init__(self) -> None:
         checks.count("every", self.every)
-        _checked(self.weight)
+        schedules.checked("weight", self.weight, "[0, inf)")
 
     def term(
-        self, d: Judge, real: torch.Tensor, fake: torch.Tensor, batch: Batch, number: int
-    ) -> torch.Tensor:
-        """Return the costs (N,) of a batch, or with packing (N / m,).
-
-        Raises:
-            ValueError: for what is not one cost for each image, or cannot be learned from.
-        """
+        self, d: Discriminator, real: Tensor, fake: Tensor, batch: Batch, number: int
+    ) -> Tensor:
+        """Return a batch's costs (N,), or (N / m,) if D judges m together; the algorithm asks."""
         drawn = [] if self.draw is None else [batch.draw(f"penalty.{number}", self.draw)]
-        # A cost of each image, or of each pack.
-        counts = len(real), len(real) // getattr(d, "pack", 1)
-        costs = losses.each(f"penalty {number}", self.cost(d, real, fake, *drawn), *counts)
+        shapes = (len(real),), (len(real) // getattr(d, "pack", 1),)
+        name = f"the penalty {self.name!r}"
+        costs = losses.each(name, self.cost(d, real, fake, *drawn), *shapes, per="example")
         if not callable(self.weight):
             return costs if self.weight == 1 else self.weight * costs
-        # Drawn, as if it were random: so it is written anew to where a recorded step reads it.
+        # Drawn, as if it were random, so that a captured step reads it anew each time.
         weights = batch.draw(f"penalty.{number}.weight", partial(_weights, weight=self.weight))
-        # Packs have fewer costs than images, and all weights are alike.
         return weights[: len(costs)].to(costs) * costs
 
 
 def listed(given: Penalty | Sequence[Penalty] | None) -> tuple[Penalty, ...]:
-    """Return one, several or no penalties as a tuple.
-
-    Raises:
-        TypeError: for anything else, such as the function that makes one.
-
-    Examples:
-        >>> len(listed([r1(), r2()]))
-        2
-    """
-    remedy = (
-        "call what makes it, as in penalties.r1(), or wrap a function of your own in a Penalty."
-    )
+    """Return one, several or no penalties as a tuple; raise TypeError for anything else."""
+    remedy = "call the function, as in penalties.r1(), or put one of your own into a Penalty."
     return checks.several("penalty", given, Penalty, remedy)
 
 
-def slopes(d: Judge, images: torch.Tensor) -> torch.Tensor:
-    """Return D's gradient with respect to each of its inputs, flat: (N, C H W), differentiable.
+def slopes(d: Discriminator, examples: Tensor) -> Tensor:
+    """Return D's gradient with respect to each of its inputs, flat and differentiable.
 
-    Args:
-        d: maps images to logits.
-        images: (N, C, H, W). If D packs m of them into one input, N / m rows of m C H W.
+    For images (N, C, H, W) that is (N, C H W), or (N / m, m C H W) if D judges m of them together.
 
     Examples:
-        >>> slopes(lambda images: 3 * images[:, 0, 0, 0], torch.zeros(2, 1, 1, 1))
-        tensor([[3.],
-                [3.]])
+        >>> slopes(lambda points: 3 * points[:, 0], torch.zeros(2, 2))
+        tensor([[3., 0.],
+                [3., 0.]])
     """
-    images = images.detach().requires_grad_()
-    logits = d(images)
-    # The sum's gradient with respect to one image is the slope of that image's own logit.
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    examples = examples.detach().requires_grad_()
+    logits = d(examples)
+    # The sum's gradient with respect to one example is the slope of that example's own logit.
+    (gradient,) = torch.autograd.grad(logits.sum(), examples, create_graph=True)
     return gradient.reshape(len(logits), -1)
 
 
 def r1(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
-    """Return R1: weight / 2 times the squared slope of D at each real image.
+    """Return R1: weight / 2 * E[||grad_x D(x)||^2] over real x (Mescheder et al. 2018, equation 9).
 
-    R1 = weight / 2 * E[||grad_x D(x)||^2] over real x (Mescheder et al. 2018, equation 9). With
-    batch norm in D the slope at one image is mixed with those of its batch, and the passes that
-    are penalised count once more in its statistics: take a D with ``norm=None``.
-
-    The weight may fall in the course of a run (Huang et al. 2024 lower it by a cosine): a smooth D
-    at first, and at last one that sees fine detail.
-
-    Args:
-        weight: gamma, at least 0: a number, or a schedule, see ``tinygan.schedules``.
-        every: in which steps it is applied, as in ``Penalty``.
-
-    Raises:
-        ValueError: for a weight under 0, or ``every`` under 1.
-        TypeError: for a weight that is neither a number nor a function of the images seen.
+    Build D with ``norm=None``: batch norm mixes each slope with those of its batch, and counts the
+    extra pass in its statistics. The weight, gamma, may fall in the course of a run (Huang et al.
+    2024): D is smooth at first, and sees fine detail in the end. For arguments see ``Penalty``.
 
     Examples:
-        >>> steep = lambda images: 3 * images[:, 0, 0, 0]
-        >>> r1(2.0).cost(steep, torch.ones(2, 1, 1, 1), torch.ones(2, 1, 1, 1))
+        >>> r1(2.0).cost(lambda x: 3 * x[:, 0], torch.ones(2, 1), torch.ones(2, 1))
         tensor([9., 9.])
         >>> falling = r1(schedules.exponential(10.0, 0.1, until=1_000_000))
     """
     return _weighted("r1", _r1_cost, weight, every)
 
 
-def r2(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
-    """Return R2: weight / 2 times the squared slope of D at each fake.
+def _r1_cost(d: Discriminator, real: Tensor, fake: Tensor, *, weight: float) -> Tensor:
+    return weight / 2 * slopes(d, real).square().sum(1)
 
-    R2 = weight / 2 * E[||grad_x D(x)||^2] over x = G(z) (Mescheder et al. 2018, equation 10). For
-    arguments, errors and batch norm see ``r1``.
+
+def r2(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
+    """Return R2: as ``r1``, but over fakes x = G(z) (Mescheder et al. 2018, equation 10).
 
     Examples:
         >>> both = [r1(1.0, every=1), r2(1.0, every=1)]
@@ -155,53 +124,67 @@ def r2(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
     return _weighted("r2", _r2_cost, weight, every)
 
 
-def wgan_gp(weight: float | Schedule = 10.0, *, every: int = 1) -> Penalty:
-    """Return WGAN-GP's penalty: weight times (slope - 1)^2 between real images and fakes.
+def _r2_cost(d: Discriminator, real: Tensor, fake: Tensor, *, weight: float) -> Tensor:
+    return weight / 2 * slopes(d, fake).square().sum(1)
 
-    E[(||grad_x D(x)|| - 1)^2] over x = e real + (1 - e) fake, e from U(0, 1) for each of D's
-    inputs, an image or a pack (Gulrajani et al. 2017, equation 3). For arguments, errors and batch
-    norm see ``r1``.
+
+def wgan_gp(weight: float | Schedule = 10.0, *, every: int = 1) -> Penalty:
+    """Return WGAN-GP's penalty: weight * E[(||grad_x D(x)|| - 1)^2] between real and fake.
+
+    x = e real + (1 - e) fake, with e from U(0, 1) for each input of D (Gulrajani et al. 2017,
+    equation 3). See ``r1`` for batch norm, and ``Penalty`` for arguments.
 
     Examples:
-        >>> steep = lambda images: 3 * images[:, 0, 0, 0]
-        >>> images = torch.ones(2, 1, 1, 1)
-        >>> wgan_gp(10.0).cost(steep, images, images, torch.tensor([0.2, 0.7]))
+        >>> ones = torch.ones(2, 1)
+        >>> wgan_gp(10.0).cost(lambda x: 3 * x[:, 0], ones, ones, torch.tensor([0.2, 0.7]))
         tensor([40., 40.])
     """
     return _weighted("wgan_gp", _wgan_gp_cost, weight, every, sampling.one_each)
 
 
+def _wgan_gp_cost(
+    d: Discriminator, real: Tensor, fake: Tensor, e: Tensor, *, weight: float
+) -> Tensor:
+    pack: int = getattr(d, "pack", 1)
+    e = e.to(real)[::pack].repeat_interleave(pack)  # a pack lies on one line
+    between = fake.lerp(real, e.view(-1, *[1] * (real.dim() - 1)))
+    return weight * (_length(slopes(d, between)) - 1).square()
+
+
 def dragan(weight: float | Schedule = 10.0, *, noise: float = 0.25, every: int = 1) -> Penalty:
-    """Return DRAGAN's penalty: weight times (slope - 1)^2 around real images.
+    """Return DRAGAN's penalty: weight * E[(||grad_x D(x + d)|| - 1)^2] around real x.
 
-    E[(||grad_x D(x + d)|| - 1)^2] over real x, d from N(0, noise^2 I) (Kodali et al. 2017).
-    For arguments, errors and batch norm see ``r1``.
-
-    Args:
-        weight: lambda, at least 0: a number, or a schedule.
-        noise: the standard deviation of d, at least 0, where images are in [-1, 1].
-        every: in which steps it is applied, as in ``Penalty``.
+    d is from N(0, noise^2 I), where images are in [-1, 1] and ``noise`` is at least 0 (Kodali et
+    al. 2017). See ``r1`` for batch norm, and ``Penalty`` for the other arguments.
 
     Examples:
-        >>> steep = lambda images: 3 * images[:, 0, 0, 0]
-        >>> images = torch.ones(2, 1, 1, 1)
-        >>> dragan(10.0).cost(steep, images, images, torch.zeros(2, 1, 1, 1))
+        >>> ones = torch.ones(2, 1)
+        >>> dragan(10.0).cost(lambda x: 3 * x[:, 0], ones, ones, 0 * ones)
         tensor([40., 40.])
     """
-    noise = checks.number("noise", noise, "[0, inf)", say=0.25)
+    noise = checks.number("noise", noise, "[0, inf)")
     draw = partial(sampling.gaussian_noise, deviation=noise)
     return _weighted("dragan", _dragan_cost, weight, every, draw)
 
 
-def _checked(weight: float | Schedule) -> float | Schedule:
-    return schedules.checked("weight", weight, "[0, inf)", say=10.0)
+def _dragan_cost(
+    d: Discriminator, real: Tensor, fake: Tensor, noise: Tensor, *, weight: float
+) -> Tensor:
+    return weight * (_length(slopes(d, real + noise.to(real))) - 1).square()
+
+
+def _length(slope: Tensor) -> Tensor:
+    """Return each row's Euclidean length; where that is 0 its gradient is 0, a norm's is NaN."""
+    square = slope.square().sum(1)
+    flat = square == 0
+    return torch.where(flat, 1.0, square).sqrt() * ~flat
 
 
 def _weighted(
     name: str, cost: PenaltyCost, weight: float | Schedule, every: int, draw: Draw | None = None
 ) -> Penalty:
     """Return a penalty whose cost has a factor ``weight``, which may be a schedule."""
-    weight = _checked(weight)
+    weight = schedules.checked("weight", weight, "[0, inf)")
     if callable(weight):
         return Penalty(partial(cost, weight=1.0), every, draw, name, weight)
     return Penalty(partial(cost, weight=weight), every, draw, name)
@@ -209,40 +192,7 @@ def _weighted(
 
 def _weights(
     shape: Sequence[int], generator: torch.Generator, images: int, *, weight: Schedule
-) -> torch.Tensor:
-    """Return the weight after so many images, once for each image: nothing of it is random."""
-    now = schedules.value_at(weight, images, "weight", "[0, inf)", say=10.0)
+) -> Tensor:
+    """Return the weight after so many images, once for each example: nothing of it is random."""
+    now = schedules.value_at(weight, images, "weight", "[0, inf)")
     return torch.full((shape[0],), now, device=generator.device)
-
-
-def _r1_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
-    return weight / 2 * slopes(d, real).square().sum(1)
-
-
-def _r2_cost(d: Judge, real: torch.Tensor, fake: torch.Tensor, *, weight: float) -> torch.Tensor:
-    return weight / 2 * slopes(d, fake).square().sum(1)
-
-
-def _wgan_gp_cost(
-    d: Judge, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, weight: float
-) -> torch.Tensor:
-    pack: int = getattr(d, "pack", 1)
-    share = drawn.to(real)[::pack].repeat_interleave(pack)  # a pack lies on one line
-    between = fake.lerp(real, share.view(-1, *[1] * (real.dim() - 1)))
-    return weight * (_length(slopes(d, between)) - 1).square()
-
-
-def _dragan_cost(
-    d: Judge, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, weight: float
-) -> torch.Tensor:
-    return weight * (_length(slopes(d, real + drawn.to(real))) - 1).square()
-
-
-def _length(slope: torch.Tensor) -> torch.Tensor:
-    """Return the Euclidean length of each row, with a gradient of 0 where it is 0.
-
-    A norm's own gradient of gradients is NaN there, as for a D that does not see its input yet.
-    """
-    square = slope.square().sum(1)
-    flat = square == 0
-    return torch.where(flat, 1.0, square).sqrt() * ~flat

@@ -1,13 +1,12 @@
-"""Numbers that change in the course of a run, as pure functions of the real images seen.
+"""Numbers that change during a run, as pure functions of the number of real images seen.
 
-They have no state. So a resumed run has the right numbers without anything that was saved, and a
-schedule means the same for every batch size. Images are counted before the step: in the first one
-they are 0.
+Schedules have no state, so a resumed run has the right numbers without saving anything, and a
+schedule means the same for every batch size. Images are counted before the step: the first step
+sees 0.
 
-A schedule may stand for the number wherever an argument says so: for what ``hooks.Schedule`` sets,
-such as learning rates and betas, for the weights of penalties, the strength of augmentations and
-the half-life of the moving average. Any function of an int will do. One of a module's own, or a
-``functools.partial`` of one, has a name, by which a checkpoint knows it.
+A schedule can replace a number in ``hooks.Schedule`` (learning rates, betas), penalty weights, the
+strength of augmentations and the half-life of the moving average. Any function of an int will do;
+make it a module's own function or a ``functools.partial`` of one, whose name a checkpoint can tell.
 """
 
 from __future__ import annotations
@@ -21,162 +20,120 @@ from typing import TypeAlias
 from tinygan._run import checks
 
 Schedule: TypeAlias = Callable[[int], float]
-"""Maps the real images that a run has seen to a number."""
+"""Maps the number of real images that a run has seen to a value."""
 
 
 def constant(value: float) -> Schedule:
     """Return a schedule that never changes.
 
-    Args:
-        value: any finite number.
-
     Examples:
         >>> constant(2e-4)(1_000_000)
         0.0002
     """
-    return partial(_constant, value=_finite("value", value))
+    return partial(_constant, value=checks.number("value", value, "(-inf, inf)"))
 
 
 def linear(start: float, end: float, *, until: int, begin: int = 0) -> Schedule:
-    """Return a straight line from ``start`` to ``end``.
+    """Return a straight line from ``start`` at image ``begin`` to ``end`` at image ``until``.
 
-    Args:
-        start: the value up to ``begin``.
-        end: the value from ``until`` on.
-        until: in images, after ``begin``.
-        begin: in images, at least 0.
-
-    Raises:
-        ValueError: for values that are not finite, or ``until`` that is not after ``begin``.
+    Raises ValueError for values that are not finite, and for ``until`` not after ``begin``.
 
     Examples:
         >>> fade = linear(0.2, 0.0, until=1000)
         >>> fade(0), fade(500), fade(5000)
         (0.2, 0.1, 0.0)
     """
-    values = _finite("start", start), _finite("end", end)
-    return _between(_linear, values, begin, until)
+    return _between(_linear, "(-inf, inf)", start, end, until, begin)
 
 
 def cosine(start: float, end: float, *, until: int, begin: int = 0) -> Schedule:
-    """Return half a wave from ``start`` to ``end``: flat at both, and steepest between.
+    """Return half a cosine wave from ``start`` to ``end``; arguments and errors as in ``linear``.
 
-    end + (start - end) (1 + cos(pi t)) / 2, where t goes from 0 at ``begin`` to 1 at ``until``
-    (Loshchilov and Hutter 2017, equation 5, without restarts; R3GAN, Huang et al. 2024, for rates,
-    Adam's second beta, penalty weights and half-life). For arguments and errors see ``linear``.
+    end + (start - end) (1 + cos(pi t)) / 2, where t goes from 0 at ``begin`` to 1 at ``until``:
+    Loshchilov and Hutter (2017), equation 5, without restarts, as in R3GAN (Huang et al., 2024).
 
     Examples:
         >>> rate = cosine(2e-4, 5e-5, until=1_000_000)
         >>> rate(0), round(rate(500_000), 9), rate(1_000_000)
         (0.0002, 0.000125, 5e-05)
     """
-    values = _finite("start", start), _finite("end", end)
-    return _between(_cosine, values, begin, until)
+    return _between(_cosine, "(-inf, inf)", start, end, until, begin)
 
 
 def exponential(start: float, end: float, *, until: int, begin: int = 0) -> Schedule:
-    """Return a change from ``start`` to ``end`` by the same factor with each image.
+    """Return a change by the same factor with each image; arguments and errors as in ``linear``.
 
-    start (end / start)^t, where t goes from 0 at ``begin`` to 1 at ``until``. Both values are above
-    0, which factors never reach. For the other arguments and errors see ``linear``.
+    start (end / start)^t, where t goes from 0 at ``begin`` to 1 at ``until``. Both are above 0.
 
     Examples:
         >>> weight = exponential(10.0, 0.1, until=1_000_000)
         >>> weight(0), weight(500_000), weight(1_000_000)
         (10.0, 1.0, 0.1)
     """
-    values = (
-        checks.number("start", start, "(0, inf)", say=10.0),
-        checks.number("end", end, "(0, inf)", say=0.1),
-    )
-    return _between(_exponential, values, begin, until)
+    return _between(_exponential, "(0, inf)", start, end, until, begin)
 
 
 def warm_up(value: float | Schedule, *, images: int) -> Schedule:
-    """Return a schedule that rises in a straight line from 0 to what it is made of.
+    """Return a value, or another schedule, times n / ``images`` for the first ``images`` images.
 
-    ``value`` times n / ``images``, as long as n is less than that (Goyal et al. 2017, section 2.2).
-
-    Args:
-        value: a number, or a schedule, which goes on meanwhile.
-        images: how long it rises, at least 1.
-
-    Raises:
-        ValueError: for ``images`` under 1, or a value that is not finite.
-        TypeError: for a value that is neither a number nor a function of the images seen.
+    Goyal et al. (2017), section 2.2. Raises ValueError for ``images`` below 1 or a value that is
+    not finite, and TypeError for one that is neither a number nor a schedule.
 
     Examples:
         >>> rate = warm_up(cosine(2e-4, 0.0, until=1_000_000), images=10_000)
         >>> rate(0), rate(1_000_000)
         (0.0, 0.0)
     """
-    value = checked("value", value, "(-inf, inf)", say=2e-4)
+    value = checked("value", value, "(-inf, inf)")
     return partial(_warm_up, value=value, images=checks.count("images", images))
 
 
 def value_at(
-    value: float | Schedule,
-    images: int,
-    name: str = "a schedule",
-    interval: str = "(-inf, inf)",
-    *,
-    say: float = 0.1,
+    value: float | Schedule, images: int, name: str = "a schedule", interval: str = "(-inf, inf)"
 ) -> float:
-    """Return a number, or what a schedule gives after so many images.
+    """Return a number, or a schedule's value after so many images.
 
-    Args:
-        value: one or the other.
-        images: the real images seen, at least 0.
-        name: what an error calls it.
-        interval: where a schedule's values must lie, such as "[0, 1)".
-        say: a value that errors recommend.
-
-    Raises:
-        ValueError: for a schedule that gives no number of the interval.
+    Raises ValueError for a scheduled value outside the interval.
 
     Examples:
-        >>> value_at(0.5, 100), value_at(linear(1.0, 0.0, until=100), 75)
-        (0.5, 0.25)
+        >>> value_at(linear(1.0, 0.0, until=100), 75)
+        0.25
     """
     if not callable(value):
         return float(value)
-    return checks.number(f"{name} at {images} images", value(images), interval, say=say)
+    return checks.number(f"{name} at {images} images", value(images), interval)
 
 
-def checked(name: str, value: float | Schedule, interval: str, *, say: float) -> float | Schedule:
-    """Return a number of the interval as a float, or a schedule that begins in it as it is.
+def checked(name: str, value: float | Schedule, interval: str) -> float | Schedule:
+    """Return a number as a float, or a schedule as it is.
 
-    Raises:
-        ValueError: for a number outside of the interval, or a schedule that begins there.
-        TypeError: for a function that cannot be called with the images seen.
+    Raises ValueError for a number outside the interval or a schedule that starts outside it, and
+    TypeError for a function that does not take the number of images.
 
     Examples:
-        >>> checked("weight", 10, "[0, inf)", say=10.0)
+        >>> checked("weight", 10, "[0, inf)")
         10.0
     """
     if not callable(value):
-        return checks.number(name, value, interval, say=say)
+        return checks.number(name, value, interval)
     try:
         inspect.signature(value).bind(0)
     except TypeError:
         raise TypeError(
-            f"{name} must be a number or a function of the images seen, got {value!r}; call what "
-            f"makes a schedule, as in schedules.cosine({say}, 0.0, until=1_000_000)."
+            f"{name} must be a number or a function of the images seen, got {value!r}; give it "
+            "its arguments, as in schedules.cosine(2e-4, 0.0, until=1_000_000)."
         ) from None
-    value_at(value, 0, name, interval, say=say)
+    value_at(value, 0, name, interval)
     return value
 
 
-def _finite(name: str, value: float) -> float:
-    return checks.number(name, value, "(-inf, inf)", say=0.1)
-
-
 def _between(
-    curve: Callable[..., float], values: tuple[float, float], begin: int, until: int
+    curve: Callable[..., float], interval: str, start: float, end: float, until: int, begin: int
 ) -> Schedule:
+    start = checks.number("start", start, interval)
+    end = checks.number("end", end, interval)
     checks.count("begin", begin, at_least=0)
     checks.count("until", until, at_least=begin + 1)
-    start, end = values
     return partial(curve, start=start, end=end, until=until, begin=begin)
 
 
@@ -184,30 +141,29 @@ def _constant(images: int, *, value: float) -> float:
     return value
 
 
-def _share(images: int, begin: int, until: int) -> float:
-    """Return how much of the way is done, in [0, 1]."""
-    return min(1.0, max(0.0, (images - begin) / (until - begin)))
-
-
-def _within(value: float, start: float, end: float) -> float:
-    """Return a value that rounding may have carried past the ends, between them."""
-    return min(max(value, min(start, end)), max(start, end))
-
-
 def _linear(images: int, *, start: float, end: float, until: int, begin: int) -> float:
-    share = _share(images, begin, until)
-    return _within(start * (1 - share) + end * share, start, end)
+    t = _progress(images, begin, until)
+    return _clamped(start * (1 - t) + end * t, start, end)
 
 
 def _cosine(images: int, *, start: float, end: float, until: int, begin: int) -> float:
-    left = (1 + math.cos(math.pi * _share(images, begin, until))) / 2
-    return _within(start * left + end * (1 - left), start, end)
+    left = (1 + math.cos(math.pi * _progress(images, begin, until))) / 2
+    return _clamped(start * left + end * (1 - left), start, end)
 
 
 def _exponential(images: int, *, start: float, end: float, until: int, begin: int) -> float:
-    share = _share(images, begin, until)
-    # Not start (end / start)^share: the quotient might be too large for a float.
-    return _within(start ** (1 - share) * end**share, start, end)
+    t = _progress(images, begin, until)
+    # Not start * (end / start)**t: the quotient may overflow.
+    return _clamped(start ** (1 - t) * end**t, start, end)
+
+
+def _progress(images: int, begin: int, until: int) -> float:
+    return min(1.0, max(0.0, (images - begin) / (until - begin)))
+
+
+def _clamped(value: float, start: float, end: float) -> float:
+    # Rounding may have carried the value past the ends.
+    return min(max(value, min(start, end)), max(start, end))
 
 
 def _warm_up(seen: int, *, value: float | Schedule, images: int) -> float:

@@ -18,7 +18,6 @@ from tinygan._execution.replica import NO_BATCH, Replica, Request
 from tinygan._execution.step import Step
 from tinygan._run import batches as batches_of
 from tinygan._run import checks, signals
-from tinygan._run.saved_run import CHECK_EVERY, SavedRun
 from tinygan.algorithms import Algorithm, check_algorithm
 from tinygan.batch import Batch, Draws
 from tinygan.distributed import LostRankError
@@ -31,6 +30,7 @@ from tinygan.hook import (
     listens_between_pieces,
 )
 from tinygan.player import Player, Players
+from tinygan.run import CHECK_EVERY, Run
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ END = object()
 """Stands for "no more batches", which no loader can give."""
 
 
-class Trainer(SavedRun):
+class Trainer(Run):
     """Train the players of any adversarial game by an algorithm.
 
     ``GANTrainer`` is this for a generator and a discriminator. The page "Your own algorithm" of the
@@ -108,6 +108,7 @@ class Trainer(SavedRun):
         self._multiple = math.prod(self._parts.values())
         self._received = signals.Received()
         self._all_stop = False
+        self._rehearsed: list[Player] = []
 
     def fit(
         self,
@@ -182,13 +183,7 @@ class Trainer(SavedRun):
         self._all_stop = False
         check_unused(self.hooks, self)
         self.players.check_optimizers()
-        if self._loaded:  # other batches may follow in one process, but what is resumed is one run
-            try:
-                batches_of.check_same(batches, self._place)
-            except ValueError as error:
-                self._replica.fail(error)
-                raise
-            self._loaded = False
+        self._check_batches(batches)
         for player in self.players:
             player.module.train()
         if not self.between_steps:
@@ -200,7 +195,9 @@ class Trainer(SavedRun):
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
         """Train on what is left of the current epoch, or until the run is finished."""
-        rest, self.batch = batches_of.rest_of_epoch(batches, self.epoch, self.batch, self._place)
+        rest, self.batch = batches_of.rest_of_epoch(
+            batches, self.epoch, self.batch, self._place, self._allow
+        )
         with batches_of.closing(rest):
             batch: object = None
             while not self._finished():
@@ -211,7 +208,6 @@ class Trainer(SavedRun):
                 if self.batch > 0 and self._is_too_small(size):
                     self.batch, self._place = self.batch + 1, batches_of.state(batches)
                     continue
-                self._replica.begin_step()
                 # Where the batches stand once this one is trained on: asked before any hook
                 # runs, and kept only when the step is complete.
                 place = batches_of.state(batches)
@@ -303,8 +299,8 @@ class Trainer(SavedRun):
                 digest = batches_of.digest(given, batches, self.ranks)
             whole = len(own[0]) // self._multiple * self._multiple
             examples = tuple(self._moved(tensor[:whole]) for tensor in own)
-            if begins and not self._replica.order:
-                self._replica.order = self._rehearse(self._batch(examples, size))
+            if begins and not self._rehearsed:
+                self._rehearsed = self._rehearse(self._batch(examples, size))
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
             self._replica.check_identical(self.step)

@@ -1,35 +1,20 @@
-"""What one rank of a run exchanges with the others, and when.
-
-Each rank has the whole state of the run, and trains on its part of each batch. Gradients are
-averaged once per phase, between its backward and its update piece, in one all-reduce; with them go
-the phase's statistics, and batch norm's.
-
-Ranks meet in agreements: before each step, at the end of its pieces, and around a run. What one is
-asked there, all are asked; what one has failed in, all fail in. A rank that fails between two
-agreements still gives what the others wait for, as NaN, so that they skip the step.
-"""
+"""What the ranks of a run exchange: averages in each phase, and agreements between steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from tinygan._run.configuration import parameter_names
-from tinygan.distributed import DifferentRanksError, RankError, Ranks, describe
+from tinygan.distributed import DifferentRanksError, RankError, Ranks
 from tinygan.nets import traits
 from tinygan.player import Player
 
-NO_BATCH = -1
-"""The size where ranks meet without a batch, or the end of an epoch, at hand."""
-
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Types as which tensors are summed up bit by bit, by the bytes of an element."""
-
-
-MOST_STATISTICS = 32
-"""Statistics of a phase that ranks average: of a fixed number, so that all send as much."""
+NO_BATCH = -1  # the size where ranks agree without a batch; 0 is the end of an epoch
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
 
 
 class Request(NamedTuple):
@@ -39,211 +24,96 @@ class Request(NamedTuple):
     signal: int = 0
 
 
-class _Word(NamedTuple):
-    """What a rank says in an agreement, in numbers."""
-
-    failed: int = 0
-    size: int = NO_BATCH
-    digest: int = 0
-    asked: int = 0
-    signal: int = 0
-
-
+@dataclass
 class Replica:
-    """One rank's part in a run; with one rank alone, all of it, and nothing is exchanged.
+    """One rank's part in a run; alone, it exchanges nothing."""
 
-    Args:
-        ranks: all of them.
-        players: whose gradients are averaged.
-        measured: returns the statistics of the phase that has just ended, scalars.
-
-    Attributes:
-        order: the players in the order in which a step yields them.
-        compared_step: the step at which all ranks were last found to hold the same bits.
-    """
-
-    def __init__(
-        self,
-        ranks: Ranks,
-        players: Iterable[Player],
-        measured: Callable[[], Sequence[torch.Tensor]],
-    ) -> None:
-        self.ranks = ranks
-        self.order: list[Player] = []
-        self.compared_step = 0
-        self._players = list(players)
-        self._measured = measured
-        self._due: list[Player] = []
-        """Whose gradients the other ranks wait for, before the next agreement."""
-
-    def begin_step(self) -> None:
-        """From here to the next agreement, all ranks average each player's gradients."""
-        self._due = list(self.order)
-
-    def average(self, player: Player, share: float) -> None:
-        """Make gradients and statistics of a part of a batch those of all of it.
-
-        Args:
-            player: whose gradients these are.
-            share: the weight of this part's mean in that of all.
-        """
-        if self.ranks.count > 1:
-            self._reduce(player, share)
-            del self._due[:1]
+    ranks: Ranks
+    players: Iterable[Player]
+    measured: Callable[[], Sequence[torch.Tensor]]  # the statistics of a phase
+    compared_step: int = 0  # when all ranks were last found to hold the same bits
 
     @torch.no_grad()
-    def _reduce(self, player: Player, share: float | None) -> None:
-        """Take part with the weight ``share``; for None, spoil it for all and change nothing."""
-        scalars = [] if share is None else list(self._measured())
-        if len(scalars) > MOST_STATISTICS:
-            raise ValueError(
-                f"a phase must log at most {MOST_STATISTICS} statistics in a run of several ranks, "
-                f"got {len(scalars)}; log fewer."
-            )
-        weights = player.parameters
-        statistics = weights[0].new_zeros(MOST_STATISTICS)
-        if scalars:
-            statistics[: len(scalars)] = torch.stack([s.to(statistics) for s in scalars])
+    def average(self, player: Player, share: float) -> None:
+        """Average gradients, statistics and batch norm's, all weighted by ``share``."""
+        if self.ranks.count == 1:
+            return
+        measured = list(self.measured())
+        # No rank may wait below for one that has failed, or that sends less.
+        if len({logged for _, logged, _ in self.ranks.gather([NO_BATCH, len(measured), 0])}) > 1:
+            raise RankError("ranks must log the same statistics in each step; do not log in an if.")
+        # Weights without a gradient count too: other ranks may have one.
+        given = [torch.zeros_like(w) if w.grad is None else w.grad for w in player.parameters]
         # By .data, for graphs that have yet to go backward may have saved these.
-        running = [
-            statistic.data
-            for each in self._players
-            for statistic in traits.running_statistics(each.module).values()
-        ]
-        # Parameters without a gradient count too: if lengths differed, ranks would hang.
-        places = [*weights, statistics, *running]
-        given = [*(p.grad for p in weights), statistics, *running]
-        # In the order of the places: that of a set differs between processes.
-        for dtype in dict.fromkeys(place.dtype for place in places):
-            pairs = [pair for pair in zip(places, given) if pair[0].dtype == dtype]
-            sizes = [place.numel() for place, _ in pairs]
-            flat = torch.zeros(sum(sizes), dtype=dtype, device=places[0].device)
-            parts = [part.view(p.shape) for part, (p, _) in zip(flat.split(sizes), pairs)]
-            views = [part for part, (_, tensor) in zip(parts, pairs) if tensor is not None]
-            tensors = [tensor for _, tensor in pairs if tensor is not None]
-            if share is None:
-                self.ranks.sum(flat.fill_(float("nan")))
-            else:
-                torch._foreach_copy_(views, tensors)
-                self.ranks.sum(flat.mul_(share))
-                torch._foreach_copy_(tensors, views)
-        if scalars:
-            torch._foreach_copy_(scalars, list(statistics[: len(scalars)].unbind()))
+        for each in self.players:
+            given += [s.data for s in traits.running_statistics(each.module).values()]
+        given += measured
+        for dtype in dict.fromkeys(tensor.dtype for tensor in given):
+            tensors = [tensor for tensor in given if tensor.dtype == dtype]
+            sizes = [tensor.numel() for tensor in tensors]
+            flat = tensors[0].new_empty(sum(sizes))
+            views = [part.view(t.shape) for part, t in zip(flat.split(sizes), tensors)]
+            torch._foreach_copy_(views, tensors)
+            self.ranks.sum(flat.mul_(share))
+            torch._foreach_copy_(tensors, views)
 
     def agree(
         self, size: int = NO_BATCH, digest: int = 0, request: Request | None = None
     ) -> Request | None:
-        """Meet the other ranks; return the request to stop that any of them has, if there is one.
-
-        Args:
-            size: images of the whole batch that is next, 0 for none in this epoch.
-            digest: stands for what must be the same on each rank.
-            request: what this rank was asked.
-
-        Raises:
-            RankError: on all ranks, if one of them has failed, or is elsewhere in the data.
-        """
+        """Compare the next whole batches; return the request to stop that any rank has."""
         if self.ranks.count == 1:
             return request
-        signal = 0 if request is None else request.signal
-        words = self._meet(_Word(0, size, digest, request is not None, signal))
-        sizes, digests = [word.size for word in words], [word.digest for word in words]
-        if len(set(sizes)) > 1:
+        asked = 0 if request is None else 1 + request.signal
+        sizes, digests, asking = zip(*self.ranks.gather([size, digest, asked]))
+        whole = list(zip(sizes, digests))
+        if other := [str(rank) for rank, each in enumerate(whole) if each != whole[0]]:
             raise RankError(
-                "ranks must have batches of as many images, got, in the order of ranks, "
-                f"{', '.join(map(_in_words, sizes))}; give them batches of the same data, of the "
-                "same size."
+                "ranks must be given the same batches, of which each takes its part, got other "
+                f"ones than rank 0's on rank {', '.join(other)}, of {', '.join(map(str, sizes))} "
+                "images; use data.Loader, or a DataLoader with "
+                "generator=torch.Generator().manual_seed(1) and no DistributedSampler."
             )
-        if len(set(digests)) > 1:
-            others = [str(rank) for rank, each in enumerate(digests) if each != digests[0]]
-            raise RankError(
-                "ranks must be given the same batches, of which each takes its part, got others "
-                f"than rank 0's on rank {', '.join(others)}; use data.Loader, or a DataLoader "
-                "with generator=torch.Generator().manual_seed(1), say, and no DistributedSampler."
-            )
-        asked = [rank for rank, word in enumerate(words) if word.asked]
-        if not asked:
+        if not any(asking):
             return None
-        # Each has a reason of its own, or is told by the first that has one.
-        reasons = self.ranks.gather_texts("" if request is None else request.reason)
-        reason = request.reason if request else f"{reasons[asked[0]]} (rank {asked[0]})"
-        return Request(reason, max(word.signal for word in words))
+        reasons = self.ranks.gather_objects(request and request.reason)
+        first = next(rank for rank, code in enumerate(asking) if code)
+        reason = request.reason if request else f"{reasons[first]} (rank {first})"
+        return Request(reason, max(asking) - 1)
 
     def fail(self, error: Exception) -> None:
         """Tell the other ranks of an error, unless it came from them: they end by it too."""
-        if self.ranks.count == 1 or isinstance(error, RankError):
-            return
-        try:
-            for player in self._due:
-                self._reduce(player, None)
-            self._meet(_Word(failed=1), describe(error))
-        except Exception as second:  # the first is the one to raise
-            error.add_note(f"the other ranks could not be notified: {describe(second)}")
-
-    def _meet(self, own: _Word, error: str = "") -> list[_Word]:
-        """Return what each rank says; raise RankError if others have failed and this has not."""
-        self._due = []
-        words = [_Word(*numbers) for numbers in self.ranks.gather(own)]
-        failed = [rank for rank, word in enumerate(words) if word.failed]
-        if failed:
-            texts = self.ranks.gather_texts(error)
-            if not own.failed:
-                raise RankError("; ".join(f"rank {rank} failed: {texts[rank]}" for rank in failed))
-        return words
+        if self.ranks.count > 1 and not isinstance(error, RankError):
+            with suppress(RankError):  # the first error is the one to raise
+                self.ranks.gather([NO_BATCH, 0, 0], error)
 
     def check_identical(self, step: int) -> None:
-        """Raise RankError, on all ranks, if their weights, moments or statistics are not the same.
-
-        To be called straight after an agreement.
-        """
+        """Raise, on all ranks, if their weights, moments or statistics differ; after ``agree``."""
         if self.ranks.count == 1:
             return
-        tensors = {k: v for player in self._players for k, v in shared_tensors(player).items()}
-        sums = sums_of_bits(tensors.values())
-        counts = self.ranks.gather([len(sums)])
-        rows = self.ranks.gather(sums) if len({count for (count,) in counts}) == 1 else counts
-        for number, values in enumerate(zip(*rows)):
-            if len(set(values)) > 1:
-                differs = [str(rank) for rank, value in enumerate(values) if value != values[0]]
-                raise DifferentRanksError(
-                    f"ranks must hold the same bits, got {list(tensors)[number]} that differs on "
-                    f"rank {', '.join(differs)} from rank 0's at step {step}; let hooks change "
-                    "weights and gradients on every rank alike, and go on from a checkpoint of "
-                    f"step {self.compared_step} or before."
-                )
+        sums = sums_of_bits(self.players)
+        if len({row[0] for row in self.ranks.gather([hash(tuple(sums.values()))])}) > 1:
+            theirs = self.ranks.gather_objects(sums)
+            name = next(n for n in theirs[0] if len({found.get(n) for found in theirs}) > 1)
+            other = [str(r) for r, found in enumerate(theirs) if found.get(name) != theirs[0][name]]
+            raise DifferentRanksError(
+                f"ranks must hold the same bits, got {name} that differs on rank "
+                f"{', '.join(other)} from rank 0's at step {step}; let hooks change weights and "
+                "gradients on every rank alike, and go on from a checkpoint of step "
+                f"{self.compared_step} or before."
+            )
         self.compared_step = step
 
 
-def shared_tensors(player: Player) -> dict[str, torch.Tensor]:
-    """Return by name what is the same on all ranks: weights, batch norm's statistics, moments."""
-    names = parameter_names(player.module)
-    found: dict[str, torch.Tensor] = {}
-    for name, weight in player.module.named_parameters():
-        found[f"{player.name}.{name}"] = weight
-    for name, statistic in traits.running_statistics(player.module).items():
-        found[f"{player.name}.{name}"] = statistic
-    for parameter, moments in player.optimizer.state.items():
-        for name, value in moments.items():
-            if isinstance(value, torch.Tensor):
-                found[f"{player.name} optimizer.{names[id(parameter)]}.{name}"] = value
-    return found
-
-
-def _in_words(size: int) -> str:
-    return {NO_BATCH: "no batch", 0: "the end of the epoch"}.get(size, str(size))
-
-
-def sums_of_bits(tensors: Iterable[torch.Tensor]) -> list[int]:
-    """Return for each tensor the sum of its elements, each taken for an integer by its bits.
-
-    Examples:
-        >>> sums_of_bits([torch.tensor([1.0, 1.0]), torch.tensor([0.0])])
-        [2130706432, 0]
-    """
-    sums = [
-        tensor.detach().view(BITS[tensor.element_size()]).sum(dtype=torch.int64)
-        for tensor in tensors
-    ]
-    # Some optimizers count their steps on the CPU.
-    found: list[int] = torch.stack([total.to(sums[0].device) for total in sums]).tolist()  # sync
-    return found
+def sums_of_bits(players: Iterable[Player]) -> dict[str, int]:
+    """Sum the elements, as integers by their bits, of each tensor that all ranks share."""
+    shared: dict[str, torch.Tensor] = {}
+    for player in players:
+        own = dict(player.module.named_parameters()) | traits.running_statistics(player.module)
+        shared |= {f"{player.name}.{name}": tensor for name, tensor in own.items()}
+        for name, weight in player.module.named_parameters():
+            for kind, moment in player.optimizer.state.get(weight, {}).items():
+                if isinstance(moment, torch.Tensor):
+                    shared[f"{player.name} optimizer.{name}.{kind}"] = moment
+    sums = [t.detach().view(BITS[t.element_size()]).sum(dtype=torch.int64) for t in shared.values()]
+    device = sums[0].device  # some optimizers count their steps on the CPU
+    return dict(zip(shared, torch.stack([each.to(device) for each in sums]).tolist()))

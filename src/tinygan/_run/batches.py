@@ -1,4 +1,4 @@
-"""What the trainer asks of its batches: images, a length if there is one, and a place to resume.
+"""What the trainer asks of its batches: examples, a length if there is one, a place to resume.
 
 Batches are anything that can be iterated once per epoch: a ``tinygan.data.Loader``, a PyTorch
 ``DataLoader``, a list of tensors.
@@ -7,28 +7,24 @@ Batches are anything that can be iterated once per epoch: a ``tinygan.data.Loade
 from __future__ import annotations
 
 import itertools
+import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from tinygan._run import checks
-from tinygan.distributed import Ranks
+
+logger = logging.getLogger(__name__)
+
+Place = dict[str, Any]
 
 
 def images(batch: object) -> torch.Tensor:
-    """Return the images of a batch, which is a tensor or begins with one: (images, labels).
-
-    Raises:
-        TypeError: for anything else.
-
-    Examples:
-        >>> images((torch.zeros(4, 3, 8, 8), torch.arange(4))).shape
-        torch.Size([4, 3, 8, 8])
-    """
+    """Return the images of a batch, which is a tensor or begins with one: (images, labels)."""
     first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(first, torch.Tensor):
         raise TypeError(
@@ -39,15 +35,7 @@ def images(batch: object) -> torch.Tensor:
 
 
 def labels(batch: object) -> torch.Tensor:
-    """Return the labels of a batch (images, labels).
-
-    Raises:
-        TypeError: for anything else.
-
-    Examples:
-        >>> labels((torch.zeros(4, 3, 8, 8), torch.arange(4)))
-        tensor([0, 1, 2, 3])
-    """
+    """Return the labels of a batch (images, labels)."""
     second = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
     if not isinstance(second, torch.Tensor):
         given = type(batch).__name__ if second is None else f"labels of {type(second).__name__}"
@@ -59,19 +47,10 @@ def labels(batch: object) -> torch.Tensor:
 
 
 def tensors(batch: object) -> tuple[torch.Tensor, ...]:
-    """Return the tensors of a batch, which is one or a tuple of them.
-
-    Raises:
-        TypeError: for anything else.
-        ValueError: for tensors of other first dimensions.
-
-    Examples:
-        >>> [len(tensor) for tensor in tensors((torch.zeros(4, 2), torch.arange(4)))]
-        [4, 4]
-    """
+    """Return the tensors of a batch, which is one or a tuple of them, with a row per example."""
     given = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     if not given or not all(isinstance(each, torch.Tensor) and each.dim() for each in given):
-        kinds = ", ".join(type(each).__name__ for each in given) or "an empty one"
+        kinds = ", ".join(type(each).__name__ for each in given) or "nothing"
         raise TypeError(
             f"batches must be tensors (N, ...) or tuples of tensors, got {kinds}; give the data "
             "set's examples as tensors."
@@ -86,62 +65,39 @@ def tensors(batch: object) -> tuple[torch.Tensor, ...]:
 
 
 def turns_of(algorithm: Callable[..., object]) -> int:
-    """Return in how many turns of one size an algorithm says that it splits a batch.
-
-    Examples:
-        >>> from tinygan import algorithms
-        >>> turns_of(algorithms.gan(d_steps=5))
-        5
-    """
+    """Return in how many turns of equal size an algorithm says that it splits a batch."""
     turns: int = getattr(algorithm, "turns", 1)
     return turns
 
 
 def check_size(size: int, *, d_steps: int, accumulate: int, pack: int) -> None:
-    """Raise ValueError if an epoch's first batch cannot be shared out as it must be.
-
-    Examples:
-        >>> check_size(64, d_steps=2, accumulate=4, pack=1)
-    """
-    if size % (d_steps * accumulate):
-        fits = size // (d_steps * accumulate) * d_steps * accumulate
+    """Raise ValueError if an epoch's first batch cannot be split as it must be."""
+    parts = d_steps * accumulate
+    if size % parts:
         raise ValueError(
             f"each rank's batch size must be a multiple of d_steps * accumulate = {d_steps} * "
-            f"{accumulate}, got {size}; use {max(fits, d_steps * accumulate)}."
+            f"{accumulate}, got {size}; use {max(size // parts, 1) * parts}."
         )
-    if size < d_steps * accumulate * pack:
+    if size < parts * pack:
         raise ValueError(
-            f"a batch must have {d_steps * accumulate * pack} images or more, as many as D packs "
+            f"a batch must have {parts * pack} images or more, as many as D packs "
             f"in each turn and part, got {size}; use larger batches, or a smaller pack."
         )
 
 
 def part(
-    given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Ranks
+    given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Any
 ) -> tuple[list[torch.Tensor], int]:
-    """Return a rank's part of the tensors of a batch, and how many examples the whole batch has.
-
-    A ``tinygan.data.Loader`` loads each rank its part; of others each loads the whole.
-
-    Examples:
-        >>> from tinygan.distributed import ALONE
-        >>> [images], size = part([torch.zeros(4, 3, 8, 8)], [], ALONE)
-        >>> images.shape, size
-        (torch.Size([4, 3, 8, 8]), 4)
-    """
-    if _shared_out(batches, ranks):
+    """Return a rank's part of a batch's tensors, and how many examples the whole batch has."""
+    if getattr(batches, "ranks", None) is ranks:  # a Loader gives each rank its own part
         return list(given), batches.whole  # type: ignore[attr-defined]
     own = ranks.part(len(given[0]))
     return [tensor[own] for tensor in given], len(given[0])
 
 
-def _shared_out(batches: Iterable[object], ranks: Ranks) -> bool:
-    return getattr(batches, "ranks", None) is ranks
-
-
-def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Ranks) -> int:
+def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Any) -> int:
     """Return a number for the content of a batch that each rank has loaded whole, else 0."""
-    if ranks.count == 1 or _shared_out(batches, ranks):
+    if ranks.count == 1 or getattr(batches, "ranks", None) is ranks:
         return 0
     found = 0
     for tensor in given:
@@ -151,23 +107,12 @@ def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Rank
 
 
 def length(batches: Iterable[object]) -> int | None:
-    """Return the number of batches in an epoch, or None if that is not known.
-
-    Raises:
-        TypeError: for what cannot be iterated, or only once, such as a generator.
-
-    Examples:
-        >>> length([1, 2, 3])
-        3
-    """
-    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+    """Return the number of batches in an epoch, or None if that is not known."""
+    once = isinstance(batches, Iterator)
+    if once or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        given = f"a {type(batches).__name__}" if once else repr(batches)
         raise TypeError(
-            f"batches must be iterable once per epoch, got {batches!r}; pass a list or a loader."
-        )
-    if isinstance(batches, Iterator):
-        raise TypeError(
-            f"batches must be iterable once per epoch, got a {type(batches).__name__}, which gives "
-            "its batches only once; pass a list or a loader."
+            f"batches must be iterable once per epoch, got {given}; pass a list or a loader."
         )
     try:
         return len(batches)  # type: ignore[arg-type]
@@ -175,10 +120,10 @@ def length(batches: Iterable[object]) -> int | None:
         return None
 
 
-def state(batches: Iterable[object]) -> dict[str, Any] | None:
+def state(batches: Iterable[object]) -> Place | None:
     """Return where the batches stand, if they can say so (``state_dict``), else None."""
     if hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict"):
-        saved: dict[str, Any] = batches.state_dict()
+        saved: Place = batches.state_dict()
         return saved
     return None
 
@@ -191,27 +136,53 @@ def configuration(batches: Iterable[object]) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items()}
 
 
-def check_same(batches: Iterable[object], saved: dict[str, Any] | None) -> None:
-    """Raise ValueError if the batches say that they are others than those of a saved place."""
-    if saved is not None and "configuration" in saved and hasattr(batches, "configuration"):
-        checks.same("batches", saved["configuration"], batches.configuration)
+def fitting(
+    batches: Iterable[object], saved: Place | None, done: int, allow: Collection[str] = ()
+) -> tuple[Place | None, int]:
+    """Return a saved place, and how many batches of its epoch are done, as these batches have it.
+
+    With another batch size the epoch goes on at the same image, if a batch begins there. Otherwise,
+    or if its order is another one, it starts over. Differences must be allowed.
+    """
+    if saved is None or "configuration" not in saved or not hasattr(batches, "configuration"):
+        return saved, done
+    then, now = saved["configuration"], batches.configuration
+    found = checks.differences(then, now, prefix="batches.")
+    checks.refuse(found, allow)
+    if not found:
+        return saved, done
+    if not {"size", "batch_size", "drop_last"} <= then.keys():  # the user's own kind of batches
+        return {**saved, "configuration": now}, done
+    seen, given = done * then["batch_size"], 0
+    if seen + (then["batch_size"] if then["drop_last"] else 1) > then["size"]:
+        given = length(batches) or 0  # the epoch is complete
+    elif not found.keys() & {"batches.seed", "batches.size", "batches.shuffle"}:
+        given = seen // now["batch_size"] if seen % now["batch_size"] == 0 else 0
+    differing = "; ".join(f"{name}: {both}" for name, both in found.items())
+    goes_on = f"goes on at batch {given}" if given or not done else "starts over"
+    logger.warning("going on with other batches: %s; the epoch %s", differing, goes_on)
+    return {**saved, "configuration": now, "given": given}, given
 
 
 def rest_of_epoch(
-    batches: Iterable[object], epoch: int, done: int, saved: dict[str, Any] | None
+    batches: Iterable[object],
+    epoch: int,
+    done: int,
+    saved: Place | None,
+    allow: Collection[str] = (),
 ) -> tuple[Iterator[object], int]:
     """Return an iterator over an epoch's batches after the first ``done``, and how many it skips.
 
     Batches with a state go back to ``saved``, a sequence is skipped forward. Others cannot resume
     in the middle: the epoch starts over, with a warning, and the second value is 0.
     """
-    told = False
-    for shuffled in (batches, getattr(batches, "sampler", None)):
-        set_epoch = getattr(shuffled, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epoch)
-            told = True
-    if done == 0 and told:
+    setters = [getattr(batches, "set_epoch", None)]
+    setters.append(getattr(getattr(batches, "sampler", None), "set_epoch", None))
+    for set_epoch in filter(None, setters):
+        set_epoch(epoch)
+    if done and saved is not None:
+        saved, done = fitting(batches, saved, done, allow)
+    if done == 0 and any(setters):
         return iter(batches), 0
     if saved is not None and hasattr(batches, "load_state_dict"):
         batches.load_state_dict(saved)
@@ -220,7 +191,7 @@ def rest_of_epoch(
         return iter(batches), 0
     if isinstance(batches, Sequence):
         return itertools.islice(batches, done, None), done
-    if done == length(batches):  # only its end is still to be told
+    if done == length(batches):  # only its end has yet to come
         return iter(()), done
     warnings.warn(
         f"epoch {epoch} starts over: {done} of its batches are done, but a "

@@ -1,8 +1,8 @@
-"""One durable file: plain values and tensors out and in, whole or not at all.
+"""One durable file: plain values and tensors, whole or not there at all.
 
-A file is written beside its place and renamed into it, so that a crash at any moment leaves the old
-file, the new one, or both. It is PyTorch's own zip format, whose records carry checksums;
-``torch.load`` does not look at them (pytorch#28858), so ``load`` does.
+It is written beside its place and renamed into it, so a crash leaves the old file, the new one, or
+both. The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those
+(pytorch#28858), so ``load`` checks them.
 """
 
 from __future__ import annotations
@@ -23,35 +23,26 @@ TEMPORARY = ".tmp-"
 
 PLAIN = (type(None), bool, int, float, str)
 
+DIRECTORY = 0x10
+"""The attribute of MS-DOS by which torch's reader takes a record for a directory."""
+
 
 class CheckpointError(ValueError):
-    """A file that is no whole checkpoint; the message names it and says why."""
+    """A file that is not a whole checkpoint; the message names it and says why."""
 
 
 def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write plain values and tensors to ``path``, over a file that may be there.
+    """Write a dictionary of plain values and tensors to ``path``, whose folder must exist.
 
-    When this returns, the file is on the disk and has been read back. Whatever goes wrong, what was
-    at ``path`` before is still there, and no temporary file is left unless the process died.
-
-    Args:
-        content: a dictionary of tensors, numbers, strings, and lists and dictionaries of these.
-        path: where to; its folder must exist.
+    When this returns, the file is on the disk and has been read back. Whatever goes wrong, an older
+    file at ``path`` is still there, and no temporary file is left unless the process died.
 
     Raises:
-        TypeError: for anything else, by its name in ``content``: it could not be read back.
+        TypeError: for what ``load`` would refuse, by its name in ``content``.
         OSError: if the file could not be written, or does not read back as it was written.
-
-    Examples:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save({"step": 3, "weight": torch.ones(2)}, f"{folder}/state.pt")
-        ...     load(f"{folder}/state.pt")
-        {'step': 3, 'weight': tensor([1., 1.])}
     """
     path = Path(path)
     data = to_bytes(content)  # in memory, so that an error of the disk stays an OSError
-
     temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
     try:
         disk.remove(temporary)  # of a dead process that had our number
@@ -64,18 +55,14 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         disk.replace(temporary, path)
         disk.sync_folder(path.parent)
     except Exception:
-        # The folder may not even let a file go; the first error is the one to tell.
+        # The folder may not even let a file go; the first error is the one to report.
         with contextlib.suppress(OSError):
             disk.remove(temporary)
         raise
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
-    """Return the bytes of a file with plain values and tensors.
-
-    Raises:
-        TypeError: for anything else, by its name in ``content``.
-    """
+    """Return the bytes of a file with plain values and tensors."""
     check_plain(content, "content")
     memory = io.BytesIO()
     torch.save(content, memory)
@@ -88,7 +75,7 @@ def from_bytes(data: bytes) -> Any:
 
 
 def check_plain(value: object, name: str) -> None:
-    """Raise TypeError for what ``load`` would refuse to make, being neither value nor tensor."""
+    """Raise TypeError for what ``load`` would refuse, because it is no plain value or tensor."""
     kind = type(value)
     if kind in (dict, OrderedDict):
         for key, inner in value.items():  # type: ignore[attr-defined]
@@ -101,7 +88,7 @@ def check_plain(value: object, name: str) -> None:
     elif kind not in PLAIN and not isinstance(value, torch.Tensor):
         raise TypeError(
             f"{name} must be a plain value or a tensor, got a {kind.__module__}.{kind.__qualname__}"
-            "; convert it, with float() or torch.as_tensor(), say."
+            "; convert it, for example with float() or torch.as_tensor()."
         )
 
 
@@ -111,9 +98,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: for a file that is missing, cut, altered or of another kind.
     """
-    path = Path(path)
     try:
-        data = disk.read(path)
+        data = disk.read(Path(path))
     except OSError as error:
         raise CheckpointError(
             f"checkpoint must be readable, got {path}: {error.strerror or error}; check the path."
@@ -129,10 +115,6 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             "use an older one."
         ) from error
     return content
-
-
-DIRECTORY = 0x10
-"""The attribute of MS-DOS by which torch's reader takes a record for a directory."""
 
 
 def _check_records(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The file operations of saving and packing, each alone, so that a test can let any of them fail.
+"""The file operations of saving and packing, each alone, so that a test can make any of them fail.
 
 Nothing else in the library writes what must not be lost.
 """
@@ -21,11 +21,7 @@ def append(path: Path) -> BinaryIO:
 
 
 def lock(file: BinaryIO) -> bool:
-    """Lock a file until it is closed; return False if another process has locked it.
-
-    Raises:
-        OSError: where files cannot be locked, as on some network disks.
-    """
+    """Lock a file until it is closed; return False if another process has locked it."""
     import fcntl  # not on Windows, where the rest of the library can be imported
 
     # Not flock(): a worker that outlives its killed parent for seconds would inherit that.
@@ -53,7 +49,7 @@ def sync(file: BinaryIO) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename a file, in one step, over what may be there."""
+    """Rename a file in one step, over an existing one too."""
     os.replace(source, target)
 
 

@@ -14,45 +14,33 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Received:
-    """The signals that asked a block to end."""
+    """The first signal that asked a block to end: its ``number``, or 0."""
 
     def __init__(self) -> None:
         self.number = 0
-        """The first one's number; 0 for none."""
 
     def relay(self, number: int) -> None:
-        """Let the block end as if it had received a signal, which another process has.
+        """End the block as if it had received a signal, which came to another process.
 
-        This is not the first of two: when that comes, there is still a first one to come here.
+        A signal that comes later is still the first one here, not the second.
         """
         self.number = self.number or number
 
 
 @contextmanager
 def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
-    """Turn the first SIGINT or SIGTERM within the block into ``stop("SIGINT")``, say.
+    """Turn the first SIGINT or SIGTERM within the block into a call such as ``stop("SIGINT")``.
 
-    A block that was asked to stop and ends normally is left as the signal would have had it:
-    by KeyboardInterrupt for SIGINT, by SystemExit(143) for SIGTERM. A second signal ends the
-    process at once, SIGINT by KeyboardInterrupt. Handlers of the user's own are called as well, a
-    signal that was ignored stays ignored, and all are as before after the block.
-
-    Python handles signals in the main thread only; in another one this does nothing.
-
-    Examples:
-        >>> asked = []
-        >>> try:
-        ...     with as_requests(asked.append):
-        ...         signal.raise_signal(signal.SIGINT)
-        ... except KeyboardInterrupt:
-        ...     print("asked by", asked)
-        asked by ['SIGINT']
+    When the block then ends normally, KeyboardInterrupt is raised for SIGINT, and SystemExit(143)
+    for SIGTERM. A second signal ends the process at once. The user's own handlers are called too
+    and are back after the block; a signal that was ignored stays ignored. Python handles signals in
+    the main thread only, so this does nothing in another one.
     """
     received = Received()
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    count = 0
+    count, here = 0, os.getpid()
     # None is a handler that was not set from Python, which could not be restored.
     before: dict[int, Any] = {
         number: handler
@@ -60,11 +48,9 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
         if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
 
-    here = os.getpid()
-
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal count
-        if os.getpid() != here:  # a process that a hook has forked: no run, and not to be deaf
+        if os.getpid() != here:  # a process that a hook has forked is no run: it ends as ever
             signal.signal(number, before[number])
             os.kill(os.getpid(), number)
             return
@@ -73,9 +59,9 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
             _end_at_once(number)
         received.relay(number)
         stop(signal.Signals(number).name)
-        chained = before[number]
-        if callable(chained) and chained is not signal.default_int_handler:
-            chained(number, frame)
+        own = before[number]
+        if callable(own) and own is not signal.default_int_handler:
+            own(number, frame)
 
     for number in before:
         signal.signal(number, handle)

@@ -1,19 +1,12 @@
-"""What watches a run: progress, logs, pictures. One small file per idea."""
+"""What watches a run: logs, curves, pictures, measurements, checkpoints; and what sets rates."""
 
 from tinygan.hook import every
-from tinygan.hooks.animation import Animation
 from tinygan.hooks.checkpoint import Checkpoint
-from tinygan.hooks.json_log import JSONLog
-from tinygan.hooks.loss_plot import LossPlot
-from tinygan.hooks.progress_bar import ProgressBar
+from tinygan.hooks.curves import LossPlot, TensorBoard
+from tinygan.hooks.images import Animation, RealBesideFake, SampleGrid, TrainingGrid
+from tinygan.hooks.logs import JSONLog, ProgressBar, TutorialLog
 from tinygan.hooks.quality import Quality
-from tinygan.hooks.real_beside_fake import RealBesideFake
-from tinygan.hooks.sample_grid import SampleGrid
-from tinygan.hooks.schedule import Schedule
-from tinygan.hooks.tensorboard import TensorBoard
-from tinygan.hooks.torch_scheduler import TorchScheduler
-from tinygan.hooks.training_grid import TrainingGrid
-from tinygan.hooks.tutorial_log import TutorialLog
+from tinygan.hooks.rates import Schedule, TorchScheduler
 
 __all__ = [
     "Animation",

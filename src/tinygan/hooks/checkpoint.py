@@ -10,8 +10,10 @@ from typing import Any
 from typing_extensions import override
 
 from tinygan._execution.finite import NonFiniteError
-from tinygan._run import checkpoint, checkpoint_folder, checks, disk, run_state
+from tinygan._run import checkpoint, checks, disk
+from tinygan._run import folder as saved
 from tinygan._run.checkpoint import CheckpointError
+from tinygan._run.state import check_finite
 from tinygan.distributed import DifferentRanksError, LostRankError
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import prepared
@@ -36,9 +38,9 @@ class Checkpoint(Hook):
     Args:
         folder: where the folder ``checkpoints`` is made.
         every: how often, in steps; each time waits for the device and the disk.
-        keep: how many of the newest files stay. Those that are pinned stay for ever. In a run of
-            several ranks as many more stay of those made before ranks were last compared; if that
-            finds a difference, all that were saved since are renamed, and none is loaded by itself.
+        keep: how many of the newest files stay. Pinned ones stay for ever. In a run of several
+            ranks as many more stay of those made before ranks were last compared; if that finds a
+            difference, all that were saved since are renamed, and none is loaded by itself.
         max_rollbacks: how often the run may go back, in all.
 
     Examples:
@@ -55,7 +57,7 @@ class Checkpoint(Hook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        self.folder = checkpoint_folder.inside(Path(folder))
+        self.folder: Path = saved.inside(Path(folder))
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
@@ -76,19 +78,19 @@ class Checkpoint(Hook):
         # Their names are in the folders above, perhaps since a moment ago.
         for above in self.folder.absolute().parents[:2]:
             disk.sync_folder(above)
-        for path in reversed(checkpoint_folder.files(self.folder)):
-            if checkpoint_folder.step_of(path) > trainer.step and _whole(path) is not None:
+        for path in reversed(saved.files(self.folder)):
+            if saved.step_of(path) > trainer.step and _whole(path) is not None:
                 raise ValueError(
                     f"folder must hold no checkpoints after the run's step, {trainer.step}, got "
                     f"{path}; go on with trainer.resume({str(self.folder.parent)!r}), choose "
                     "another folder, or, to go back, move the later ones away."
                 )
-        # What could not be saved is better told now than after hours.
+        # An error about what could not be saved should come now, not after hours.
         state = trainer.state_dict()
-        run_state.check_finite(state)
+        check_finite(state)
         checkpoint.check_plain(state, "state")
-        checkpoint_folder.remove_leftovers(self.folder)
-        here = checkpoint_folder.path_of(self.folder, trainer.step)
+        saved.remove_leftovers(self.folder)
+        here = saved.path_of(self.folder, trainer.step)
         self._saved = None if _whole(here) is None else _place(trainer)
         self._started = True
 
@@ -102,11 +104,8 @@ class Checkpoint(Hook):
             try:
                 self._save(trainer)
             except (OSError, ValueError) as error:
-                logger.error(
-                    "NOT SAVED at step %d, the run goes on, older checkpoints stay: %s",
-                    trainer.step,
-                    error,
-                )
+                message = "NOT SAVED at step %d, the run goes on, older checkpoints stay: %s"
+                logger.error(message, trainer.step, error)
 
     @override
     def on_fit_end(self, trainer: Run) -> None:
@@ -115,25 +114,28 @@ class Checkpoint(Hook):
             self._save(trainer)
         elif trainer.skipped.in_row == 0:
             self._prune(trainer)  # by now ranks have been compared
+        if trainer.stop_reason is not None and trainer.stop_reason.startswith("SIG"):
+            words = "stopped by %s after step %d, saved in %s; run the same command to go on"
+            logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
 
     def _save(self, trainer: Run) -> None:
-        path = checkpoint_folder.path_of(self.folder, trainer.step)
+        path = saved.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
-        if trainer.skipped.in_row > 0:
-            return  # what there is to go back to lies before this, and stays
-        self._good.add(path)
-        self._prune(trainer)
+        if trainer.skipped.in_row == 0:  # else what there is to go back to lies before, and stays
+            self._good.add(path)
+            self._prune(trainer)
 
     def _prune(self, trainer: Run) -> None:
-        checkpoint_folder.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
-        self._good.intersection_update(checkpoint_folder.files(self.folder))
+        saved.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
+        self._good.intersection_update(saved.files(self.folder))
 
     def _is_good(self, path: Path) -> bool:
         """Return whether a file is one to go back to; what was once read is not read again."""
         if path not in self._good:
             state = _whole(path)
-            if state is None or _amid_skipped_steps(state):
+            # A run that is stopped saves amid skipped steps too.
+            if state is None or int(state["skipped"][0]) > 0:
                 return False
             self._good.add(path)
         return True
@@ -146,8 +148,7 @@ class Checkpoint(Hook):
         Raises:
             OSError: if there is no file of that step.
         """
-        path = checkpoint_folder.path_of(self.folder, step)
-        pinned = checkpoint_folder.path_of(self.folder, step, pinned=True)
+        path, pinned = (saved.path_of(self.folder, step, pinned=pin) for pin in (False, True))
         if path.exists() or not pinned.exists():
             disk.replace(path, pinned)
             disk.sync_folder(self.folder)
@@ -158,11 +159,11 @@ class Checkpoint(Hook):
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
             return
-        for path in reversed(checkpoint_folder.files(self.folder)):
+        for path in reversed(saved.files(self.folder)):
             if self._is_good(path):
-                trainer.load_state_dict(checkpoint.load(path))
+                trainer.load_state_dict(saved.load(path))
                 return
-            if _whole(path) is not None and not checkpoint_folder.is_pinned(path):
+            if _whole(path) is not None and not saved.is_pinned(path):
                 disk.remove(path)  # of the steps that are gone back from
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
@@ -170,14 +171,12 @@ class Checkpoint(Hook):
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
         # that was refused is another run's. What lost ranks have left half-done may be anything.
-        if not isinstance(error, Exception) or isinstance(error, LostRankError):
-            return
-        if trainer.step == 0 or not self._started:
+        nothing = not isinstance(error, Exception) or isinstance(error, LostRankError)
+        if nothing or trainer.step == 0 or not self._started:
             return
         if isinstance(error, DifferentRanksError):
             self._set_aside(trainer.compared_step)
-            return
-        if not trainer.between_steps or trainer.skipped.in_row > 0:
+        elif not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)
             logger.error("the unfinished state, for looking into, is in %s", path)
@@ -186,8 +185,8 @@ class Checkpoint(Hook):
 
     def _set_aside(self, step: int) -> None:
         """Rename what was saved after a step, so that no run goes on from it by itself."""
-        for path in reversed(checkpoint_folder.files(self.folder)):
-            if checkpoint_folder.step_of(path) > step:
+        for path in reversed(saved.files(self.folder)):
+            if saved.step_of(path) > step:
                 aside = self.folder / path.name.replace("step", "emergency")
                 disk.replace(path, aside)
                 logger.error("saved when ranks may have differed already, set aside: %s", aside)
@@ -195,7 +194,7 @@ class Checkpoint(Hook):
 
 
 def _place(trainer: Run) -> tuple[int, ...]:
-    """Return how far a run is. The end of an epoch's last batch is the beginning of the next epoch.
+    """Return how far a run is; the end of an epoch's last batch is the beginning of the next epoch.
 
     Not the step alone: batches that are left out, as they fill no pack, come after it.
     """
@@ -210,9 +209,3 @@ def _whole(path: Path) -> dict[str, Any] | None:
         return checkpoint.load(path)
     except CheckpointError:
         return None
-
-
-def _amid_skipped_steps(state: dict[str, Any]) -> bool:
-    """Return whether the step that was saved was skipped: a run that is stopped saves there too."""
-    in_row, *_ = state["skipped"]
-    return int(in_row) > 0

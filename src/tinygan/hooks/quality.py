@@ -1,4 +1,4 @@
-"""FID and others while the run goes on, and the best checkpoint by them."""
+"""FID and others during a run, and the best checkpoint by them."""
 
 from __future__ import annotations
 
@@ -7,104 +7,76 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 from typing_extensions import override
 
 from tinygan import metrics, seeds
-from tinygan._run import checkpoint_folder, checks
-from tinygan._run.configuration import name_of
-from tinygan._run.extras import require
+from tinygan._run import checks
+from tinygan._run.checks import require
+from tinygan._run.folder import remove_leftovers
+from tinygan._run.state import name_of
 from tinygan.distributed import ALONE
-from tinygan.hook import Hook, Run
+from tinygan.hook import Run
 from tinygan.hooks.checkpoint import Checkpoint
-from tinygan.hooks.json_log import as_json
-from tinygan.hooks.run_folder import LogFile
-from tinygan.metrics.applying import image_batches
+from tinygan.hooks.logs import as_json
+from tinygan.hooks.run_folder import FolderHook, LogFile
+from tinygan.metrics.fidelity import image_batches
 from tinygan.nets.compatibility import check_range
 from tinygan.report import Report
 
 logger = logging.getLogger(__name__)
 
-PART = 1000
-"""Images generated at a time, so that those of a large count need little memory."""
+PART = 1000  # images generated at a time, so that a large count needs little memory
 
 Measure = Callable[[torch.Tensor, torch.Tensor], Mapping[str, float]]
-"""Called as ``measure(real_features, fake_features)``; returns values by their names."""
+"""Called as ``measure(real_features, fake_features)``; returns values by name."""
 
 
-@runtime_checkable
-class SampledRun(Run, Protocol):
-    """A run that gives as many samples as one wants: a ``GANTrainer``'s."""
-
-    num_classes: int | None
-
-    def sample(
-        self, count: int = 64, *, seed: int = 0, labels: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        """Return generated images."""
-
-
-class Quality(Hook):
+class Quality(FolderHook):
     """Compare generated with real images every so many steps, and keep the best checkpoint.
 
-    Each time writes a line to ``quality.jsonl`` with the step and what was measured. When the least
-    value so far was measured, the run is saved as ``best.pt``, to sample from it or go on from it:
-    ``trainer.resume("runs/faces/best.pt")``. A save that fails is logged and the run goes on.
+    Each measurement is a line of ``quality.jsonl``. When its value is the lowest so far, the run is
+    saved as ``best.pt``, from which ``trainer.resume("runs/faces/best.pt")`` goes on. A save that
+    fails is logged and training continues.
 
-    The generated images are of the same noise each time, by G's moving average if there is one, and
-    of each class in turn if there are any. The real ones' features are made once, before the first
-    step; then it measures once for nothing, so that what cannot be measured is told at once.
+    The images are generated from the same noise each time, by G's moving average if there is one.
+    The real features are computed once, before the first step, when it also measures once on trial.
+    A run that goes back to an earlier step forgets later measurements; ``best.pt`` may then be of a
+    later step until a better one replaces it. A run that goes on with another measure, module,
+    count or number of real images starts its search for the best again.
 
-    In a run of several ranks rank 0 measures while the others wait: this, and the features of the
-    real images with the first measurement, must take less time than the timeout of
-    ``tinygan.distributed.join``, 300 seconds.
-
-    When a run goes back to an earlier step, it forgets what it measured since. ``best.pt`` may
-    then be of such a step, until a better one replaces it. A run that goes on with another measure,
-    module, count or number of real images begins its search for the best anew.
-
-    It must be the last hook but ``Checkpoint``, because it saves the state of those before it.
-
-    Needs torch-fidelity, unless it is given both another net and another measure:
-    ``pip install "tinygan[metrics]"``.
+    It must be the last hook but ``Checkpoint``. On several ranks, rank 0 measures while the others
+    wait, at most for the timeout of ``tinygan.distributed.join``, 300 seconds. Without a module or
+    a measure of your own it needs torch-fidelity: ``pip install "tinygan[metrics]"``.
 
     Args:
         folder: where to write.
-        real: real images (N, C, H, W) in [-1, 1], or of uint8, or batches of such; or their
-            features (N, D), from ``metrics.features`` with the same module. Not the loader that the
-            run trains on, whose place in the data is the trainer's.
+        real: real images (N, C, H, W), in [-1, 1] or uint8, or batches of these; or their features
+            (N, D), from ``metrics.features`` with the same module. Not the run's own loader.
         every: how often, in steps.
-        count: how many images are generated each time. Published values of FID are of 50,000.
-        module: the net whose features are compared; None for ``metrics.inception()``, on the
-            trainer's device.
-        measure: called as ``measure(real_features, fake_features)``; returns values by their names.
-            The default is ``metrics.quality``: FID, KID, precision and recall.
-        best: the name of the value by which a checkpoint is the best, which is the least of it;
-            None to keep none.
-        labels: the classes of the generated images, (count,) of int64, for data with more of some
-            than of others; None for each in turn.
+        count: how many images to generate each time; published values of FID are of 50,000.
+        module: the net whose features are compared; by default ``metrics.inception()``.
+        measure: called as ``measure(real_features, fake_features)``, returns values by name.
+        best: the name of the value of which the lowest is best; None to keep no checkpoint.
+        labels: the classes of the generated images, (count,) of int64; by default each in turn.
         seed: of the noise.
 
     Attributes:
-        best_value: the least value so far; infinite before there is one.
-        best_step: the step at which it was measured; None before there is one.
+        best_value: the lowest value so far, at first infinite.
+        best_step: its step, at first None.
 
     Raises:
-        ImportError: if torch-fidelity is not installed.
-        ValueError: for counts under 1, other than ``count`` labels and, when ``fit`` is called,
-            for a folder that cannot be written, hooks in another order, real images out of range,
-            weights of Inception that are nowhere, or what cannot be measured.
+        ImportError: without torch-fidelity, where it is needed.
+        ValueError: for arguments out of range; as ``fit`` begins, for anything that would prevent
+            measuring or writing.
 
     Examples:
         >>> faces = torch.zeros(500, 3, 64, 64)
         >>> watch = Quality("runs/faces", faces, every=1000, count=500, module=nn.Flatten())
     """
-
-    first_rank_only = True
 
     def __init__(
         self,
@@ -123,65 +95,91 @@ class Quality(Hook):
             require("torch_fidelity", extra="metrics", wanted_by="Quality")
         if measure is metrics.quality and best not in ("fid", "kid", None):
             raise ValueError(
-                f"best must be fid or kid, of which the least is the best, or None, got {best!r}; "
-                "for another value give a measure of which the least is the best."
+                f"best must be fid, kid or None, because the lowest value is the best, got "
+                f"{best!r}; for another value, write a measure of which the lowest is best."
             )
         if module is not None and not isinstance(module, nn.Module):
             raise ValueError(
                 f"module must be a torch.nn.Module, got {module!r}; wrap a function in one."
             )
-        self.folder = Path(folder)
-        self.every = checks.count("every", every)
-        self.count = checks.count("count", count)
-        self.module = module
-        self.measure = measure
-        self.best = best
         if labels is not None and labels.shape != (count,):
             raise ValueError(
                 f"labels must be ({count},), as many as count, got {tuple(labels.shape)}; give "
-                "each generated image one."
+                "one for each generated image."
             )
-        self.labels = labels
-        self.seed = seed
+        super().__init__(folder)
+        self.every = checks.count("every", every)
+        self.count = checks.count("count", count)
+        self.module, self.measure, self.best = module, measure, best
+        self.labels, self.seed = labels, seed
         self.best_value = math.inf
         self.best_step: int | None = None
+        self._best_of: dict[str, str] | None = None
+        """The comparison that ``best_value`` is a result of."""
         self._real = real
         self._features: torch.Tensor | None = None
-        self._comparing: dict[str, str] | None = None
-        """What makes two values comparable, in words; known when fit begins."""
-        self._best_of: dict[str, str] | None = None
-        """The same, of ``best_value``."""
         self._file = LogFile(self.folder / "quality.jsonl")
 
     @override
     def on_fit_start(self, trainer: Run) -> None:
-        if not isinstance(trainer, SampledRun):
+        if not hasattr(trainer, "sample"):
             raise ValueError(
-                "Quality needs a trainer that samples, such as GANTrainer, got "
-                f"{type(trainer).__name__}; measure other games by hooks.every(n, function)."
+                f"Quality needs a trainer with a method sample, such as GANTrainer, got "
+                f"{type(trainer).__name__}; measure other games with hooks.every(n, function)."
             )
         after = trainer.hooks[trainer.hooks.index(self) + 1 :]
         others = [type(hook).__name__ for hook in after if not isinstance(hook, Checkpoint)]
         if others:
             raise ValueError(
                 f"Quality must be the last hook but Checkpoint, got {', '.join(others)} after it, "
-                "which would not have seen the step that is saved; move Quality behind."
+                "whose state would be a step behind in best.pt; move Quality behind."
             )
         if getattr(self._real, "ranks", ALONE).count > 1:
             raise ValueError(
                 "real must be all images, got a loader that gives each rank its part; make it "
                 "with ranks=tinygan.distributed.ALONE."
             )
-        self._file.open()  # which makes sure that the folder takes files
-        checkpoint_folder.remove_leftovers(self.folder)
-        # What cannot be measured is better told now than after hours.
+        super().on_fit_start(trainer)
+        remove_leftovers(self.folder)
         if self.module is None:
             self.module = metrics.inception(device=trainer.device)
         if self._features is None:
-            self._features = self._features_of_real()
-            self._measured(trainer)
+            self._features = self._features_of_real(self.module)
+            self._measured(trainer)  # on trial: better an error now than after hours
+
+    def _features_of_real(self, module: nn.Module) -> torch.Tensor:
+        if isinstance(self._real, torch.Tensor) and self._real.dim() == 2:
+            return self._real
+        return metrics.features(_in_range(self._real), module)
+
+    @override
+    def on_step_end(self, trainer: Run, report: Report) -> None:
+        if trainer.step % self.every != 0:
+            return
+        values = self._measured(trainer)
+        self._file.write([as_json({"step": trainer.step, "images": trainer.images, **values})])
+        if self.best is None:
+            return
+        comparison = self._comparison()
+        if self._best_of not in (None, comparison):
+            logger.warning(
+                "the search for the best starts again: %.6g at step %s was a result of %s, now it "
+                "is %s", self.best_value, self.best_step, self._best_of, comparison,
+            )  # fmt: skip
+            self.best_value, self.best_step = math.inf, None
+        self._best_of = comparison
+        value = values[self.best]
+        if not math.isfinite(value):
+            logger.warning("%s is %s at step %d: not the best", self.best, value, trainer.step)
+        # Not among skipped steps, after whose weights nothing was finite.
+        if value < self.best_value and trainer.skipped.in_row == 0:
+            self._save(trainer, value)
+
+    def _comparison(self) -> dict[str, str]:
+        """Return in words what makes two values comparable."""
         labels = None if self.labels is None else zlib.crc32(self.labels.cpu().numpy().tobytes())
-        self._comparing = {
+        assert self._features is not None
+        return {
             "value": str(self.best),
             "measure": name_of(self.measure),
             "module": name_of(self.module),
@@ -190,42 +188,8 @@ class Quality(Hook):
             "labels": str(labels),
             "seed": str(self.seed),
         }
-        self._forget_the_best_of_others()
 
-    def _forget_the_best_of_others(self) -> None:
-        """Begin the search anew if the best so far was by another comparison than this one."""
-        if self.best_step is not None and self._best_of not in (None, self._comparing):
-            logger.warning(
-                "the search for the best begins anew: %.6g at step %d was of %s, now it is of %s",
-                self.best_value, self.best_step, self._best_of, self._comparing,
-            )  # fmt: skip
-            self.best_value, self.best_step = math.inf, None
-        self._best_of = self._comparing
-
-    def _features_of_real(self) -> torch.Tensor:
-        if isinstance(self._real, torch.Tensor) and self._real.dim() == 2:
-            return self._real
-        assert self.module is not None
-        return metrics.features(_in_range(self._real), self.module)
-
-    @override
-    def on_step_end(self, trainer: Run, report: Report) -> None:
-        if trainer.step % self.every != 0:
-            return
-        assert isinstance(trainer, SampledRun)
-        values = self._measured(trainer)
-        row = {"step": trainer.step, "images": trainer.images, **values}
-        self._file.write([as_json(row)])
-        if self.best is None:
-            return
-        value = values[self.best]
-        if not math.isfinite(value):
-            logger.warning("%s is %s at step %d: not the best", self.best, value, trainer.step)
-        # Not among skipped steps, whose weights are those from which nothing was finite.
-        if value < self.best_value and trainer.skipped.in_row == 0:
-            self._save(trainer, value)
-
-    def _measured(self, trainer: SampledRun) -> dict[str, float]:
+    def _measured(self, trainer: Any) -> dict[str, float]:
         assert self._features is not None
         assert self.module is not None
         labels = self.labels
@@ -244,26 +208,26 @@ class Quality(Hook):
             found = {str(name): float(value) for name, value in values.items()}
         except (AttributeError, TypeError) as error:
             raise ValueError(
-                f"measure must return numbers by their names, got {values!r}; return "
-                '{"distance": 0.5}, say.'
+                f"measure must return numbers by name, got {values!r}; for example "
+                '{"distance": 0.5}.'
             ) from error
         if self.best is not None and self.best not in found:
             raise ValueError(
-                f"best must be one of what is measured, {', '.join(found)}, got {self.best!r}; "
+                f"best must be one of the measured values, {', '.join(found)}, got {self.best!r}; "
                 "name one of these."
             )
         return found
 
     def _save(self, trainer: Run, value: float) -> None:
         before = self.best_value, self.best_step
-        # First, for it is part of what is saved.
+        # First, because it is part of what is saved.
         self.best_value, self.best_step = value, trainer.step
         try:
             trainer.save(self.folder / "best.pt")
         except (OSError, ValueError) as error:
             self.best_value, self.best_step = before
             logger.error(
-                "NOT SAVED as the best, at step %d, the run goes on: %s", trainer.step, error
+                "NOT SAVED as the best at step %d, training continues: %s", trainer.step, error
             )
 
     @override
@@ -284,12 +248,10 @@ class Quality(Hook):
         self._file.load_state_dict(state["file"])
         self.best_value, self.best_step = state["best_value"], state["best_step"]
         self._best_of = state.get("best_of")
-        if self._comparing is not None:
-            self._forget_the_best_of_others()
 
 
 def _in_range(images: torch.Tensor | Iterable[object]) -> Iterator[torch.Tensor]:
-    """Give real images in batches, if they are what the trainer would train on."""
+    """Yield real images in batches, if the trainer would train on them."""
     for batch in image_batches(images):
         check_range(batch)
         yield batch

@@ -1,4 +1,4 @@
-"""Where hooks write: a folder that takes files, and logs that go back to where a run resumes."""
+"""What hooks that write share: a folder, pictures, and logs that go back to where a run resumes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from typing_extensions import override
+
+from tinygan.hook import Hook, Run
 
 logger = logging.getLogger(__name__)
 
 
-def prepared(folder: Path) -> Path:
-    """Make the folder if need be and return it.
+class FolderHook(Hook):
+    """A hook that writes into a folder, which must be writable when ``fit`` begins."""
 
-    Raises:
-        ValueError: if it cannot be written, before a run depends on it.
-    """
+    first_rank_only = True
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    @override
+    def on_fit_start(self, trainer: Run) -> None:
+        prepared(self.folder)
+
+
+def prepared(folder: Path) -> Path:
+    """Make a folder if need be; raise ValueError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -42,31 +54,25 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         temporary.write_bytes(memory.getvalue())
         temporary.replace(path)
     except OSError:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # the first error is the one to raise
             temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def not_fatal(path: Path) -> Iterator[None]:
-    """Make a loud message of a disk that is full or gone while the run goes on.
-
-    Examples:
-        >>> with not_fatal(Path("log.txt")):
-        ...     raise OSError(28, "No space left on device")
-    """
+    """Log a failed write instead of raising it: training continues."""
     try:
         yield
     except OSError as error:
-        logger.error("NOT WRITTEN, the run goes on: %s: %s", path, error)
+        logger.error("NOT WRITTEN, training continues: %s: %s", path, error)
 
 
 class LogFile:
-    """A text file that grows by lines, and forgets those that a resumed run will write again.
+    """A file of lines, which forgets those that a resumed run will write again.
 
-    Its state is its size. A new run's is 0, so that it replaces what an earlier run left; it does
-    so only when it writes, so that a run which is refused before its first step destroys nothing.
-    Lines that the disk does not take are kept and written with the next.
+    Its state is its size: 0 for a new run, so that it replaces what an earlier run left, but only
+    when it first writes. Lines that could not be written are kept and written with the next.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,29 +80,21 @@ class LogFile:
         self.size = 0
         self._pending = ""
 
-    def open(self) -> None:
-        """Make sure that the file can be written, and leave it as it is."""
-        prepared(self.path.parent)
-
     def write(self, lines: Iterable[str]) -> None:
-        """Append lines to what this run has written so far."""
+        """Append lines; log a failure and try again next time."""
         self._pending += "".join(f"{line}\n" for line in lines)
         with not_fatal(self.path):
             self.finish()
 
     def finish(self) -> None:
-        """Write what is still to be written.
-
-        Raises:
-            OSError: if that is not possible.
-        """
+        """Write the lines that are still to be written, or raise OSError."""
         if not self._pending:
             return
+        data = self._pending.encode()
         with open(self.path, "ab") as file:
-            # Cut what an earlier run left, or one that is gone back from, or a failed writing.
+            # Cut off an earlier run's lines, those of steps to be done again, and failed writes.
             self.size = min(self.size, file.tell())
             file.truncate(self.size)
-            data = self._pending.encode()
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # a checkpoint may count on these bytes
@@ -108,6 +106,5 @@ class LogFile:
         return {"size": self.size, "pending": self._pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back the size; the next writing cuts the file to it."""
-        self.size = state["size"]
-        self._pending = state["pending"]
+        """Take the state back; the next write cuts the file to its size."""
+        self.size, self._pending = state["size"], state["pending"]

@@ -1,17 +1,17 @@
 """How good a generator is: modes and attributes covered, FID, KID, precision and recall."""
 
-from tinygan.metrics.applying import features
 from tinygan.metrics.faces import AttributeReader, attribute_coverage
 from tinygan.metrics.fidelity import (
     KernelDistance,
     PrecisionRecall,
+    features,
     fid,
     frechet_distance,
+    inception,
     kid,
     precision_recall,
     quality,
 )
-from tinygan.metrics.inception_net import inception
 from tinygan.metrics.modes import ModeCoverage, classify, mode_coverage, nearest_mode
 
 __all__ = [

@@ -1,69 +1,160 @@
-"""FID, KID, precision and recall: torch-fidelity's functions on features of any net.
+"""FID, KID, precision and recall: torch-fidelity's functions on the features of any net.
 
-Only the glue is here. ``pip install "tinygan[metrics]"`` installs the library.
+Only the glue is here; ``pip install "tinygan[metrics]"`` installs the library, without which these
+functions raise ImportError. Real and fake features are (N, D) and (M, D), from ``features`` with
+one net; other shapes, too few features or values that are not finite raise ValueError.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from typing_extensions import override
 
+from tinygan._run import batches as batches_of
 from tinygan._run import checks
-from tinygan._run.extras import require
+from tinygan._run.checks import require
+from tinygan.data.decoding import scale
+from tinygan.nets.traits import evaluating
+
+CHUNK = 256  # images that a net is applied to at a time
 
 
-class KernelDistance(NamedTuple):
-    """What ``kid`` returns: the mean over its subsets, and their standard deviation.
+@torch.no_grad()
+def features(
+    images: torch.Tensor | Iterable[object], module: nn.Module, *, count: int | None = None
+) -> torch.Tensor:
+    """Apply a net to images and return its flattened output, (N, D) of float64 on the CPU.
+
+    The net runs in evaluation mode, on its own device and in its own dtype, and is left as it was.
+    Raises ValueError for fewer images than ``count``, or features that are not finite.
+
+    Args:
+        images: (N, C, H, W), in [-1, 1] or uint8; or batches of these, with or without labels. On
+            several ranks, a loader gives all images with ``ranks=tinygan.distributed.ALONE``.
+        module: ``inception()``, or any other net.
+        count: use only this many images, the first.
 
     Examples:
-        >>> mean, std = KernelDistance(0.05, 0.02)
+        >>> features(torch.zeros(5, 3, 8, 8), nn.Flatten()).shape
+        torch.Size([5, 192])
     """
+    if count is not None:
+        checks.count("count", count)
+    example = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0))
+    dtype = example.dtype if example.is_floating_point() else torch.float32
+    found: list[torch.Tensor] = []
+    done = 0
+    with evaluating(module):
+        for chunk in image_batches(images):
+            taken = chunk if count is None else chunk[: count - done]
+            found.append(module(taken.to(example.device, dtype)).flatten(1).double().cpu())
+            done += len(taken)
+            if done == count:
+                break
+    if done < (count or 1):
+        raise ValueError(
+            f"images must be at least {count or 1}, got {done}; give more, or a smaller count."
+        )
+    together = torch.cat(found)
+    if not together.isfinite().all():
+        raise ValueError(
+            "features must be finite, got NaN or infinite values; look at the images and the net."
+        )
+    return together
 
-    mean: float
-    std: float
+
+def image_batches(images: torch.Tensor | Iterable[object]) -> Iterator[torch.Tensor]:
+    """Yield the images of one tensor or of batches in chunks, scaled to [-1, 1] if uint8."""
+    for batch in [images] if isinstance(images, torch.Tensor) else images:
+        given = batches_of.images(batch)
+        if given.dim() != 4:
+            raise ValueError(
+                f"images must be (N, C, H, W), got {tuple(given.shape)}; give batches of images."
+            )
+        for chunk in given.split(CHUNK):
+            yield scale(chunk) if chunk.dtype == torch.uint8 else chunk
 
 
-class PrecisionRecall(NamedTuple):
-    """What ``precision_recall`` returns: two shares in [0, 1].
+def inception(
+    *, weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Return the Inception net of published FID and KID values, as torch-fidelity has it.
+
+    It maps images (N, 1 or 3, H, W) of any size in [-1, 1], rounded to bytes as in image files, to
+    features (N, 2048). torch-fidelity downloads its weights once, about 95 MB, into PyTorch's
+    cache; or give its file as ``weights``, one that you trust, because loading it can execute code.
+    Raises ValueError for weights that cannot be downloaded or read.
 
     Examples:
-        >>> precision, recall = PrecisionRecall(0.9, 0.4)
+        >>> inception(weights="elsewhere.pth")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: weights must be those of torch-fidelity's Inception net, got elsewhere.pth: ...
     """
+    library = _library("feature_extractor_inceptionv3", wanted_by="inception")
+    path = None if weights is None else os.fspath(weights)
+    try:
+        # Its layers are first initialised from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            net = library.FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=path, verbose=False
+            )
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        raise ValueError(
+            "weights must be those of torch-fidelity's Inception net, got "
+            f"{path or 'the download'}: {error}; download {library.URL_INCEPTION_V3} where there "
+            "is internet, and give weights=FILE."
+        ) from error
+    return Inception(net).to(device)
 
-    precision: float
-    recall: float
+
+class Inception(nn.Module):
+    """torch-fidelity's net, which takes uint8, applied to images in [-1, 1]."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @override
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the features (N, 2048) of images (N, 1 or 3, H, W)."""
+        if images.shape[1] not in (1, 3):
+            raise ValueError(
+                f"images must have 1 or 3 channels for Inception, got {images.shape[1]}; use "
+                "another module, such as a classifier of your own images."
+            )
+        found: torch.Tensor = self.net(to_bytes(images.expand(-1, 3, -1, -1)))[0]
+        return found
+
+
+def to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Return images in [-1, 1] as uint8, the inverse of scaling bytes."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def fid(real: torch.Tensor, fake: torch.Tensor) -> float:
-    """Return the Fréchet distance between the features of real and of generated images.
+    """Return the Fréchet distance of real and fake features: 0 at best, no upper limit.
 
-    0 at best, without limit above. It falls as there are more images, and is useless for fewer than
-    features: only compare values of the same numbers of images. From Heusel et al. (2017,
-    arXiv:1706.08500).
-
-    Args:
-        real: features (N, D), see ``features``; N is at least 2.
-        fake: features (M, D); M is at least 2.
-
-    Raises:
-        ImportError: if torch-fidelity is not installed.
-        ValueError: for other shapes, or values that are not finite.
+    It falls with the number of images (at least 2) and means nothing for fewer than D: compare only
+    values of equal numbers of images. Heusel et al. (2017, arXiv:1706.08500).
 
     Examples:
         >>> grid = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
         >>> round(fid(grid, grid + 3), 6)
         18.0
     """
-    real, fake = _checked(real, fake, at_least=2)
-    require("torch_fidelity", extra="metrics", wanted_by="fid")
-    from torch_fidelity.metric_fid import fid_features_to_statistics
-
+    library = _library("metric_fid", wanted_by="fid")
     moments = []
-    for features in (real, fake):
-        found = fid_features_to_statistics(features)
+    for given in _checked(real, fake, 2):
+        found = library.fid_features_to_statistics(given)
         mean = torch.from_numpy(found["mu"])
-        # NumPy gives the covariance of a single feature as a number.
+        # NumPy's covariance of a single feature is a number.
         moments += [mean, torch.as_tensor(found["sigma"]).reshape(len(mean), len(mean))]
     return frechet_distance(*moments)
 
@@ -74,25 +165,13 @@ def frechet_distance(
     fake_mean: torch.Tensor,
     fake_covariance: torch.Tensor,
 ) -> float:
-    """Return FID from the moments of the features, such as those that others have published.
-
-    Args:
-        real_mean: (D,).
-        real_covariance: (D, D).
-        fake_mean: (D,).
-        fake_covariance: (D, D).
-
-    Raises:
-        ImportError: if torch-fidelity is not installed.
-        ValueError: for other shapes.
+    """Return FID from means (D,) and covariances (D, D), such as published ones.
 
     Examples:
         >>> frechet_distance(torch.zeros(2), torch.eye(2), torch.ones(2), torch.eye(2))
         2.0
     """
-    require("torch_fidelity", extra="metrics", wanted_by="frechet_distance")
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-
+    library = _library("metric_fid", wanted_by="frechet_distance")
     moments = (real_mean, real_covariance, fake_mean, fake_covariance)
     size = len(real_mean)
     shapes = [tuple(moment.shape) for moment in moments]
@@ -102,7 +181,19 @@ def frechet_distance(
         )
     arrays = [moment.detach().double().cpu().numpy() for moment in moments]
     one, other = (dict(zip(("mu", "sigma"), pair)) for pair in (arrays[:2], arrays[2:]))
-    return float(fid_statistics_to_metric(one, other, verbose=False)[KEY_METRIC_FID])
+    found = library.fid_statistics_to_metric(one, other, verbose=False)
+    return float(found[library.KEY_METRIC_FID])
+
+
+class KernelDistance(NamedTuple):
+    """The result of ``kid``: mean and standard deviation over its subsets.
+
+    Examples:
+        >>> mean, std = KernelDistance(0.05, 0.02)
+    """
+
+    mean: float
+    std: float
 
 
 def kid(
@@ -113,100 +204,67 @@ def kid(
     subset_size: int = 1000,
     seed: int = 2020,
 ) -> KernelDistance:
-    """Return the kernel distance between the features of real and of generated images.
+    """Return the kernel distance of real and fake features, over random subsets of both.
 
-    The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased: its mean is 0 at
-    best, whatever the number of images, and may be a little below. From Bińkowski et al. (2018,
-    arXiv:1801.01401).
-
-    Args:
-        real: features (N, D), see ``features``.
-        fake: features (M, D).
-        subsets: how many random subsets of both are compared.
-        subset_size: the features in each, at most N and M.
-        seed: chooses the subsets; the default is torch-fidelity's own.
-
-    Raises:
-        ImportError: if torch-fidelity is not installed.
-        ValueError: for other shapes, values that are not finite, or subsets that are too large.
+    The unbiased squared maximum mean discrepancy with kernel (x.y / D + 1)^3: 0 at best whatever
+    the number of images, and at times a little below. A subset has 2 or more features, at most all.
+    The default seed is torch-fidelity's. Bińkowski et al. (2018, arXiv:1801.01401).
 
     Examples:
         >>> cloud = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
         >>> kid(cloud, cloud + 1, subsets=5, subset_size=50).mean > 0.1
         True
     """
+    library = _library("metric_kid", wanted_by="kid")
     checks.count("subsets", subsets)
     checks.count("subset_size", subset_size, at_least=2)
-    real, fake = _checked(real, fake, at_least=2)
-    fewest = min(len(real), len(fake))
-    if subset_size > fewest:
-        raise ValueError(
-            f"subset_size must be at most the number of features, {fewest}, got {subset_size}; "
-            "use smaller subsets or more images."
-        )
-    require("torch_fidelity", extra="metrics", wanted_by="kid")
-    from torch_fidelity.metric_kid import (
-        KEY_METRIC_KID_MEAN,
-        KEY_METRIC_KID_STD,
-        kid_features_to_metric,
-    )
-
-    found = kid_features_to_metric(
+    real, fake = _checked(real, fake, subset_size, "use more images or a smaller subset_size")
+    found = library.kid_features_to_metric(
         fake, real, kid_subsets=subsets, kid_subset_size=subset_size, rng_seed=seed, verbose=False
     )
-    return KernelDistance(float(found[KEY_METRIC_KID_MEAN]), float(found[KEY_METRIC_KID_STD]))
+    return KernelDistance(
+        *(float(found[key]) for key in (library.KEY_METRIC_KID_MEAN, library.KEY_METRIC_KID_STD))
+    )
+
+
+class PrecisionRecall(NamedTuple):
+    """The result of ``precision_recall``: two shares in [0, 1].
+
+    Examples:
+        >>> precision, recall = PrecisionRecall(0.9, 0.4)
+    """
+
+    precision: float
+    recall: float
 
 
 def precision_recall(real: torch.Tensor, fake: torch.Tensor, *, k: int = 3) -> PrecisionRecall:
-    """Return how much of what is generated looks real, and how much of what is real is generated.
+    """Return the share of fakes that look real, and the share of reals that the fakes cover.
 
-    A generated image counts for precision if it lies at most as far from some real one as that
-    one's k-th neighbour among the real ones; recall is the same with the two exchanged. Only
-    compare values of the same numbers of images. From Kynkäänniemi et al. (2019, arXiv:1904.06991).
-
-    Args:
-        real: features (N, D), see ``features``; N is above k.
-        fake: features (M, D); M is above k.
-        k: which neighbour.
-
-    Raises:
-        ImportError: if torch-fidelity is not installed.
-        ValueError: for other shapes, values that are not finite, or too few features.
+    A fake counts for precision if it is at most as far from some real one as that one's k-th real
+    neighbour; recall is the same with the roles exchanged. Needs more than k of each; compare only
+    values of equal numbers of images. Kynkäänniemi et al. (2019, arXiv:1904.06991).
 
     Examples:
         >>> cloud = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
         >>> precision_recall(cloud, cloud + 9)
         PrecisionRecall(precision=0.0, recall=0.0)
     """
-    checks.count("k", k)
-    real, fake = _checked(real, fake, at_least=k + 1)
-    require("torch_fidelity", extra="metrics", wanted_by="precision_recall")
-    from torch_fidelity.metric_prc import (
-        KEY_METRIC_PRECISION,
-        KEY_METRIC_RECALL,
-        prc_features_to_metric,
-    )
-
-    # The library's first features are the generated ones. Distances are found in parts, or those
-    # of 50,000 images would need 20 GB.
-    found = prc_features_to_metric(
+    library = _library("metric_prc", wanted_by="precision_recall")
+    real, fake = _checked(real, fake, checks.count("k", k) + 1)
+    # In parts: all distances of 50,000 images would need 20 GB.
+    found = library.prc_features_to_metric(
         fake, real, prc_neighborhood=k, prc_batch_size=2000, save_cpu_ram=True, verbose=False
     )
-    return PrecisionRecall(float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL]))
+    return PrecisionRecall(
+        *(float(found[key]) for key in (library.KEY_METRIC_PRECISION, library.KEY_METRIC_RECALL))
+    )
 
 
 def quality(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
-    """Return ``fid``, ``kid``, ``precision`` and ``recall`` by their names.
+    """Return ``fid``, ``kid`` (ten subsets of at most 1,000), ``precision`` and ``recall`` by name.
 
-    The subsets of KID are ten, of at most 1,000 features.
-
-    Args:
-        real: features (N, D), see ``features``; N is above 3.
-        fake: features (M, D); M is above 3.
-
-    Raises:
-        ImportError: if torch-fidelity is not installed.
-        ValueError: for other shapes, or values that are not finite.
+    Needs 4 or more features of each.
 
     Examples:
         >>> cloud = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
@@ -215,17 +273,18 @@ def quality(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
     """
     near = precision_recall(real, fake)
     size = min(1000, len(real), len(fake))
-    return {
-        "fid": fid(real, fake),
-        "kid": kid(real, fake, subsets=10, subset_size=size).mean,
-        "precision": near.precision,
-        "recall": near.recall,
-    }
+    kernel = kid(real, fake, subsets=10, subset_size=size)
+    return {"fid": fid(real, fake), "kid": kernel.mean, **near._asdict()}
+
+
+def _library(module: str, *, wanted_by: str) -> Any:
+    require("torch_fidelity", extra="metrics", wanted_by=wanted_by)
+    return importlib.import_module(f"torch_fidelity.{module}")
 
 
 def _checked(
-    real: torch.Tensor, fake: torch.Tensor, *, at_least: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    real: torch.Tensor, fake: torch.Tensor, at_least: int, remedy: str = "use more images"
+) -> list[torch.Tensor]:
     """Return both as float64 on the CPU, where torch-fidelity computes."""
     if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
@@ -235,10 +294,10 @@ def _checked(
     for name, given in (("real", real), ("fake", fake)):
         if len(given) < at_least:
             raise ValueError(
-                f"{name} must be at least {at_least} features, got {len(given)}; use more images."
+                f"{name} must be at least {at_least} features, got {len(given)}; {remedy}."
             )
         if not given.isfinite().all():
             raise ValueError(
                 f"{name} must be finite, got NaN or infinite values; look at the images."
             )
-    return real.detach().double().cpu(), fake.detach().double().cpu()
+    return [each.detach().double().cpu() for each in (real, fake)]

@@ -7,6 +7,7 @@ for ever, and files of any other name are left alone.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,11 @@ from tinygan._run.checkpoint import CheckpointError
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"step_(\d+)(\.pinned)?\.pt")
+
+
+def inside(run: Path) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return run / "checkpoints"
 
 
 def path_of(folder: Path, step: int, *, pinned: bool = False) -> Path:
@@ -43,42 +49,35 @@ def files(folder: Path) -> list[Path]:
     return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of)
 
 
+def load(path: Path) -> dict[str, Any]:
+    """Return a run's state, in which its hooks' folders were saved relative to the file."""
+    state = checkpoint.load(path)
+    folders = state.get("folders", {}).items()
+    return state | {"folders": {k: os.path.abspath(path.parent / at) for k, at in folders}}
+
+
 def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the file that a path means and its content: that file, or a run's newest good one.
+    """Return a named file, or the newest good one of a run's folder, and its content.
 
-    None is for the folder of a run that is yet to begin.
-
-    Raises:
-        CheckpointError: for a named file that is not whole, or a folder with none that is.
+    None stands for the folder of a run that is yet to begin.
     """
     if path.is_file() or path.suffix == ".pt":
-        return path, checkpoint.load(path)
+        return path, load(path)
     return newest_good(path if files(path) else inside(path))
 
 
-def inside(run: Path) -> Path:
-    """Return the folder of a run's checkpoints."""
-    return run / "checkpoints"
-
-
 def newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest file that is whole, with its content; None if there are no files at all.
-
-    Files that are not whole are passed over, each with a warning that says why.
-
-    Raises:
-        CheckpointError: if there are files and none is whole: a run is not lost by starting anew.
-    """
+    """Return the newest whole file and its content; None if there are no files at all."""
     candidates = files(folder)
     for path in reversed(candidates):
         try:
-            return path, checkpoint.load(path)
+            return path, load(path)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
-    if candidates:
+    if candidates:  # to begin anew would lose the run
         raise CheckpointError(
-            f"a checkpoint must be whole, got {len(candidates)} in {folder} of which none is; "
-            "restore one from a backup, or move them away to start anew."
+            f"a checkpoint must be whole, got {len(candidates)} in {folder} and none of them is; "
+            "restore one from a backup, or move them away to begin a new run."
         )
     return None
 
@@ -86,8 +85,7 @@ def newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def prune(folder: Path, keep: int, is_good: Callable[[Path], bool], sure: int) -> None:
     """Remove what is older than the ``keep`` newest good files; pinned ones stay, uncounted.
 
-    As many more stay of those up to the step ``sure``, if the newest ones are not.
-    What cannot be removed is told and stays: the newer files are as safe with it as without.
+    If the newest ones are of steps after ``sure``, as many more stay of those up to it.
     """
     newest = newest_sure = 0
     for path in reversed(files(folder)):
@@ -97,7 +95,7 @@ def prune(folder: Path, keep: int, is_good: Callable[[Path], bool], sure: int) -
         if newest >= keep and not (is_sure and newest_sure < keep):
             try:
                 disk.remove(path)
-            except OSError as error:
+            except OSError as error:  # the newer files are as safe with it as without
                 logger.error("NOT REMOVED, an older checkpoint stays: %s", error)
         elif is_good(path):
             newest += 1

@@ -1,0 +1,154 @@
+"""A run's state, plain values and tensors: is it the same run, and fit to be saved?
+
+States are compared by what is in them, in words that are the same in every process: nothing here
+knows nets, optimizers or hooks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from tinygan._run import checks
+
+Words = dict[str, str]
+State = dict[str, Any]
+
+
+def parts(name: str, value: object) -> Words:
+    """Return a setting in words; each part of it, if it has parts, under its own name."""
+    if is_dataclass(value):
+        inner = {each.name: getattr(value, each.name) for each in fields(value)}
+    elif isinstance(value, (list, tuple)):
+        inner = {str(number): each for number, each in enumerate(value)}
+    else:
+        return {name: in_words(value)}
+    return {k: v for part, each in inner.items() for k, v in parts(f"{name}.{part}", each).items()}
+
+
+def name_of(function: object) -> str:
+    """Return a function's or a class's name, with the arguments of a ``functools.partial``.
+
+    Examples:
+        >>> name_of(partial(int, base=2))
+        'builtins.int(base=2)'
+    """
+    if isinstance(function, partial):
+        given = [in_words(value) for value in function.args]
+        given += [f"{name}={in_words(value)}" for name, value in function.keywords.items()]
+        return f"{name_of(function.func)}({', '.join(given)})"
+    named: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def in_words(value: object) -> str:
+    """Return a value in words that are the same in every process."""
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(in_words, value))})"
+    words = repr(value)
+    # Not where a function lies in this process's memory.
+    return name_of(value) if callable(value) and " at 0x" in words else words
+
+
+def differences(
+    saved: State, here: State, words: tuple[str, str] = checks.SAVED_AND_NOW
+) -> tuple[Words, Words]:
+    """Return by name what differs between two states, and what is never allowed to."""
+    (then, then_hooks), (now, now_hooks) = _words(saved), _words(here)
+    found = checks.differences(then, now, words)
+    if "players" in found:
+        return found, {"players": found.pop("players")}
+    never: Words = {}
+    for name, player in here["players"].items():
+        before, after = (_shapes(each, name) for each in (saved["players"][name], player))
+        never |= (unlike := checks.differences(before, after, words))
+        if not unlike:
+            before, after = (_groups(each, name) for each in (saved["players"][name], player))
+            found |= checks.differences(before, after, words)
+    known = matched_hooks(saved, here)
+    for name, told in now_hooks.items():
+        if name in known:
+            before = then_hooks[known[name]]
+            found |= checks.differences(before, told, words, prefix=f"hooks.{name}.")
+        elif told:
+            found[f"hooks.{name}"] = f"missing {words[0]}, there {words[1]}"
+    for name in then_hooks.keys() - known.values():
+        if then_hooks[name] or saved["hooks"].get(name):
+            found[f"hooks.{name}"] = f"there {words[0]}, missing {words[1]}"
+    return found, never
+
+
+def matched_hooks(saved: State, here: State) -> Words:
+    """Return for each hook here the name by which it was saved: of its class, and most alike.
+
+    By folder and settings, then by folder alone. The rest go by their order.
+    """
+    known: Words = {}
+    (_, then), (_, now) = _words(saved), _words(here)
+    folder, folder_now = saved.get("folders", {}), here["folders"]
+    for alike in (
+        lambda old, name: (folder.get(old), then[old]) == (folder_now.get(name), now[name]),
+        lambda old, name: folder.get(old) == folder_now.get(name),
+        lambda old, name: True,
+    ):
+        for name in now:
+            for old in then:
+                is_free = name not in known and old not in known.values()
+                is_of_class = old.partition("-")[0] == name.partition("-")[0]
+                if is_free and is_of_class and alike(old, name):
+                    known[name] = old
+    return known
+
+
+def _words(state: State) -> tuple[Words, dict[str, Words]]:
+    """Return a state's words, and apart from them those of each hook, by its name."""
+    others: Words = {}
+    hooks: dict[str, Words] = {name: {} for name in state["hooks"]}
+    for name, value in state["configuration"].items():
+        # Version 0.1 wrote the settings of hooks without this prefix.
+        hook, _, setting = name.removeprefix("hooks.").partition(".")
+        # The library's own names lack their modules, and nets theirs: they may be moved.
+        told = re.sub(r"\btinygan\.(\w+\.)*", "tinygan.", value)
+        if hook in hooks or name.startswith("hooks."):
+            hooks.setdefault(hook, {})[setting] = told
+        else:
+            others[name] = told.rpartition(".")[2] if name in state["players"] else told
+    return others, hooks
+
+
+def _shapes(player: State, owner: str) -> Words:
+    return {
+        f"{owner}.{name}": str(tuple(value.shape))
+        for name, value in player["module"].items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _groups(player: State, owner: str) -> Words:
+    return {
+        f"{owner} optimizer.group {index}": ", ".join(sorted(group["parameters"]))
+        for index, group in enumerate(player["optimizer"]["groups"])
+    }
+
+
+def check_finite(state: State) -> None:
+    """Raise ValueError for a state with weights, buffers or moments that are not finite."""
+    for name, tensor in _tensors(state["players"], "players"):
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"what is saved must be finite, got {name} with values that are not; go back to "
+                "an earlier checkpoint."
+            )
+
+
+def _tensors(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, (dict, list, tuple)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(inner, f"{name}.{key}")

@@ -1,0 +1,253 @@
+"""Learning rates and other options of the optimizers that change during a run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from typing_extensions import override
+
+from tinygan import schedules
+from tinygan.hook import Hook, Run
+from tinygan.optimizers import EXECUTION
+from tinygan.player import Player
+from tinygan.report import Report
+
+Value: TypeAlias = float | schedules.Schedule
+
+
+class Schedule(Hook):
+    """Set options of the players' optimizers before each step, from the number of images seen.
+
+    There is no state: a resumed run has seen as many images. What the optimizers were made with
+    does not matter, and all parameter groups get the same. A run is resumed only with the same
+    schedules.
+
+    Args:
+        player: the name of the player whose optimizer to set; None for all players.
+        options: ``lr``, ``weight_decay``, ``momentum`` and so on, each a number or a schedule; for
+            ``betas`` a pair of either: ``(0.0, schedules.cosine(...))``.
+
+    Raises:
+        ValueError: for no options, or values below 0 (for betas, outside [0, 1)); as ``fit``
+            begins, for an unknown player, or options that its optimizer does not have.
+        TypeError: for an option that is neither a number nor a function of the images seen.
+
+    Examples:
+        >>> falling = Schedule(lr=schedules.cosine(2e-4, 5e-5, until=1_000_000))
+        >>> warm = Schedule("generator", lr=schedules.warm_up(2e-4, images=10_000))
+    """
+
+    def __init__(
+        self, player: str | None = None, **options: Value | tuple[Value, ...] | list[Value]
+    ) -> None:
+        if not options:
+            raise ValueError(
+                "Schedule must be given an option to set, got none; for example "
+                "lr=schedules.cosine(2e-4, 5e-5, until=1_000_000)."
+            )
+        self.player = player
+        self.options = {
+            name: _each(schedules.checked, name, value) for name, value in options.items()
+        }
+        self.settings = {"player": player, **self.options}
+
+    @override
+    def on_fit_start(self, trainer: Run) -> None:
+        for player in _players(trainer, self.player):
+            _own_tensors(player.optimizer)
+            for group in player.optimizer.param_groups:
+                known = {name: own for name, own in group.items() if _is_settable(name, own)}
+                for name, value in self.options.items():
+                    if name not in known or _parts(known[name]) != _parts(value):
+                        has = ", ".join(f"{option}={own}" for option, own in known.items())
+                        raise ValueError(
+                            f"options must be among those of the {player.name}'s optimizer, with "
+                            f"as many values: {has}, got {name}={value}."
+                        )
+
+    @override
+    def on_step_start(self, trainer: Run) -> None:
+        def now(name: str, value: Value, interval: str) -> float:
+            return schedules.value_at(value, trainer.images, name, interval)
+
+        values = {name: _each(now, name, value) for name, value in self.options.items()}
+        if "lr" in values:
+            values["lr"] = _single(values["lr"])
+        for player in _players(trainer, self.player):
+            for group in player.optimizer.param_groups:
+                for name, value in values.items():
+                    if isinstance(group[name], torch.Tensor):
+                        group[name].fill_(value)
+                    else:
+                        group[name] = value
+
+
+def _each(function: Callable[[str, Any, str], Any], name: str, value: Any) -> Any:
+    """Call a function with the name, value and interval of an option, or of each of its parts."""
+    interval = "[0, 1)" if name == "betas" else "[0, inf)"
+    if isinstance(value, (tuple, list)):
+        return tuple(function(f"{name}[{i}]", part, interval) for i, part in enumerate(value))
+    return function(name, value, interval)
+
+
+def _is_settable(name: str, own: object) -> bool:
+    """Return whether an option is a number or several, not parameters, their names or a flag."""
+    numbers = (int, float, torch.Tensor, tuple, list)
+    return (
+        isinstance(own, numbers)
+        and not isinstance(own, bool)
+        and name not in ("params", "param_names")
+    )
+
+
+def _parts(value: object) -> int | None:
+    return len(value) if isinstance(value, (tuple, list)) else None
+
+
+def _players(trainer: Run, name: str | None) -> list[Player]:
+    found = [player for player in trainer.players if name in (None, player.name)]
+    if not found:
+        known = ", ".join(player.name for player in trainer.players)
+        raise ValueError(
+            f"player must be one of {known}, got {name!r}; use one of these, or None for all."
+        )
+    return found
+
+
+def _own_tensors(optimizer: Optimizer) -> None:
+    """Give the groups tensors of their own: by its defaults a checkpoint knows an optimizer."""
+    for group in optimizer.param_groups:
+        for name, value in optimizer.defaults.items():
+            if isinstance(value, torch.Tensor) and group[name] is value:
+                group[name] = value.clone()
+
+
+def _single(rate: float) -> float:
+    """Return the nearest float32: recorded steps read a rate as one, so all others do too."""
+    return torch.tensor(rate, dtype=torch.float32).item()
+
+
+class TorchScheduler(Hook):
+    """Step a scheduler of ``torch.optim.lr_scheduler`` for each player's optimizer.
+
+    A scheduler resets its optimizer when it is made, so one that is made in ``on_fit_start``
+    resumes at a wrong rate, without a warning. This hook makes it from the optimizer's first
+    options, repeats the steps that it has taken, and gives the optimizer its present options back.
+
+    Args:
+        make: called as ``make(optimizer)``; returns a scheduler, each time the same.
+        player: the name of the player whose optimizer to schedule; None for all players.
+        per: when the schedulers are stepped: after each "step", or each "epoch".
+
+    Raises:
+        ValueError: for another ``per``; as ``fit`` begins, for an unknown player.
+        TypeError: for a scheduler instead of a function that makes one; as ``fit`` begins, for one
+            that needs an argument to be stepped.
+
+    Examples:
+        >>> from functools import partial
+        >>> from torch.optim.lr_scheduler import CosineAnnealingLR
+        >>> falling = TorchScheduler(partial(CosineAnnealingLR, T_max=10_000))
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Optimizer], LRScheduler],
+        *,
+        player: str | None = None,
+        per: str = "step",
+    ) -> None:
+        if isinstance(make, LRScheduler) or not callable(make):
+            raise TypeError(
+                f"make must be a function of an optimizer, got {make!r}; for example "
+                "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=10_000)."
+            )
+        if per not in ("step", "epoch"):
+            raise ValueError(f"per must be 'step' or 'epoch', got {per!r}; use one of these.")
+        self.make, self.player, self.per = make, player, per
+        self.settings = {"make": make, "player": player, "per": per}
+        self._schedulers: list[LRScheduler] = []
+        self._first: dict[str, list[dict[str, Any]]] = {}
+        """The options of each player's groups before its scheduler was first made."""
+        self._steps = 0
+        """How often the schedulers were stepped."""
+
+    @override
+    def on_fit_start(self, trainer: Run) -> None:
+        self._prepare(trainer)
+
+    @override
+    def on_step_start(self, trainer: Run) -> None:
+        self._prepare(trainer)  # another state may have been loaded in the middle of a run
+
+    @override
+    def on_step_end(self, trainer: Run, report: Report) -> None:
+        if self.per == "step":
+            self._step(trainer)
+
+    @override
+    def on_epoch_end(self, trainer: Run) -> None:
+        if self.per == "epoch":
+            self._step(trainer)
+
+    def _step(self, trainer: Run) -> None:
+        self._prepare(trainer)
+        self._steps += 1
+        for scheduler in self._schedulers:
+            scheduler.step()
+            for group in scheduler.optimizer.param_groups:
+                if not isinstance(group["lr"], torch.Tensor):
+                    group["lr"] = _single(group["lr"])
+
+    def _prepare(self, trainer: Run) -> None:
+        """Make the schedulers, if they are not there, and bring them to where they stood."""
+        if not self._schedulers:
+            self._schedulers = [self._made(player) for player in _players(trainer, self.player)]
+
+    def _made(self, player: Player) -> LRScheduler:
+        optimizer = player.optimizer
+        _own_tensors(optimizer)
+        groups = optimizer.param_groups
+        is_new = player.name not in self._first
+        if is_new:
+            left_out = ("params", "param_names", *EXECUTION)
+            self._first[player.name] = [
+                {name: copy.deepcopy(own) for name, own in group.items() if name not in left_out}
+                for group in groups
+            ]
+        now = [dict(group) for group in groups]
+        for group, first in zip(groups, self._first[player.name]):
+            group.update(copy.deepcopy(first))
+        scheduler = self.make(optimizer)
+        if (
+            not isinstance(scheduler, LRScheduler)
+            or isinstance(scheduler, ReduceLROnPlateau)
+            or scheduler.optimizer is not optimizer
+        ):
+            raise TypeError(
+                "make must return a scheduler of the optimizer that it is given, one that is "
+                f"stepped without an argument, got {scheduler!r}; use another, or write a hook."
+            )
+        # PyTorch warns of a scheduler that is stepped before its optimizer, and does not see
+        # updates that were skipped, replayed or made before the run was resumed.
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        for _ in range(self._steps):
+            scheduler.step()
+        if not is_new:
+            for group, present in zip(groups, now):
+                group.update(present)
+        return scheduler
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self._first, "steps": self._steps}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._first, self._steps = state["first"], state["steps"]
+        self._schedulers = []

@@ -1,0 +1,420 @@
+"""A run: what it counts and remembers, and how it is saved and taken up again."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from tinygan import optimizers
+from tinygan._execution.capture import CapturedStep
+from tinygan._execution.finite import NonFiniteError, SkippedSteps
+from tinygan._execution.precision import LossScale
+from tinygan._execution.replica import Replica
+from tinygan._execution.step import Step
+from tinygan._run import batches as batches_of
+from tinygan._run import checkpoint, checks, folder
+from tinygan._run.state import State, check_finite, differences, matched_hooks, name_of, parts
+from tinygan.algorithms import Algorithm
+from tinygan.distributed import Ranks
+from tinygan.nets.traits import evaluating
+from tinygan.player import Player, Players
+from tinygan.version import __version__
+
+logger = logging.getLogger(__name__)
+
+CHECK_EVERY = 50
+"""How often, in steps, the count of skipped steps is read, which waits for the device."""
+
+MAX_SKIPPED = 20
+"""Skipped steps in a row after which a run goes back or ends: chance does not explain more."""
+
+SCHEMA = 2
+"""The number of a checkpoint's layout; it grows when older files need another reader."""
+
+COUNTERS = ("step", "images", "epoch", "batch", "rollbacks")
+
+DECLARED = ("image_size", "channels", "latent_dim")
+"""What nets may say of themselves."""
+
+
+class _Hook(Protocol):
+    first_rank_only: bool
+    settings: Mapping[str, object]
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Run:
+    """What hooks see of a trainer, and checkpoints keep. Reading changes nothing.
+
+    Attributes:
+        step: completed steps, of all players.
+        images: real examples seen so far.
+        epoch: completed epochs.
+        batch: completed batches of the current epoch.
+        players: the players, by name and in order.
+        data: the current step's batch on the device, this rank's part: its tensors (N, ...).
+        hooks: all hooks, in order.
+        seed: names every random draw of the run.
+        device: where the run trains.
+        ranks: the processes of the run.
+        stop_reason: what the last ``stop`` said, or None.
+        batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
+        rollbacks: how often the run went back to a checkpoint; each gives it other noise.
+        between_steps: whether the state is that of a complete step or epoch, seen by all hooks.
+    """
+
+    def __init__(
+        self,
+        players: Players,
+        algorithm: Algorithm,
+        hooks: Sequence[_Hook],
+        seed: int,
+        dtype: torch.dtype,
+        ranks: Ranks,
+        step: Step | CapturedStep,
+        replica: Replica,
+        sample: Callable[[Players], torch.Tensor] | None = None,
+    ) -> None:
+        self.players, self.algorithm, self.hooks = players, algorithm, tuple(hooks)
+        self.seed, self.dtype, self.ranks = seed, dtype, ranks
+        self.device, self.weights_dtype = players[0].device, players[0].weights_dtype
+        self.step = self.images = self.epoch = self.batch = self.rollbacks = 0
+        self.data: tuple[torch.Tensor, ...] = ()
+        self.stop_reason: str | None = None
+        self.target_epochs: int | None = None
+        self.target_steps: int | None = None
+        self.batches_per_epoch: int | None = None
+        self.between_steps = True
+        self._step, self._replica, self._sample = step, replica, sample
+        self._place: State | None = None
+        """Where the batches stand, by what they say, once the last complete step was fetched."""
+        self._allow: tuple[str, ...] = ()
+        self._loaded = False
+        self._too_many_skipped: NonFiniteError | None = None
+
+    @property
+    def real(self) -> torch.Tensor:
+        """The current step's real examples (N, ...): the first of ``data``, or empty."""
+        return self.data[0] if self.data else torch.empty(0)
+
+    @property
+    def total_steps(self) -> int | None:
+        """The steps at which the current ``fit`` is complete, or None if that is not known.
+
+        One fewer per epoch if the last batch is too small for a pack, a turn or a part.
+        """
+        if self.target_epochs is None or self.batches_per_epoch is None:
+            return self.target_steps
+        return self.target_epochs * self.batches_per_epoch
+
+    @property
+    def total_epochs(self) -> int | None:
+        """The epochs, begun ones included, that the current ``fit`` takes, or None likewise."""
+        if self.target_steps is None or self.batches_per_epoch is None:
+            return self.target_epochs
+        return -(-self.target_steps // self.batches_per_epoch)
+
+    @property
+    def skipped(self) -> SkippedSteps:
+        """The count of steps that were not finite and left no trace."""
+        return self._step.skipped
+
+    @property
+    def loss_scale(self) -> LossScale | None:
+        """What float16's losses are multiplied by; None for other types."""
+        return self._step.loss_scale
+
+    @property
+    def compared_step(self) -> int:
+        """The step at which all ranks were last found to hold the same bits; alone, this one."""
+        return self.step if self.ranks.count == 1 else self._replica.compared_step
+
+    @torch.no_grad()
+    def pictures(self) -> torch.Tensor:
+        """Return the images (N, C, H, W) in [-1, 1] that show how far the run is."""
+        if self._sample is None:
+            raise ValueError(
+                "sample must make the images that hooks show, got None; make the trainer with "
+                "sample=lambda players: players.generator.sample(z)."
+            )
+        with evaluating(*(player.module for player in self.players)):
+            images = self._sample(self.players)
+        if not isinstance(images, torch.Tensor) or images.dim() != 4:
+            given = tuple(getattr(images, "shape", ())) or type(images).__name__
+            raise ValueError(f"sample must return images (N, C, H, W) in [-1, 1], got {given}.")
+        return images
+
+    def stop(self, reason: str) -> None:
+        """Ask ``fit`` to return after the current step; ``stop_reason`` keeps why."""
+        self.stop_reason = reason
+
+    @property
+    def _watching(self) -> list[Any]:
+        """The hooks that this rank's events reach."""
+        return [hook for hook in self.hooks if self.ranks.is_first or not hook.first_rank_only]
+
+    def _check_skipped(self) -> None:
+        """Log skipped steps; raise NonFiniteError if there are too many in a row."""
+        try:
+            sentence = self.skipped.report(self.step, MAX_SKIPPED)
+        except NonFiniteError as error:
+            self._too_many_skipped = error
+            raise
+        if sentence is not None and self.ranks.is_first:
+            if self.loss_scale is not None:
+                scale = float(self.loss_scale.state[0])  # sync
+                sentence += f" In float16 that is how the loss scale is found; it is {scale:g} now."
+            logger.warning("%s", sentence)
+
+    def state_dict(self) -> State:
+        """Return all that the run needs to go on: plain values and tensors.
+
+        The tensors are the live ones: save or copy them before training on.
+        """
+        state = {
+            "schema": SCHEMA,
+            "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
+            **self._identity(),
+            **{name: getattr(self, name) for name in COUNTERS},
+            "hooks": {name: hook.state_dict() for name, hook in self._named_hooks()},
+            "skipped": self.skipped.counts,
+            "batches": self._place,
+        }
+        # Where nothing is remembered, runs in two folders have the same state.
+        state["folders"] = {k: at for k, at in state["folders"].items() if state["hooks"][k]}
+        if self.loss_scale is not None:
+            state["loss_scale"] = self.loss_scale.state
+        return state
+
+    def _identity(self) -> State:
+        """Return the part of the state by which a run is known."""
+        words = {
+            "seed": str(self.seed),
+            "dtype": str(self.dtype),
+            "players": ", ".join(player.name for player in self.players),
+            "algorithm": name_of(self.algorithm),
+        }
+        for name, value in getattr(self.algorithm, "settings", {}).items():
+            words |= parts(name, value)
+        for player in self.players:
+            words |= _words_of(player)
+        folders = {}
+        for name, hook in self._named_hooks():
+            for setting, value in hook.settings.items():
+                words |= parts(f"hooks.{name}.{setting}", value)
+            if isinstance(where := getattr(hook, "folder", None), (str, os.PathLike)):
+                folders[name] = os.path.abspath(where)
+        return {
+            "configuration": words,
+            "players": {player.name: _state_of(player) for player in self.players},
+            "hooks": {name: {} for name, _ in self._named_hooks()},
+            "folders": folders,
+        }
+
+    def _named_hooks(self) -> Iterator[tuple[str, _Hook]]:
+        """Name each hook by its class, numbered if there are several of one."""
+        seen: list[str] = []
+        for hook in self.hooks:
+            name = type(hook).__name__
+            seen.append(name)
+            yield (name if seen.count(name) == 1 else f"{name}-{seen.count(name)}"), hook
+
+    def load_state_dict(self, state: State) -> None:
+        """Take back what ``state_dict`` returned; ``fit`` then goes on from there.
+
+        The device, and how optimizers are executed (fused, foreach, capturable), are this trainer's
+        own; everything else must be as it was, or allowed by ``resume`` to differ.
+
+        Raises:
+            ValueError: for the state of another run, with every difference; nothing is changed.
+        """
+        if state.get("schema") != SCHEMA:
+            version = state.get("versions", {}).get("tinygan", "of an unknown version")
+            raise ValueError(
+                f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}, written by "
+                f"tinygan {version}; load it with that version, if it is a run's checkpoint at all."
+            )
+        found, never = differences(state, self._identity())
+        checks.refuse(found, self._allow, never)
+        for name, both in found.items():
+            logger.warning("going on, as allowed, with another %s: %s", name, both)
+        self._restore(state, found)
+        self._loaded = self.between_steps = True
+
+    def _restore(self, state: State, found: Mapping[str, str]) -> None:
+        """Take in a state that fits, except for the options that are found to differ."""
+        known = matched_hooks(state, self._identity())
+        state = copy.deepcopy(state)  # optimizers keep the very tensors they are given
+        for player in self.players:
+            _load(player, state["players"][player.name], found)
+        for name, hook in self._named_hooks():
+            if known.get(name) in state["hooks"]:
+                hook.load_state_dict(state["hooks"][known[name]])
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        self.skipped.load(state["skipped"])
+        if self.loss_scale is not None and "loss_scale" in state:
+            self.loss_scale.state.copy_(state["loss_scale"])
+        self._place = state["batches"]
+
+    def _check_batches(self, batches: Iterable[object]) -> None:
+        """Raise ValueError if what was resumed is to go on with other batches, unless allowed.
+
+        Later others may follow in one process, but what is resumed is one run.
+        """
+        if self._loaded:
+            try:
+                fits = batches_of.fitting(batches, self._place, self.batch, self._allow)
+            except ValueError as error:
+                self._replica.fail(error)
+                raise
+            self._place, self.batch = fits
+            self._loaded = False
+
+    def _share_state(self, batches: Iterable[object] = ()) -> None:
+        """Give all ranks the state of rank 0, if they are alike."""
+        if self.ranks.count == 1:
+            return
+        own = {f"batches.{k}": v for k, v in batches_of.configuration(batches).items()}
+        own |= {"target.epochs": str(self.target_epochs), "target.steps": str(self.target_steps)}
+        data = b""
+        if self.ranks.is_first:
+            state = {"run": self.state_dict(), "own": own, "between_steps": self.between_steps}
+            data = checkpoint.to_bytes(state)
+        self._replica.agree()
+        data = self.ranks.send(data)
+        if not self.ranks.is_first:
+            sent = checkpoint.from_bytes(data)
+            words = ("on rank 0", f"on rank {self.ranks.rank}")
+            found, never = differences(sent["run"], self._identity(), words)
+            found |= never | checks.differences(sent["own"], own, words)
+            if found:
+                raise ValueError(
+                    "ranks must be alike, got differences:\n"
+                    + "".join(f"  {name}: {both}\n" for name, both in found.items())
+                    + "use the same nets, seeds and data on every rank."
+                )
+            self._restore(sent["run"], {})
+            self.between_steps = sent["between_steps"]
+        self._step.begin_anew()
+        self._replica.agree()
+        self._replica.compared_step = self.step
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.
+
+        Raises:
+            ValueError: for weights, buffers or moments that are not finite.
+            OSError: if the file could not be written; one that was there before still is.
+        """
+        state, here = self.state_dict(), Path(path).parent
+        check_finite(state)
+        # Relative, for a run's folder may be moved.
+        folders = {k: os.path.relpath(at, here) for k, at in state["folders"].items()}
+        checkpoint.save(state | {"folders": folders}, path)
+
+    def resume(
+        self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()
+    ) -> Path | None:
+        """Go on from a checkpoint: of a folder the newest good one, or just the given file.
+
+        In a folder, files that are not whole are passed over with a warning. A folder that is not
+        there, or holds no checkpoint, means a new run, and a warning says so: the same program
+        begins and finishes it. All ranks of a run call this together; rank 0 reads.
+
+        Args:
+            path: ``hooks.Checkpoint``'s folder, or the one inside with the files, or a file, which
+                ends in ``.pt``.
+            allow: what may differ from the run that was saved, in the words of the error that names
+                the differences: ``"generator optimizer.lr"``, ``"batches.batch_size"``, or the
+                beginning of several, ``"hooks"``. The new values are used. Nets of other shapes are
+                refused all the same.
+
+        Returns:
+            The file that was loaded, or None for a new run.
+
+        Raises:
+            CheckpointError: for a file that is missing or not whole, or a folder with none that is.
+            ValueError: for the checkpoint of another run, with every difference.
+
+        Examples:
+            >>> import tinygan
+            >>> nets = tinygan.DCGANGenerator(8), tinygan.DCGANDiscriminator(8)
+            >>> print(tinygan.GANTrainer(*nets).resume("runs/new"))
+            None
+        """
+        self._allow = (allow,) if isinstance(allow, str) else tuple(allow)
+        file = self.ranks.first(lambda: self._resume_here(Path(path)), f"resuming from {path}")
+        if file is None:
+            return None
+        try:
+            self._share_state()
+        except Exception as error:
+            self._replica.fail(error)
+            raise
+        self._loaded = True
+        return Path(file)
+
+    def _resume_here(self, path: Path) -> str | None:
+        found = folder.find(path)
+        if found is None:
+            logger.warning("no checkpoint in %s: a new run begins", path)
+            return None
+        file, state = found
+        try:
+            self.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        return str(file)
+
+
+def _words_of(player: Player) -> dict[str, str]:
+    """Return in words what must be the same of a player when a run goes on."""
+    words = {player.name: name_of(type(player.module))}
+    for name in DECLARED:
+        if hasattr(player.module, name):
+            words[f"{player.name}.{name}"] = str(getattr(player.module, name))
+    if player.average is not None:
+        words |= parts(f"{player.name}.ema_half_life", player.average.half_life)
+    words[f"{player.name} optimizer"] = name_of(type(player.optimizer))
+    for name, value in player.optimizer.defaults.items():
+        if name not in optimizers.EXECUTION:
+            plain = value.item() if isinstance(value, torch.Tensor) else value
+            words[f"{player.name} optimizer.{name}"] = str(plain)
+    return words
+
+
+def _state_of(player: Player) -> State:
+    """Return what must be remembered of a player."""
+    average = player.average
+    return {
+        "module": player.module.state_dict(),
+        "optimizer": optimizers.state_of(player.optimizer, player.module),
+        **({} if average is None else {"average": average.net.state_dict()}),
+    }
+
+
+def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:
+    """Take that back, except for the optimizer's options that are found to differ."""
+    player.module.load_state_dict(saved["module"])
+    if player.average is not None:
+        player.average.net.load_state_dict(saved["average" if "average" in saved else "module"])
+    own = f"{player.name} optimizer"
+    if own in found:  # of another class, for which the moments mean nothing
+        return
+    groups, moments = saved["optimizer"]["groups"], saved["optimizer"]["moments"]
+    if any(name.startswith(f"{own}.group ") for name in found):
+        groups = []
+    for group in groups:
+        for name in [name for name in group["options"] if f"{own}.{name}" in found]:
+            del group["options"][name]
+    optimizers.load_state(player.optimizer, player.module, {"groups": groups, "moments": moments})

@@ -65,7 +65,7 @@ class Outcomes:
 def run(marker: str, words: str, folder: Path, keep: Keep) -> None:
     """Run the tests with a marker, and with these words in their names."""
     # The other modules need not be imported: they may want what is not installed.
-    modules = sorted(p for p in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in p.read_text())
+    modules = sorted(p for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text())
     code = pytest.main(
         [
             *map(str, modules), "-v", "-m", marker, "-k", words, "--durations=25",

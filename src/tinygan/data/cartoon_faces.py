@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -14,13 +13,8 @@ from tinygan._run import checks
 from tinygan.data.decoding import scale
 
 SKIN = (
-    (255, 224, 196),
-    (241, 194, 150),
-    (224, 172, 118),
-    (186, 128, 82),
-    (134, 85, 54),
-    (86, 53, 36),
-)
+    (255, 224, 196), (241, 194, 150), (224, 172, 118), (186, 128, 82), (134, 85, 54), (86, 53, 36),
+)  # fmt: skip
 HAIR = ((38, 30, 30), (98, 58, 32), (222, 180, 92), (178, 72, 34), (168, 168, 172), (74, 92, 178))
 EYES = ((86, 54, 30), (58, 120, 190), (62, 138, 78), (112, 116, 122))
 HAIR_STYLES = ("bald", "short", "long", "curly")
@@ -37,9 +31,8 @@ _VARIATION = (
 class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Faces drawn from a finite grid of attributes, each with its own small variations.
 
-    Face ``i`` is a pure function of (seed, i): the same whatever the length, and on every machine
-    of the same PyTorch build. All faces are drawn, as uint8, when the set is made: some thousands
-    a second at 32 or 64 pixels.
+    Face ``i`` is a pure function of (seed, i), on every machine of the same PyTorch build. All are
+    drawn when the set is made, some thousands a second at 32 or 64 pixels.
 
     Args:
         length: how many faces.
@@ -90,15 +83,13 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if label is not None and label not in self.ATTRIBUTES:
             raise ValueError(
                 f"label must be one of {', '.join(self.ATTRIBUTES)}, got {label!r}; use "
-                '"hair_style", say.'
+                '"hair_style".'
             )
-        self.label = label
+        self.label, self.seed, self.channels = label, seed, channels
         self.num_classes = None if label is None else self.ATTRIBUTES[label]
         self.image_size = checks.size("image_size", image_size, at_least=8)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
-        self.channels = channels
-        self.seed = seed
         draws = torch.stack([_draws(seed, index) for index in range(length)])
         counts = torch.tensor(list(self.ATTRIBUTES.values()))
         self.attributes = (draws[:, : len(counts)] * counts).long()
@@ -122,13 +113,11 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     @property
     def configuration(self) -> dict[str, str | int]:
         """What these faces are: for comparison with those of another run."""
-        return {
-            "images": len(self),
-            "image_size": str(self.image_size),
-            "channels": self.channels,
+        found: dict[str, str | int] = {
+            "images": len(self), "image_size": str(self.image_size), "channels": self.channels,
             "seed": int(self.seed),
-            **({} if self.label is None else {"label": self.label}),
-        }
+        }  # fmt: skip
+        return found if self.label is None else {**found, "label": self.label}
 
     def __len__(self) -> int:
         """Return the number of faces."""
@@ -138,11 +127,6 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return face ``index``, (C, H, W) in [-1, 1], and its label, () or (6,) of int64."""
         return scale(self.pixels[index]), self.labels[index]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return several faces at once, as PyTorch's loaders ask for them."""
-        chosen = torch.as_tensor(indices)
-        return list(zip(scale(self.pixels[chosen]), self.labels[chosen]))
 
 
 def _draws(seed: int, index: int) -> torch.Tensor:

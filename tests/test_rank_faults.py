@@ -444,7 +444,7 @@ def pack(root, fault=None):
         return decode(self, index)
 
     data.ImageFiles.in_bytes = watched
-    images = data.pack(root, root.parent / "images.packed", image_size=8, workers=0)
+    images = data.pack(root, root.parent / "images.npy", image_size=8, workers=0)
     say(len(images), int(images.pixels.sum()))
     batch = next(iter(data.Loader(images, 6)))
     say("part", len(batch))
@@ -481,7 +481,7 @@ def test_who_waits_for_packing_in_vain_is_told(root, tmp_path, fault):
     else:
         first.signal(signal.SIGKILL)
         assert "LostRankError: rank 1 has waited for rank 0, process " in stderr
-        assert "images.packed, without a sign of it for 1 s" in stderr
+        assert "images.npy, without a sign of it for 1 s" in stderr
     assert first.wait().returncode != 0
 
 

@@ -146,19 +146,19 @@ class ImageFiles(Images):
         found, bad, root = len(self.source.stamps), len(self.rejected), self.source.root
         if bad > max_bad * found or bad == found:
             raise ValueError(
-                f"root must hold good images (max_bad={max_bad:g}), got {bad} bad ones of {found} "
+                f"root must hold good images (max_bad={max_bad:g}), got {bad} bad of {found} "
                 f"in {root}: {listed(self.rejected)}; repair or remove them, or check the path."
             )
 
     def warn(self) -> None:
         """Name what is left out or passed over."""
         for names, what in (
-            (self.rejected, "bad and left out"),
-            (self.passed_over, "passed over, as no images by their names"),
+            (self.rejected, "left out as bad"),
+            (self.passed_over, "passed over as no images by their names"),
         ):
             if names:
-                root = self.source.root
-                _log.warning("%d files in %s are %s: %s.", len(names), root, what, listed(names))
+                root, count = self.source.root, len(names)
+                _log.warning("%s: %s (%d): %s.", root, what, count, listed(names))
 
     @override
     def _pixels(self, index: int) -> torch.Tensor:

@@ -92,7 +92,15 @@ def pack(
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)
-        _pack(images, path, max_bad, workers, progress, ranks.sign)
+        with tqdm(
+            total=len(images), unit="image", desc="packing", delay=1, disable=not progress or None
+        ) as bar:
+
+            def advance(count: int) -> None:
+                bar.update(count)
+                ranks.sign()
+
+            _pack(images, path, max_bad, workers, advance)
 
     ranks.first(work, f"packing {path}")
     return open_packed(path)
@@ -191,14 +199,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pack(
-    images: ImageFiles,
-    path: Path,
-    max_bad: float,
-    workers: int,
-    progress: bool,
-    sign: Callable[[], object],
-) -> None:
+Advance = Callable[[int], None]
+
+
+def _pack(images: ImageFiles, path: Path, max_bad: float, workers: int, advance: Advance) -> None:
     wanted = {
         "format": FORMAT,
         "transform": decoding.TRANSFORM,
@@ -221,7 +225,7 @@ def _pack(
         _log.warning("%s is packed anew: %s.", path, reason)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _renamed(path) as file:
-        _write(file, images, max_bad, workers, progress, sign)
+        _write(file, images, max_bad, workers, advance)
         status = os.fstat(file.fileno())
         made = {"bytes": status.st_size, "time": status.st_mtime_ns}
         # First, for an array without a manifest could be anybody's, and is never written over.
@@ -302,38 +306,31 @@ class _Attempts(Dataset[tuple[torch.Tensor, str]]):
 
 
 def _write(
-    file: BinaryIO,
-    images: ImageFiles,
-    max_bad: float,
-    workers: int,
-    progress: bool,
-    sign: Callable[[], object],
+    file: BinaryIO, images: ImageFiles, max_bad: float, workers: int, advance: Advance
 ) -> None:
     """Write the array of the good images, and note the others as rejected."""
     images.refuse_bad(max_bad)
     attempts, names = _Attempts(images), images.names
     size = min(max(1, _BATCH // attempts.blank.numel()), len(images))
     decoded = iter(Loader(attempts, size, shuffle=False, workers=workers, ranks=ALONE))
-    bar = tqdm(total=len(names), unit="image", desc="packing", disable=None if progress else True)
     disk.write(file, _header(0, attempts.blank.shape))
-    bad: dict[int, str] = {}
-    with bar, batches.closing(decoded):
+    with batches.closing(decoded):
         for start, (pixels, reasons) in zip(range(0, len(names), size), decoded):
             good = [row for row, reason in enumerate(reasons) if not reason]
             disk.write(file, pixels[good].numpy().tobytes())
-            bad |= {start + row: reason for row, reason in enumerate(reasons) if reason}
-            images.rejected = images.rejected | {names[index]: bad[index] for index in bad}
+            bad = {names[start + row]: reason for row, reason in enumerate(reasons) if reason}
+            images.rejected = dict(sorted((images.rejected | bad).items()))
             images.refuse_bad(max_bad)
-            bar.update(len(pixels))
-            sign()
-    passing = [names[index] for index in bad if not attempts[index][1]]
+            advance(len(pixels))
+    bad_indices = [index for index, name in enumerate(names) if name in images.rejected]
+    passing = [names[index] for index in bad_indices if not attempts[index][1]]
     if passing:  # they must not be left out for ever
         raise OSError(
             f"images could not be decoded at first, but could be later: {listed(passing)}; their "
             "disk or the memory may be in trouble; pack again."
         )
     file.seek(0)
-    disk.write(file, _header(len(names) - len(bad), attempts.blank.shape))
+    disk.write(file, _header(len(names) - len(bad_indices), attempts.blank.shape))
     images.warn()
 
 

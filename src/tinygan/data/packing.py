@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -214,7 +213,8 @@ def _pack(images: ImageFiles, path: Path, max_bad: float, workers: int, advance:
     }
     saved = _manifest(path)
     if saved is not None:
-        reason = _differences(saved, wanted) or _trouble(path, saved)
+        changed = [name for name, value in wanted.items() if saved.get(name) != value]
+        reason = f"{' and '.join(changed)} changed" if changed else _trouble(path, saved)
         if not reason:
             images.rejected = saved["rejected"]
             images.refuse_bad(max_bad)
@@ -259,10 +259,10 @@ def _renamed(path: Path) -> Iterator[BinaryIO]:
         process = other.name.removeprefix(own).removesuffix(".partial")
         if process.isdecimal():
             try:
-                os.kill(int(process), 0)
-            except ProcessLookupError:  # it was killed
+                os.kill(int(process), 0)  # an error if it does not run, or for somebody else
+            except ProcessLookupError:
                 disk.remove(other)
-            except PermissionError:  # it runs, for somebody else
+            except PermissionError:
                 pass
     partial = path.with_name(f"{own}{os.getpid()}.partial")
     try:
@@ -274,17 +274,6 @@ def _renamed(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         disk.remove(partial)
         raise
-
-
-def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Return in words what has changed since images were packed, or nothing."""
-    return "; ".join(
-        f"{name} was {saved.get(name)}, is {value}"
-        if name != "sources"
-        else "its files have changed"
-        for name, value in wanted.items()
-        if saved.get(name) != value
-    )
 
 
 class _Attempts(Dataset[tuple[torch.Tensor, str]]):
@@ -337,6 +326,4 @@ def _write(
 def _header(count: int, shape: tuple[int, ...]) -> bytes:
     """Return the 128 bytes with which NumPy's files begin, version 1.0."""
     kind = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
-    return struct.pack(
-        "<8sH117sc", b"\x93NUMPY\x01\x00", 118, repr(kind).ljust(117).encode(), b"\n"
-    )
+    return b"\x93NUMPY\x01\x00\x76\x00" + repr(kind).ljust(117).encode() + b"\n"

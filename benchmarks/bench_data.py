@@ -46,7 +46,7 @@ def test_data(
     def pack() -> tinygan.data.PackedImages:
         nonlocal packings
         packings += 1  # each time a new file: one that is there might be used as it is
-        path = tmp_path / f"{packings}.packed"
+        path = tmp_path / f"{packings}.npy"
         return tinygan.data.pack(root, path, 64, workers=WORKERS, progress=False)
 
     packed = pack()

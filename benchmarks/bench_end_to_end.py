@@ -117,7 +117,7 @@ def test_end_to_end(
         row(name, EPOCHS * count, taken)
 
     workers = cores()
-    path = tmp_path / "faces.packed"
+    path = tmp_path / "faces.npy"
     made: list[data.PackedImages] = []
     taken = seconds(
         lambda: made.append(data.pack(root, path, 64, workers=workers, progress=False)), device

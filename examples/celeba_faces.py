@@ -2,11 +2,12 @@
 
     python examples/celeba_faces.py                          built-in drawn faces, no download
     python examples/celeba_faces.py --dataroot data/celeba   the tutorial, on CelebA
+    python examples/celeba_faces.py --dataroot pets --labels folders     a class per sub-folder
     python examples/celeba_faces.py --ngpu 4                 on four GPUs, as torchrun would
 
-Images are decoded once, into one file beside the output folder; later runs read that. All pictures
-and logs go into one folder, which is named at the end. After an interruption, of
-whatever kind, the same command goes on where the run stood.
+Images are decoded once, into an array beside the output folder; later runs read that. All pictures
+and logs go into one folder, which is named at the end. After any interruption the same command goes
+on where the run stood.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ TUTORIAL = {"batch_size": 128, "image_size": 64, "ngf": 64, "ndf": 64, "num_epoc
 SMALL = {"batch_size": 32, "image_size": 32, "ngf": 32, "ndf": 32, "num_epochs": 10, "lr": 5e-4}
 
 
+MOST_ROWS = 50  # of a picture that shows each class
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Return a parser of the tutorial's inputs, and of the output folder."""
     parser = argparse.ArgumentParser(
@@ -37,21 +41,12 @@ def argument_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
 
     def sized(name: str, kind: type, text: str) -> None:
-        small, large = SMALL[name], TUTORIAL[name]
-        add(
-            f"--{name.replace('_', '-')}",
-            type=kind,
-            help=f"{text} [{large}; drawn faces on a CPU: {small}]",
-        )
+        sizes = f"[{TUTORIAL[name]}; drawn faces on a CPU: {SMALL[name]}]"
+        add(f"--{name.replace('_', '-')}", type=kind, help=f"{text} {sizes}")
 
-    add("--dataroot", type=Path, help="folder or zip of images [none: built-in drawn faces]")
-    add(
-        "--packed",
-        type=Path,
-        metavar="FILE",
-        help="where the decoded images are kept, for this size [beside the output folder]; "
-        "without --dataroot: train on what is there",
-    )
+    add("--dataroot", type=Path, help="folder, zip or tar of images [none: drawn faces]")
+    add("--labels", help='"folders" if sub-folders are classes, or a .csv or .json of them [none]')
+    add("--packed", type=Path, help=".npy of the decoded images [beside --out]; alone: its images")
     add("--no-pack", action="store_true", help="keep no such file: decode anew in each epoch")
     add("--workers", type=int, default=2, help="processes that decode images: once, or always [2]")
     sized("batch_size", int, "images per step")
@@ -63,32 +58,16 @@ def argument_parser() -> argparse.ArgumentParser:
     sized("num_epochs", int, "passes over the data")
     sized("lr", float, "learning rate")
     add("--beta1", type=float, default=0.5, help="Adam's beta1 [0.5]")
-    add(
-        "--ngpu",
-        type=int,
-        default=1,
-        help="processes, each with a GPU if there are any; 0 for one on the CPU [1]",
-    )
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="type in which the nets are applied; bfloat16 is faster where the machine has it "
-        "[float32]",
-    )
+    add("--ngpu", type=int, default=1, help="processes, each with a GPU; 0 for one on the CPU [1]")
+    kinds = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=kinds, default=kinds[0], help="type in which nets are applied [float32]")
     add("--capture", action="store_true", help="replay steps as CUDA graphs, on a GPU")
     add("--compile", action="store_true", help="apply the nets by torch.compile")
     add("--seed", type=int, default=999, help="names every random draw [999]")
     add("--num-faces", type=int, default=8000, help="how many built-in faces to draw [8000]")
     add("--flip", action="store_true", help="mirror images at random")
     add("--out", type=Path, default=Path("runs/faces"), help="output folder [runs/faces]")
-    add(
-        "--resume",
-        type=Path,
-        nargs="?",
-        metavar="FILE",
-        help="checkpoint to go on from [the newest good one in the output folder, if there is one]",
-    )
+    add("--resume", type=Path, nargs="?", help="checkpoint to go on from [newest good in --out]")
     return parser
 
 
@@ -105,7 +84,7 @@ def complete(arguments: argparse.Namespace) -> argparse.Namespace:
         root, size = arguments.dataroot.resolve(), arguments.image_size
         # Folders of one name may lie in several places.
         name = f"{root.stem}-{zlib.crc32(os.fsencode(root)):08x}"
-        arguments.packed = arguments.out.parent / f"{name}_{size}x{size}x{arguments.nc}.packed"
+        arguments.packed = arguments.out.parent / f"{name}_{size}x{size}x{arguments.nc}.npy"
     return arguments
 
 
@@ -117,53 +96,46 @@ def say(*words: object) -> None:
 
 def load(arguments: argparse.Namespace) -> data.Loader:
     """Open the user's images, packed unless that is not wanted, or draw faces."""
-    root, packed = arguments.dataroot, arguments.packed
-    if root is not None and arguments.no_pack:
-        images = data.image_folder(root, arguments.image_size, arguments.nc)
+    a, root, packed = arguments, arguments.dataroot, arguments.packed
+    if root is not None and a.no_pack:
+        images = data.image_folder(root, a.image_size, a.nc, labels=a.labels)
         say(f"Training on {len(images)} images of {root}.")
     elif root is not None:
         if root.exists() and not packed.exists():
             say(f"Decoding the images of {root} once, into {packed}; --no-pack does without.")
-        images = data.pack(
-            root, packed, arguments.image_size, arguments.nc, workers=arguments.workers
-        )
+        images = data.pack(root, packed, a.image_size, a.nc, labels=a.labels, workers=a.workers)
         say(f"Training on {len(images)} images of {root}, which are decoded in {packed}.")
     elif packed is not None:
         images = data.open_packed(packed)
         say(f"Training on {len(images)} images that are decoded in {packed}.")
     else:
         say(
-            f"No --dataroot: training on {arguments.num_faces} built-in drawn faces. For CelebA, "
-            "get img_align_celeba.zip from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and "
-            "give it as --dataroot."
+            f"No --dataroot: training on {a.num_faces} built-in drawn faces. For CelebA, get "
+            "img_align_celeba.zip from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and give "
+            "it as --dataroot."
         )
-        images = data.CartoonFaces(arguments.num_faces, arguments.image_size, arguments.nc)
+        images = data.CartoonFaces(a.num_faces, a.image_size, a.nc)
+    # Workers change nothing for images that are decoded, or drawn, already.
     return data.Loader(
-        images,
-        arguments.batch_size,
-        seed=arguments.seed,
-        flip=arguments.flip,
-        # Without effect for images that are decoded, or drawn, already.
-        workers=arguments.workers,
-        pin_memory=arguments.device.type == "cuda",
-        device=arguments.device,
-    )
+        images, a.batch_size, seed=a.seed, flip=a.flip, workers=a.workers, device=a.device,
+        pin_memory=a.device.type == "cuda",
+    )  # fmt: skip
 
 
-def make_trainer(arguments: argparse.Namespace, steps: int) -> tinygan.GANTrainer:
+def make_trainer(
+    arguments: argparse.Namespace, steps: int, classes: int | None = None
+) -> tinygan.GANTrainer:
     """Return a trainer of the tutorial's nets, with the tutorial's log and pictures."""
     a, out = arguments, arguments.out
     # Some thirty pictures make a good animation; the tutorial's 500 steps are right for long runs.
     every = min(500, max(1, steps // 30))
     adam = partial(torch.optim.Adam, lr=a.lr, betas=(a.beta1, 0.999), fused=True)
     torch.manual_seed(a.seed)
-    generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf)
-    generator.apply(tinygan.weights_init)
-    discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf)
-    discriminator.apply(tinygan.weights_init)
+    generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf, num_classes=classes)
+    discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf, num_classes=classes)
     return tinygan.GANTrainer(
-        generator,
-        discriminator,
+        generator.apply(tinygan.weights_init),
+        discriminator.apply(tinygan.weights_init),
         generator_optimizer=adam,
         discriminator_optimizer=adam,
         hooks=[
@@ -201,7 +173,8 @@ def main() -> None:
     try:
         complete(arguments)
         loader = load(arguments)
-        trainer = make_trainer(arguments, steps=arguments.num_epochs * len(loader))
+        steps = arguments.num_epochs * len(loader)
+        trainer = make_trainer(arguments, steps, loader.dataset.num_classes)
         resumed = trainer.resume(arguments.resume or arguments.out)
         if arguments.resume and resumed is None:
             raise ValueError(
@@ -239,7 +212,7 @@ def main() -> None:
         # What a shell expects of Ctrl-C, or of another signal.
         raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else end.code) from None
     if trainer.ranks.is_first:
-        finish(trainer, arguments.out)
+        finish(trainer, arguments.out, loader.dataset)
 
 
 def refuse(parser: argparse.ArgumentParser, error: Exception, status: int = 2) -> NoReturn:
@@ -249,15 +222,23 @@ def refuse(parser: argparse.ArgumentParser, error: Exception, status: int = 2) -
     parser.exit(status, f"{parser.prog}{f', rank {rank}' if rank else ''}: error: {error}\n")
 
 
-def finish(trainer: tinygan.GANTrainer, out: Path) -> None:
+def finish(trainer: tinygan.GANTrainer, out: Path, images: torch.utils.data.Dataset) -> None:
     """Write the generator's weights, and say what else there is."""
     torch.save(trainer.generator.state_dict(), out / "generator.pt")
+    rows = ""
+    if trainer.num_classes is not None:
+        rows = ", ".join(images.classes[:MOST_ROWS])
+        count = min(trainer.num_classes, MOST_ROWS)
+        noise, labels = trainer.fixed_noise[:8].repeat(count, 1), torch.arange(count)
+        made = trainer.generate(noise, labels=labels.repeat_interleave(8))
+        tinygan.pictures.grid(made).save(out / "classes.png")
     print(f"Done: {trainer.step} steps. Look into {out.resolve()}:")
     for name, content in {
         "real_beside_fake.png": "real images beside generated ones",
         "progress.html": "the generator's progress, with play, pause and a slider",
         "progress.gif": "the same as an animation",
         "samples": "each picture of it",
+        "classes.png": f"a row for each class, with the same noise: {rows}",
         "loss_plot.png": "both players' losses",
         "training_images.png": "what the nets were shown",
         "generator.pt": "the generator's weights",

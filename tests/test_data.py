@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import zipfile
+import shutil
 
 import numpy as np
 import pytest
@@ -89,12 +89,10 @@ def faces(tmp_path):
     return root
 
 
-def test_folders_and_zips_give_the_same_images(faces, tmp_path):
-    """Flat and nested files are found, sorted by name; a zip of them gives the same images."""
-    archive = tmp_path / "faces.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in faces.rglob("*"):
-            file.write(path, path.relative_to(faces))
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_folders_and_archives_give_the_same_images(faces, kind):
+    """Flat and nested files are found, sorted by name; an archive gives the same images."""
+    archive = shutil.make_archive(faces, kind, faces)
     folder, zipped = data.image_folder(faces, 16), data.image_folder(archive, 16)
 
     assert folder.names == zipped.names == ["a.jpg", "b.png", "in/c.JPEG", "in/deep/d.bmp"]
@@ -112,15 +110,10 @@ def test_channels(faces):
     assert {image.shape for image in data.image_folder(faces, 8, 3)} == {(3, 8, 8)}
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_worker_processes_give_the_same_images(faces, tmp_path, zipped):
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_worker_processes_give_the_same_images(faces, kind):
     """Processes that decode in the background change neither images nor order."""
-    root = faces
-    if zipped:
-        root = tmp_path / "faces.zip"
-        with zipfile.ZipFile(root, "w") as file:
-            for path in faces.rglob("*.*"):
-                file.write(path, path.relative_to(faces))
+    root = shutil.make_archive(faces, kind, faces)
     images = data.image_folder(root, 8)
     images[0]  # opens the zip in this process first
 
@@ -129,10 +122,24 @@ def test_worker_processes_give_the_same_images(faces, tmp_path, zipped):
     assert torch.equal(pickle.loads(pickle.dumps(images))[1], images[1])
 
 
-def test_links_that_lead_in_circles_end(faces):
-    """A link to the folder itself is not followed."""
-    os.symlink(faces, faces / "again")
-    assert len(data.image_folder(faces, 8)) == 4
+def test_links_are_followed_but_not_in_circles(faces, tmp_path):
+    """A folder that is linked is looked into; a link that leads up again is passed over by name."""
+    (tmp_path / "elsewhere" / "more").mkdir(parents=True)
+    picture(20, 20).save(tmp_path / "elsewhere" / "more" / "e.png")
+    os.symlink(tmp_path / "elsewhere", faces / "linked")
+    for name, target in (
+        ("again", faces),
+        ("up", tmp_path),
+        ("all", "/"),
+        ("in/back", faces / "in"),
+    ):
+        os.symlink(target, faces / name)
+    os.symlink(tmp_path / "elsewhere", tmp_path / "elsewhere" / "more" / "circle")
+    images = data.image_folder(faces, 8)
+    assert len(images) == 5
+    assert images.names[-1] == "linked/more/e.png"
+    circles = {"again/", "up/", "all/", "in/back/", "linked/more/circle/"}
+    assert circles <= set(images.passed_over)
 
 
 @given(

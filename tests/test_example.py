@@ -65,14 +65,15 @@ def test_with_data_it_trains_on_it(tmp_path):
 
     assert done.returncode == 0, done.stderr
     root = tmp_path / "celeba"
-    packed = f"celeba-{zlib.crc32(os.fsencode(root.resolve())):08x}_16x16x3.packed"
+    packed = f"celeba-{zlib.crc32(os.fsencode(root.resolve())):08x}_16x16x3.npy"
     assert f"Decoding the images of {tmp_path / 'celeba'} once, into {tmp_path / packed};" in (
         done.stdout
     )
     assert "Training on 20 images of " in done.stdout
-    (tmp_path / packed).rename(tmp_path / "elsewhere")
+    for end in (".npy", ".json"):
+        (tmp_path / packed).with_suffix(end).rename(tmp_path / f"elsewhere{end}")
     same = start(*flags, "--no-pack", "--out", tmp_path / "same", folder=tmp_path)
-    flags = [*SMALL, "--packed", tmp_path / "elsewhere", "--flip"]
+    flags = [*SMALL, "--packed", tmp_path / "elsewhere.npy", "--flip"]
     alone = run(*flags, "--out", tmp_path / "alone", folder=tmp_path / "beside")
     same = same.wait()
     assert "Decoding" not in same.stdout
@@ -85,6 +86,22 @@ def test_with_data_it_trains_on_it(tmp_path):
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 6
 
 
+def test_classes_are_trained_and_shown(tmp_path):
+    """A class per sub-folder: nets with classes, and a picture with a row for each."""
+    for index in range(16):
+        name = ("cat", "dog")[index % 2]
+        (tmp_path / "pets" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (9 * index, 0, 0)).save(
+            tmp_path / "pets" / name / f"{index}.png"
+        )
+    done = run(*SMALL, "--dataroot", "pets", "--labels", "folders", "--out", "out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "a row for each class, with the same noise: cat, dog" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN | {"classes.png"}
+    with Image.open(tmp_path / "out" / "classes.png") as rows:
+        assert rows.size == (8 * 66 + 2, 2 * 66 + 2)
+
+
 def test_every_flag_is_heeded(tmp_path, monkeypatch):
     """Each of the tutorial's inputs reaches what it is for."""
     Image.new("RGB", (30, 30)).save(tmp_path / "one.png")
@@ -93,7 +110,7 @@ def test_every_flag_is_heeded(tmp_path, monkeypatch):
     flags = {
         "dataroot": tmp_path, "workers": 1, "batch-size": 2, "image-size": 21, "nc": 1, "nz": 7,
         "ngf": 3, "ndf": 5, "num-epochs": 9, "lr": 0.001, "beta1": 0.4, "ngpu": 0, "seed": 4,
-        "out": tmp_path / "out", "resume": tmp_path / "file", "packed": tmp_path / "file.packed",
+        "out": tmp_path / "out", "resume": tmp_path / "file", "packed": tmp_path / "file.npy",
         "dtype": "bfloat16",
     }  # fmt: skip
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -111,7 +128,7 @@ def test_every_flag_is_heeded(tmp_path, monkeypatch):
     assert (trainer.dtype, execution.capture, execution.compile) == (torch.bfloat16, True, True)
     assert (loader.seed, loader.batch_size, loader.size) == (4, 2, 2)
     assert (loader.workers, loader.flip) == (1, True)
-    assert loader.dataset.path == tmp_path / "file.packed"
+    assert loader.dataset.path == tmp_path / "file.npy"
     assert next(iter(loader)).shape == (2, 1, 21, 21)
     generator, discriminator = trainer.generator, trainer.discriminator
     assert (generator.image_size, generator.channels, generator.latent_dim) == ((21, 21), 1, 7)
@@ -230,7 +247,7 @@ def test_what_cannot_go_on_is_named(tmp_path):
     ("arguments", "sentence"),
     [
         (["--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
-        (["--dataroot", "nowhere"], "root must be a folder or a zip, got nowhere: nothing there"),
+        (["--dataroot", "nowhere"], "root must be a folder, a zip or a tar, got nowhere: noth"),
         (["--num-faces", "5", "--batch-size", "8"], "batch_size must be at most the number of"),
         (["--num-faces", "5", "--batch-size", "1"], "batch size must be at least 2 with batch no"),
         (["--num-faces", "50", "--num-epochs", "0"], "epochs must be at least 1, got 0; use 1 or"),

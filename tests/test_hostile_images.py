@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-import pickle
 import random
 import re
 import signal
 import socket
+import tarfile
 import tracemalloc
 import zipfile
 import zlib
-from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from unittest.mock import ANY
 
 import numpy as np
@@ -72,9 +71,9 @@ def cut(file, share=0.6):
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
 FLOAT, INT = (Image.fromarray(np.full((9, 9), 70_000, kind)) for kind in (np.float32, np.int32))
 
-# What the scan says; None for files that train, DAMAGE for what only decoding finds.
-DAMAGE, HIDDEN = "found when decoded", "passed over"
-EMPTY, NONE = "empty", "no JPEG, PNG, PPM, BMP, TIFF, WEBP or GIF image"
+# Why a file is left out; None for files that train, DAMAGE for reasons that are the decoder's own.
+DAMAGE, HIDDEN = ANY, "passed over"
+EMPTY, NONE = "empty", "no JPEG, PNG, PPM, BMP, TIFF, AVIF, WEBP or GIF image"
 ENDLESS = "truncated, the JPEG's end marker is missing"
 RANGE = "mode F, which has no plain conversion to grey or colour"
 CORPUS = {
@@ -86,6 +85,11 @@ CORPUS = {
     "broken exif.jpg": (encoded("JPEG", exif=b"Exif\x00\x00MM\x00*\xff"), None),
     "really a png.jpg": (PNG, None),
     "UPPER.JPG": (JPEG, None),
+    "old.jpe": (JPEG, None),
+    "old.jfif": (JPEG, None),
+    "plain.avif": (encoded("AVIF"), None),
+    "moving.avif": (moving("AVIF"), None),
+    "half.avif": (cut(encoded("AVIF")), DAMAGE),
     "plain.png": (PNG, None),
     "palette.png": (encoded("PNG", picture(mode="P")), None),
     "clear palette.png": (encoded("PNG", picture(mode="P"), transparency=b"\x00\x80"), None),
@@ -172,64 +176,67 @@ def good(count):
     return {f"{index:02}.png": encoded("PNG", picture(index)) for index in range(count)}
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
+def pack(root, size=8, channels=3, **arguments):
+    """Pack beside the root, in this process."""
+    path = root.with_suffix(".npy")
+    return data.pack(root, path, size, channels, workers=0, progress=False, **arguments)
+
+
+@pytest.mark.parametrize(("zipped", "channels"), [(False, 3), (True, 1)])
 def test_a_corpus_trains_or_is_named(tmp_path, caplog, zipped, channels):
-    """Of some 60 hostile files each is passed over, left out, replaced or trained on, as told."""
+    """Of some 70 hostile files each is passed over, left out or trained on, as told."""
     root = build(tmp_path / "all", {name: file for name, (file, _) in CORPUS.items()}, zipped)
-    expected = {name: fate for name, (_, fate) in CORPUS.items() if fate is not HIDDEN}
-    images = data.image_folder(root, (8, 10), channels, max_bad=0.9)
+    fates = {name: fate for name, (_, fate) in CORPUS.items() if fate is not HIDDEN}
+    bad = {name: fate for name, fate in fates.items() if fate is not None}
+    packed = pack(root, (8, 10), channels, max_bad=0.9)
 
-    rejected = {name: why for name, why in expected.items() if why is not None}
-    damaged = sorted(name for name, why in rejected.items() if why is DAMAGE)
-    assert images.rejected == {name: rejected[name] for name in rejected if name not in damaged}
-    assert images.names == sorted(expected.keys() - images.rejected.keys())
-    (warning,) = caplog.messages
-    assert warning.startswith(f"20 of {len(expected)} files in {root} are bad and left out: 'dr")
-    assert warning.endswith(f"'icon.bmp' ({NONE}) and 10 more.")
+    assert packed.rejected == bad
+    assert packed.names == sorted(fates.keys() - bad.keys())
+    assert packed.pixels.shape == (len(packed.names), channels, 8, 10)
+    hidden = (
+        [".hidden.png", ".thumbnails/plain.jpg", "__MACOSX/._plain.jpg", "notes.txt"]
+        if zipped
+        else [".hidden.png", ".thumbnails/", "__MACOSX/", "notes.txt"]
+    )
+    assert packed.passed_over == hidden
+    left_out, passed_over = caplog.messages
+    assert left_out.startswith(f"{root}: left out as bad ({len(bad)}): '32 bits.tif' (")
+    assert left_out.endswith(f" and {len(bad) - 10} more.")
+    listed = ", ".join(map(repr, hidden))
+    assert passed_over == f"{root}: passed over as no images by their names (4): {listed}."
 
-    caplog.clear()
-    for _ in range(2):
-        for image in images:
-            assert image.shape == (channels, 8, 10)
-            assert image.isfinite().all()
-            assert image.abs().max() <= 1
-    assert [message.split(" in ")[0] for message in caplog.messages] == [repr(n) for n in damaged]
-    for name in damaged:
-        index = images.names.index(name)
-        while images.names[index] in damaged:
-            index += 1
-        assert torch.equal(images[images.names.index(name)], images[index])
+    images = data.image_folder(root, (8, 10), channels)
+    for index, name in enumerate(images.names):
+        if name in bad:
+            with pytest.raises(ValueError, match=re.escape(f"images must be good, got {name!r}")):
+                images[index]
+        else:
+            assert torch.equal(images[index], packed[packed.names.index(name)])
 
 
 def test_too_many_bad_files_stop_before_the_first_step(tmp_path):
     """Above max_bad the run ends before it begins, with a list; at max_bad it goes on."""
     root = build(tmp_path / "all", {"é\n.png": b"", **{f"x{i}.jpg": b"no" for i in range(11)}})
-    build(tmp_path / "some", {**good(9), "bad.png": b""})
-    assert len(data.image_folder(tmp_path / "some", 8)) == 9
+    some = build(tmp_path / "some", {**good(9), "bad.png": b""})
+    assert len(pack(some)) == 9
     with pytest.raises(ValueError) as error:
-        data.image_folder(tmp_path / "some", 8, max_bad=0.09)
+        pack(some, max_bad=0.09)
     assert str(error.value) == (
-        "max_bad must be at least the fraction of bad files, got 0.09 with 1 of 10 bad in "
-        f"{tmp_path / 'some'}: 'bad.png' (empty); repair or remove them, or raise max_bad."
+        f"root must hold good images (max_bad=0.09), got 1 bad of 10 in {some}: 'bad.png' "
+        "(empty); repair or remove them, or check the path."
     )
     with pytest.raises(ValueError) as error:
-        data.image_folder(root, 8, max_bad=1)
+        pack(root, max_bad=1)
     listed = ", ".join(
-        f"'{name}.jpg' (no JPEG, PNG, PPM, BMP, TIFF, WEBP or GIF image)"
-        for name in ["x0", "x1", "x10", *(f"x{i}" for i in range(2, 9))]
+        f"'{name}.jpg' ({NONE})" for name in ["x0", "x1", "x10", *(f"x{i}" for i in range(2, 9))]
     )
-    assert str(error.value) == (
-        f"root must hold good images, got {root} with 12 bad ones: {listed} and 2 more; "
-        "check the path."
-    )
-
-
-@pytest.mark.parametrize("max_bad", [-0.1, 1.1, float("nan"), "0.1"])
-def test_max_bad_is_a_fraction(max_bad):
-    """What is no fraction is refused."""
-    with pytest.raises(ValueError, match=r"max_bad must be from 0 to 1, got .*; use 0.1, say"):
-        data.image_folder(".", max_bad=max_bad)
+    assert f"12 bad of 12 in {root}: 'x0.jpg' ({NONE}), 'x1.jpg'" in str(error.value)
+    assert listed in str(error.value)
+    assert " and 2 more; repair or remove them" in str(error.value)
+    for path in root.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="12 bad of 12 in"):
+        data.image_folder(root)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +252,9 @@ def test_pixels_are_counted_before_decoding(tmp_path, monkeypatch, sides, max_pi
     decoded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
     root = build(tmp_path / "all", {"huge.png": forged(*sides), "1.png": forged(1, 1)})
-    images = data.image_folder(root, 8, max_pixels=max_pixels, max_bad=0.5)
-    assert images.rejected["huge.png"].startswith(reason)
-    # One that grew after the scan.
-    (root / "1.png").write_bytes(forged(*sides))
-    with pytest.raises(ValueError, match="root must hold good images"):
-        images[0]
-    assert decoded == []
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        pack(root, max_pixels=max_pixels, max_bad=0.1)
+    assert len(decoded) <= 1
 
 
 def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
@@ -271,8 +274,9 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
         "device.png": "/dev/zero",
     }.items():
         os.symlink(target, link)
-    images = data.image_folder(root, 8, max_bad=0.9)
+    images = data.image_folder(root, 8)
     assert images.names == ["00.png", "01.png", "link.png"]
+    assert images.passed_over == ["folder/"]
     assert images.rejected == {
         "dead.png": "No such file or directory",
         "device.png": "no regular file",
@@ -283,25 +287,29 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
     }
     os.remove("01.png")
     os.mkfifo("01.png")
-    assert torch.equal(images[1], images[2])
+    with pytest.raises(ValueError, match=r"got '01.png' in .* \(no regular file\)"):
+        images[1]
 
 
 def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
     """Files and folders without permission are named like other bad ones."""
     # Raised by hand, because root may read everything.
     root = build(tmp_path / "all", {**good(2), "secret.png": PNG, "in/a.png": PNG})
-    scandir = os.scandir
+    listdir, read_bytes = os.listdir, Path.read_bytes
 
-    def refuse(path, *arguments, **options):
-        if os.fspath(path).endswith(("/in", "secret.png")):
-            raise PermissionError(13, "Permission denied", path)
-        return (scandir if not arguments else open)(path, *arguments, **options)
+    def refusing(operate):
+        def stand_in(path):
+            if os.fspath(path).rstrip("/").endswith(("/in", "secret.png")):
+                raise PermissionError(13, "Permission denied", path)
+            return operate(path)
 
-    monkeypatch.setattr("os.scandir", refuse)
-    monkeypatch.setattr("tinygan.data.files.open", refuse, raising=False)
-    images = data.image_folder(root, 8, max_bad=0.5)
+        return stand_in
+
+    monkeypatch.setattr("os.listdir", refusing(listdir))
+    monkeypatch.setattr(Path, "read_bytes", refusing(read_bytes))
+    images = pack(root, max_bad=0.5)
     assert images.names == ["00.png", "01.png"]
-    assert images.rejected == {"in": "Permission denied", "secret.png": "Permission denied"}
+    assert images.rejected == {"in/": "Permission denied", "secret.png": "Permission denied"}
 
 
 def test_names_that_are_no_text(tmp_path):
@@ -310,11 +318,11 @@ def test_names_that_are_no_text(tmp_path):
     name = os.fsdecode(b"\xff\xfe.png")
     for file in (PNG, b""):
         (root / name).write_bytes(file)
-        images = data.image_folder(root, 8, max_bad=0.5)
+        images = pack(root, max_bad=0.5)
         assert (name in images.rejected) is (not file)
         assert len(images.configuration["names"]) == 16
     with pytest.raises(ValueError, match=r"'\\udcff\\udcfe.png' \(empty\)"):
-        data.image_folder(root, 8)
+        pack(root)
 
 
 def patched(archive, name, **fields):
@@ -354,7 +362,7 @@ def test_hostile_zips(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
 
     tracemalloc.start()
-    images = data.image_folder(root, 8, max_bad=0.9)
+    images = pack(root, max_bad=0.9)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**24  # a quarter of what one member would inflate to
@@ -373,7 +381,51 @@ def test_hostile_zips(tmp_path, monkeypatch):
     }
     assert len(list(images)) == 6
     assert not torch.equal(images[5], images[4])  # the last of two with one name counts
-    assert sorted(tmp_path.rglob("*")) == [root, tmp_path / "here"]
+    packed = [root.with_suffix(end) for end in (".json", ".npy", ".zip")]
+    assert sorted(tmp_path.rglob("*")) == [*packed, tmp_path / "here"]
+
+
+def test_hostile_tars(tmp_path):
+    """Members that are no files, or point elsewhere, train or are named, and none is extracted."""
+    root = tmp_path / "all.tar"
+    with tarfile.open(root, "w") as file:
+
+        def add(name, content=b"", kind=tarfile.REGTYPE, link=""):
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(content), kind, link
+            file.addfile(member, io.BytesIO(content))
+
+        for name in ["./plain.png", "../up.png", "/absolute.png", "in/deep/a.png", "twice.png"]:
+            add(name, PNG)
+        add("twice.png", encoded("PNG", picture(1)))
+        add("empty.png")
+        add("half.png", cut(PNG))
+        add("link.png", kind=tarfile.SYMTYPE, link="/etc/passwd")
+        add("hard.png", kind=tarfile.LNKTYPE, link="./plain.png")
+        add("fifo.png", kind=tarfile.FIFOTYPE)
+        add("a folder.png", kind=tarfile.DIRTYPE)
+        add("notes.txt", b"no picture")
+    images = pack(root, max_bad=0.9)
+    assert images.names == [
+        "../up.png", "/absolute.png", "in/deep/a.png", "plain.png", "twice.png",
+    ]  # fmt: skip
+    assert images.rejected == {
+        "empty.png": "empty",
+        "fifo.png": "no regular file",
+        "half.png": ANY,
+        "hard.png": "no regular file",
+        "link.png": "no regular file",
+    }
+    assert images.passed_over == ["notes.txt"]
+    assert not torch.equal(images[4], images[3])  # the last of two with one name counts
+    with tarfile.open(tmp_path / "all.tgz", "w:gz") as file:
+        file.add(root)
+    with pytest.raises(ValueError, match=r"got .*: a compressed tar, which cannot be read in plac"):
+        data.image_folder(tmp_path / "all.tgz")
+    content = root.read_bytes()
+    root.write_bytes(content[: content.index(b"twice.png") + 600])
+    with pytest.raises(ValueError, match=r"root must be an archive that can be read, got .*unexp"):
+        data.image_folder(root)
 
 
 def test_a_damaged_zip_is_named(tmp_path):
@@ -381,10 +433,10 @@ def test_a_damaged_zip_is_named(tmp_path):
     root = build(tmp_path / "all", good(2), zipped=True)
     file = root.read_bytes()
     root.write_bytes(file.replace(b"PK\x01\x02", b"PK\xff\xff"))
-    with pytest.raises(ValueError, match=r"root must be a zip that can be read, got .*: Bad"):
+    with pytest.raises(ValueError, match=r"root must be an archive that can be read, got .*: Bad"):
         data.image_folder(root)
     root.write_bytes(cut(file))
-    with pytest.raises(ValueError, match=r"root must be a folder or a zip, got .*another kind of"):
+    with pytest.raises(ValueError, match=r"root must be a folder, a zip or a tar, got .*another k"):
         data.image_folder(root)
 
 
@@ -403,7 +455,7 @@ def broken(files, count):
         yield f"{index:04}{name}", bytes(file)
 
 
-def test_2000_broken_images_crash_nothing(tmp_path, caplog, capfd):
+def test_2000_broken_images_crash_nothing(tmp_path, capfd):
     """Bits flipped and ends cut off: an image in range comes out, or its name, and no noise."""
     whole = {
         ".jpg": JPEG,
@@ -421,102 +473,14 @@ def test_2000_broken_images_crash_nothing(tmp_path, caplog, capfd):
         ".pgm": encoded("PPM", picture(mode="L")),
     }
     root = build(tmp_path / "all", dict(broken(whole, 2000)))
-    images = data.image_folder(root, 8, max_bad=1)
-    for image in images:
-        assert image.shape == (3, 8, 8)
-        assert image.abs().max() <= 1
-    named = len(caplog.messages) - 1
+    images = pack(root, max_bad=1)
     # Both things happen, often enough to mean something.
-    assert len(images.rejected) > 300
-    assert named > 100
-    assert len(images) - named > 300
+    assert len(images.rejected) > 400
+    assert len(images) > 300
+    assert len(images.rejected) + len(images) == 2000
+    assert all(reason and "\n" not in reason for reason in images.rejected.values())
     # libtiff writes what it finds straight to stderr; nothing else does.
     assert not {"Traceback", "Warning"} & set(re.findall(r"\w+", capfd.readouterr().err))
-
-
-DAMAGED = {"03.png": cut(PNG), "04.png": cut(PNG), "11.png": cut(PNG)}
-
-
-@pytest.fixture
-def images(tmp_path):
-    """Return 12 pictures of which three are damaged: two that follow each other, and the last."""
-    return data.image_folder(build(tmp_path / "all", good(12) | DAMAGED), 8, max_bad=0.25)
-
-
-def test_the_next_good_image_stands_in(images):
-    """The next by name takes a damaged one's place, the first after the last, for all alike."""
-    stand_ins = {3: 5, 4: 5, 11: 0}
-    forth = list(images)
-    again = data.image_folder(images.root, 8, max_bad=0.25)
-    back = [again[index] for index in reversed(range(12))][::-1]
-    helped = list(data.Loader(images, 1, shuffle=False, workers=2))
-    for index in range(12):
-        expected = forth[stand_ins.get(index, index)]
-        for image in (forth[index], images[index], images[index - 12], back[index]):
-            assert torch.equal(image, expected)
-        assert torch.equal(helped[index][0], expected)
-    assert images.rejected == {}
-
-
-@pytest.mark.parametrize("copied", [False, True])
-def test_workers_name_a_file_once(images, capfd, copied):
-    """Worker processes, anew in each epoch, say the name of a damaged file once in all."""
-    images = pickle.loads(pickle.dumps(images)) if copied else images
-    handler = logging.StreamHandler()
-    logger = logging.getLogger("tinygan")
-    logger.addHandler(handler)
-    try:
-        loader = data.Loader(images, 2, workers=2)
-        for _ in range(2):
-            assert sum(len(batch) for batch in loader) == 12
-        list(images)
-    finally:
-        logger.removeHandler(handler)
-    lines = capfd.readouterr().err.splitlines()
-    assert sorted(lines) == [
-        f"'{name}' in {images.root} is bad, the next takes its place: image file is truncated."
-        for name in DAMAGED
-    ]
-
-
-def test_too_many_damaged_files_end_the_run(images):
-    """What any process finds when it decodes counts; above max_bad the run ends."""
-    list(data.Loader(images, 2, workers=2))
-    os.remove(images.root / "08.png")
-    with pytest.raises(ValueError) as error:
-        images[8]
-    assert str(error.value) == (
-        f"max_bad must be at least the fraction of bad files, got 0.25 with 4 of 12 bad in "
-        f"{images.root}: '03.png' (image file is truncated), '04.png' (image file is truncated), "
-        "'08.png' (No such file or directory), '11.png' (image file is truncated); "
-        "repair or remove them, or raise max_bad."
-    )
-
-
-def test_when_all_are_damaged_the_run_ends(tmp_path):
-    """The search for a stand-in ends where there is none, each time."""
-    root = build(tmp_path / "all", dict.fromkeys(["a.png", "b.png"], cut(PNG)))
-    images = data.image_folder(root, 8, max_bad=1)
-    for _ in range(2):
-        with pytest.raises(ValueError) as error:
-            images[0]
-        assert str(error.value) == (
-            f"root must hold good images, got {root} with 2 bad ones: 'a.png' (image file is "
-            "truncated), 'b.png' (image file is truncated); check the path."
-        )
-
-
-def test_a_copy_knows_what_was_found(images, caplog):
-    """Sent to another process, a data set shares what it finds; a plain copy starts from it."""
-    sent, copied = ForkingPickler.loads(ForkingPickler.dumps(images)), pickle.dumps(images)
-    sent[3]
-    images[3]
-    assert len(caplog.messages) == 1
-    copy = pickle.loads(copied)
-    assert torch.equal(copy[3], images[3])
-    assert len(caplog.messages) == 2
-    assert torch.equal(pickle.loads(pickle.dumps(copy))[3], images[3])
-    assert len(caplog.messages) == 2
 
 
 def test_configurations_tell_data_sets_apart(tmp_path):

@@ -111,9 +111,9 @@ def packed(folder):
 
     data.ImageFiles.in_bytes = failing
     with pytest.raises((ValueError, distributed.RankError)) as caught:
-        data.pack(folder, folder / "images.packed", image_size=8, workers=0)
+        data.pack(folder, folder / "images.npy", image_size=8, workers=0)
     data.ImageFiles.in_bytes = watched
-    images = data.pack(folder, folder / "images.packed", image_size=8, workers=0)
+    images = data.pack(folder, folder / "images.npy", image_size=8, workers=0)
     part = next(iter(data.Loader(images, 6)))
     return [in_words(caught.value), len(images), int(images.pixels.sum()), len(part), len(decoded)]
 

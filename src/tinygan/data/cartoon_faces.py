@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -14,13 +13,8 @@ from tinygan._run import checks
 from tinygan.data.decoding import scale
 
 SKIN = (
-    (255, 224, 196),
-    (241, 194, 150),
-    (224, 172, 118),
-    (186, 128, 82),
-    (134, 85, 54),
-    (86, 53, 36),
-)
+    (255, 224, 196), (241, 194, 150), (224, 172, 118), (186, 128, 82), (134, 85, 54), (86, 53, 36),
+)  # fmt: skip
 HAIR = ((38, 30, 30), (98, 58, 32), (222, 180, 92), (178, 72, 34), (168, 168, 172), (74, 92, 178))
 EYES = ((86, 54, 30), (58, 120, 190), (62, 138, 78), (112, 116, 122))
 HAIR_STYLES = ("bald", "short", "long", "curly")
@@ -33,13 +27,14 @@ _VARIATION = (
     "brow", "background_hue", "clothes_hue",
 )  # fmt: skip
 
+Place = torch.Tensor | float
+
 
 class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Faces drawn from a finite grid of attributes, each with its own small variations.
 
-    Face ``i`` is a pure function of (seed, i): the same whatever the length, and on every machine
-    of the same PyTorch build. All faces are drawn, as uint8, when the set is made: some thousands
-    a second at 32 or 64 pixels.
+    Face ``i`` is a pure function of (seed, i), on every machine of the same PyTorch build. All are
+    drawn when the set is made, some thousands a second at 32 or 64 pixels.
 
     Args:
         length: how many faces.
@@ -52,7 +47,9 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     Attributes:
         pixels: the faces, (length, C, H, W) of uint8.
         attributes: what each face has, (length, 6) of int64.
+        labels: its class, (length,), or all attributes.
         num_classes: how many values the attribute ``label`` takes, or None.
+        configuration: what these faces are, for comparison with those of another run.
 
     Raises:
         ValueError: for a size under 8, a length under 1, channels other than 1 or 3, or a label
@@ -68,13 +65,9 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """
 
     ATTRIBUTES = {  # noqa: RUF012 - a constant, never written
-        "skin": len(SKIN),
-        "hair": len(HAIR),
-        "hair_style": len(HAIR_STYLES),
-        "eyes": len(EYES),
-        "mouth": len(MOUTHS),
-        "glasses": len(GLASSES),
-    }
+        "skin": len(SKIN), "hair": len(HAIR), "hair_style": len(HAIR_STYLES), "eyes": len(EYES),
+        "mouth": len(MOUTHS), "glasses": len(GLASSES),
+    }  # fmt: skip
     """How many values each attribute takes; the columns of ``attributes``, in order."""
 
     def __init__(
@@ -89,19 +82,25 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         checks.count("length", length)
         if label is not None and label not in self.ATTRIBUTES:
             raise ValueError(
-                f"label must be one of {', '.join(self.ATTRIBUTES)}, got {label!r}; use "
-                '"hair_style", say.'
+                f"label must be one of {', '.join(self.ATTRIBUTES)}, got {label!r}; use eyes."
             )
-        self.label = label
+        self.channels = channels
         self.num_classes = None if label is None else self.ATTRIBUTES[label]
         self.image_size = checks.size("image_size", image_size, at_least=8)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
-        self.channels = channels
-        self.seed = seed
         draws = torch.stack([_draws(seed, index) for index in range(length)])
         counts = torch.tensor(list(self.ATTRIBUTES.values()))
-        self.attributes = (draws[:, : len(counts)] * counts).long()
+        self.attributes = self.labels = (draws[:, : len(counts)] * counts).long()
+        self.configuration: dict[str, str | int] = {
+            "images": length,
+            "image_size": str(self.image_size),
+            "channels": channels,
+            "seed": int(seed),
+        }
+        if label is not None:
+            self.labels = self.attributes[:, list(self.ATTRIBUTES).index(label)]
+            self.configuration["label"] = label
         variation = draws[:, len(counts) :] * 2 - 1
         # Drawn in chunks of a size at which a shape's temporaries stay in cache.
         chunk = max(1, 2**18 // math.prod(self.image_size))
@@ -112,24 +111,6 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             ]
         )
 
-    @property
-    def labels(self) -> torch.Tensor:
-        """What loaders give with each face: its class (length,), or all attributes (length, 6)."""
-        if self.label is None:
-            return self.attributes
-        return self.attributes[:, list(self.ATTRIBUTES).index(self.label)]
-
-    @property
-    def configuration(self) -> dict[str, str | int]:
-        """What these faces are: for comparison with those of another run."""
-        return {
-            "images": len(self),
-            "image_size": str(self.image_size),
-            "channels": self.channels,
-            "seed": int(self.seed),
-            **({} if self.label is None else {"label": self.label}),
-        }
-
     def __len__(self) -> int:
         """Return the number of faces."""
         return len(self.pixels)
@@ -138,11 +119,6 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return face ``index``, (C, H, W) in [-1, 1], and its label, () or (6,) of int64."""
         return scale(self.pixels[index]), self.labels[index]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return several faces at once, as PyTorch's loaders ask for them."""
-        chosen = torch.as_tensor(indices)
-        return list(zip(scale(self.pixels[chosen]), self.labels[chosen]))
 
 
 def _draws(seed: int, index: int) -> torch.Tensor:
@@ -180,29 +156,21 @@ class _Canvas:
             alpha = alpha * where.view(-1, 1, 1)
         self.image.lerp_(colour[:, :, None, None].expand_as(self.image), alpha[:, None])
 
-    def ellipse(
-        self, cx: torch.Tensor | float, cy: torch.Tensor | float,
-        rx: torch.Tensor | float, ry: torch.Tensor | float,
-    ) -> torch.Tensor:  # fmt: skip
+    def ellipse(self, cx: Place, cy: Place, rx: Place, ry: Place) -> torch.Tensor:
         radius = torch.minimum(torch.as_tensor(rx), torch.as_tensor(ry))
         return (torch.hypot((self.x - cx) / rx, (self.y - cy) / ry) - 1) * radius
 
     def box(
-        self, cx: torch.Tensor | float, cy: torch.Tensor | float, half_x: float, half_y: float,
-        corner: float,
-    ) -> torch.Tensor:  # fmt: skip
+        self, cx: Place, cy: Place, half_x: float, half_y: float, corner: float
+    ) -> torch.Tensor:
         dx = (self.x - cx).abs() - (half_x - corner)
         dy = (self.y - cy).abs() - (half_y - corner)
         outside = torch.hypot(dx.clamp(min=0), dy.clamp(min=0))
         return outside + torch.maximum(dx, dy).clamp(max=0) - corner
 
-    def line(
-        self, ax: torch.Tensor | float, ay: torch.Tensor | float,
-        bx: torch.Tensor | float, by: torch.Tensor | float, width: float,
-    ) -> torch.Tensor:  # fmt: skip
+    def line(self, ax: Place, ay: Place, bx: Place, by: Place, width: float) -> torch.Tensor:
         dx, dy = torch.as_tensor(bx - ax), torch.as_tensor(by - ay)
-        along = ((self.x - ax) * dx + (self.y - ay) * dy) / (dx**2 + dy**2)
-        along = along.clamp(0, 1)
+        along = (((self.x - ax) * dx + (self.y - ay) * dy) / (dx**2 + dy**2)).clamp(0, 1)
         return torch.hypot(self.x - ax - along * dx, self.y - ay - along * dy) - width / 2
 
     def outline(self, shape: torch.Tensor, width: float) -> torch.Tensor:
@@ -213,9 +181,8 @@ class _Canvas:
 def _pastel(hue: torch.Tensor, value: float, saturation: float) -> torch.Tensor:
     """Return colours (N, 3) in [0, 1] for hues in [-1, 1], once round the wheel."""
     thirds = torch.tensor([0, 2 * math.pi / 3, 4 * math.pi / 3])
-    return value * (
-        1 - saturation / 2 + saturation / 2 * torch.cos(hue[:, None] * math.pi - thirds)
-    )
+    wheel = torch.cos(hue[:, None] * math.pi - thirds)
+    return value * (1 - saturation / 2 + saturation / 2 * wheel)
 
 
 def _draw(
@@ -232,6 +199,7 @@ def _draw(
     hair = torch.tensor(HAIR)[hair_index] / 255
     iris = torch.tensor(EYES)[eye_index] / 255
     white, dark = torch.full_like(skin, 0.97), torch.full_like(skin, 0.08)
+    cheeks = 0.82 * skin + torch.tensor([0.15, 0.03, 0.04])
     lips = 0.55 * skin + torch.tensor([0.33, 0.04, 0.06])
     vary = {name: value.view(-1, 1, 1) for name, value in variation.items()}
 
@@ -251,8 +219,7 @@ def _draw(
     paint(torch.stack(curls).amin(0), hair, curly)
     for side in (-1, 1):
         paint(ellipse(side * width, 0.08, 0.09, 0.14), skin * 0.92)
-    head = ellipse(0, 0.05, width, 0.66)
-    paint(head, skin)
+    paint(ellipse(0, 0.05, width, 0.66), skin)
 
     # The hair in front is the scalp above a parting line that bends down at the sides.
     scalp = ellipse(0, 0.03, width + 0.06, 0.72)
@@ -268,10 +235,7 @@ def _draw(
         brow = 0.05 * vary["brow"]
         inner, outer = x - side * 0.11, x + side * 0.11
         paint(canvas.line(inner, -0.16 + brow, outer, -0.16 - brow, 0.05), hair * 0.6)
-        paint(
-            ellipse(x * 1.35, 0.26, 0.1, 0.07) + 0.02,
-            0.82 * skin + torch.tensor([0.15, 0.03, 0.04]),
-        )
+        paint(ellipse(x * 1.35, 0.26, 0.1, 0.07) + 0.02, cheeks)
     paint(canvas.line(0.02, 0.08, 0.045, 0.22, 0.05), skin * 0.82)
     paint(ellipse(0, 0.23, 0.075, 0.04), skin * 0.8)
 
@@ -289,11 +253,9 @@ def _draw(
         worn = glasses == GLASSES.index(kind)
         for side in (-1, 1):
             x = side * eye_x
-            lens = (
-                ellipse(x, eye_y + 0.01, 0.17, 0.17)
-                if kind == "round"
-                else canvas.box(x, eye_y + 0.01, 0.18, 0.13, 0.04)
-            )
+            lens = canvas.box(x, eye_y + 0.01, 0.18, 0.13, 0.04)
+            if kind == "round":
+                lens = ellipse(x, eye_y + 0.01, 0.17, 0.17)
             paint(canvas.outline(lens, 0.045), dark, worn)
         bridge = canvas.line(0.05 - eye_x + 0.12, eye_y, eye_x - 0.17, eye_y, 0.045)
         paint(bridge, dark, worn)

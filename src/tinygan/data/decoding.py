@@ -1,4 +1,4 @@
-"""From a file to a tensor, as the DCGAN tutorial does; whatever may go wrong is one error."""
+"""From a file to pixels, as the DCGAN tutorial does it; whatever may go wrong is one error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 # Pillow knows dozens of formats, some of which start other programs.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "AVIF", "WEBP", "GIF")
 
 # What becomes of a picture, for files that keep the outcome. The number changes whenever pixels do.
-TRANSFORM = "upright, on white, covered by a bilinear resize, cropped about its centre"
-TRANSFORM_VERSION = 1
+TRANSFORM = "1: upright, on white, covered by a bilinear resize, cropped about its centre"
 
 # A strip of 1 x 60,000 pixels becomes one of 64 x 3,840,000 before its centre is cut out.
 LONGEST = 100
@@ -27,14 +26,7 @@ class BadImageError(Exception):
 
 @contextmanager
 def one_error() -> Iterator[None]:
-    """Make ``BadImageError`` of all that goes wrong with a file, and nothing of warnings about it.
-
-    Examples:
-        >>> with one_error():
-        ...     raise EOFError("the bytes are used up")
-        Traceback (most recent call last):
-        tinygan.data.decoding.BadImageError: the bytes are used up
-    """
+    """Turn every exception about a file into ``BadImageError``; ignore warnings about it."""
     with warnings.catch_warnings():
         # About metadata that is not used here. Where warnings are errors, they would be damage.
         warnings.simplefilter("ignore")
@@ -56,24 +48,24 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def look_at(file: IO[bytes], max_pixels: int) -> None:
-    """Refuse what need not be decoded to be found bad.
+def decode(file: IO[bytes], channels: int, max_pixels: int) -> Image.Image:
+    """Decode a picture as it is meant to be seen: upright, on white, its first frame.
 
-    Args:
-        file: open for reading, seekable.
-        max_pixels: how many an image may have.
-
-    Raises:
-        BadImageError: for a JPEG that was cut off, for too many pixels or of no known range.
-        Exception: whatever Pillow raises for a header that is damaged, or none.
+    Gives mode "RGB" or "L". Raises BadImageError, or whatever Pillow raises for damage.
     """
     if _is_cut_off(file):
         raise BadImageError("truncated, the JPEG's end marker is missing")
-    _open(file, max_pixels).close()
+    with Image.open(file, formats=FORMATS) as picture:
+        _check_header(picture, max_pixels)
+        picture.load()
+        # Photos outlive broken EXIF blocks, which are common: they stay as they are stored.
+        with suppress(Exception):
+            ImageOps.exif_transpose(picture, in_place=True)
+        return _on_white(_in_8_bits(picture)).convert("RGB" if channels == 3 else "L")
 
 
 def _is_cut_off(file: IO[bytes]) -> bool:
-    """Return whether a JPEG has no end marker; other decoders do not insist on theirs."""
+    """Return whether a JPEG has no end marker, which its decoder does not insist on."""
     file.seek(0)
     if file.read(3) != b"\xff\xd8\xff" or ImageFile.LOAD_TRUNCATED_IMAGES:
         return False
@@ -86,9 +78,7 @@ def _is_cut_off(file: IO[bytes]) -> bool:
     return True
 
 
-def _open(file: IO[bytes], max_pixels: int) -> Image.Image:
-    """Open a picture as far as its header, which says whether it is safe to go on."""
-    picture = Image.open(file, formats=FORMATS)
+def _check_header(picture: Image.Image, max_pixels: int) -> None:
     width, height = picture.size
     if width * height > max_pixels:
         raise BadImageError(f"{width} x {height} pixels, more than max_pixels, {max_pixels}")
@@ -96,34 +86,6 @@ def _open(file: IO[bytes], max_pixels: int) -> Image.Image:
         raise BadImageError(f"{width} x {height} pixels, over {LONGEST} times as long as wide")
     if picture.mode in ("F", "LAB"):
         raise BadImageError(f"mode {picture.mode}, which has no plain conversion to grey or colour")
-    return picture
-
-
-def decode(file: IO[bytes], channels: int, max_pixels: int) -> Image.Image:
-    """Decode a picture as it is meant to be seen: upright, on white, its first frame.
-
-    Args:
-        file: open for reading, seekable.
-        channels: 3 for a picture of mode "RGB" or 1 for "L".
-        max_pixels: how many it may have.
-
-    Raises:
-        BadImageError: for too many pixels, or of no known range.
-        Exception: whatever Pillow raises for damage.
-
-    Examples:
-        >>> import io
-        >>> file = io.BytesIO()
-        >>> Image.new("RGBA", (4, 2), (255, 0, 0, 0)).save(file, "PNG")
-        >>> decode(file, channels=3, max_pixels=100).getpixel((0, 0))
-        (255, 255, 255)
-    """
-    with _open(file, max_pixels) as picture:
-        picture.load()
-        # Photos outlive broken EXIF blocks, which are common: they stay as they are stored.
-        with suppress(Exception):
-            ImageOps.exif_transpose(picture, in_place=True)
-        return _on_white(_in_8_bits(picture)).convert("RGB" if channels == 3 else "L")
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
@@ -147,18 +109,9 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
-    """Resize a picture and crop it about its centre: (C, H, W), uint8.
+    """Resize a picture until it covers (height, width), and crop it: (C, H, W) of uint8.
 
-    For a square this is the tutorial's Resize(n), CenterCrop(n); an oblong is covered in the same
-    way, by the smallest resize that leaves no gap.
-
-    Args:
-        image: of mode "RGB" (C = 3) or "L" (C = 1).
-        image_size: (height, width) in pixels.
-
-    Examples:
-        >>> to_pixels(Image.new("RGB", (178, 218)), (64, 64)).shape
-        torch.Size([3, 64, 64])
+    For a square this is the tutorial's Resize(n), CenterCrop(n).
     """
     height, width = image_size
     # int() of the longer side, not round(): that is how torchvision's Resize(n) counts.
@@ -175,12 +128,7 @@ def to_pixels(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
 
 
 def scale(pixels: torch.Tensor) -> torch.Tensor:
-    """Scale bytes of any shape to float32 in [-1, 1]: the tutorial's ToTensor, Normalize(.5, .5).
-
-    Examples:
-        >>> scale(torch.tensor([0, 255], dtype=torch.uint8))
-        tensor([-1.,  1.])
-    """
+    """Scale bytes to float32 in [-1, 1], as the tutorial's ToTensor and Normalize(.5, .5) do."""
     # x / 255 * 2 to the last bit, as doubling rounds nothing. By a tensor that lies where the
     # pixels do, since CUDA divides by a number as it multiplies by its rounded reciprocal.
     half = torch.full((), 127.5, device=pixels.device)

@@ -1,13 +1,10 @@
-"""The images of a folder or a zip: which are good, and what stands in for those that are not."""
+"""The images below a root, each decoded when it is asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from collections.abc import Callable
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +12,14 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from tinygan._run import checks
-from tinygan.data import decoding, files
+from tinygan.data import decoding
 from tinygan.data.decoding import BadImageError
+from tinygan.data.labels import Labels, read_labels
+from tinygan.data.sources import EXTENSIONS, listed, open_source
 
 _log = logging.getLogger(__name__)
 
-PASSED = "could not be read before"
-"""Why an image is damaged that is not any more."""
-
-# More would bury what a message is about.
-_NAMED = 10
+Example = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 def image_folder(
@@ -32,35 +27,33 @@ def image_folder(
     image_size: int | tuple[int, int] = 64,
     channels: int = 3,
     *,
+    labels: Labels = None,
     max_pixels: int = 64_000_000,
-    max_bad: float = 0.1,
 ) -> ImageFiles:
-    """Find the images of a folder, flat or nested, or of a zip, which is read in place.
+    """Find the images of a folder, a zip or a tar, at any depth; decode each when it is asked for.
 
     Each is turned upright if its EXIF block says so, put on white where it is transparent, resized
     until its short side fits, cropped about its centre and scaled to [-1, 1], as the DCGAN tutorial
-    does. Hidden files and folders are passed over.
-
-    Every file is looked at, as far as its header, before anything else happens. Bad ones are
-    left out, with one warning that names them. Damage further inside is found when the image is
-    decoded: the file is named then, once, and the next good one by name stands in for it.
+    does. Archives are read in place, links are followed. What is empty or no file is left out, what
+    is no image by its name is passed over; warnings name both. A damaged image ends the run when it
+    is decoded: ``pack`` leaves those out.
 
     Args:
-        root: the folder or the zip.
+        root: the folder, zip or tar; the tar may not be compressed.
         image_size: height and width in pixels, at least 8; one int for a square.
         channels: 3 for colour or 1 for grey, whatever the files have.
+        labels: "folders" if sub-folders are classes; or a table from file names below ``root`` to
+            classes: a mapping, or a .csv or .json file, which may be in ``root``. Classes are
+            names, which are sorted, or numbers from 0.
         max_pixels: how many an image may have; larger ones are bad, and never decoded.
-            ``PIL.Image.MAX_IMAGE_PIXELS`` limits them besides.
-        max_bad: the fraction of files that may be bad, from 0 to 1.
 
     Returns:
-        A data set of images (C, H, W), float32 in [-1, 1], in the order of their names. Its
-        ``rejected`` tells the files that were left out, and why.
+        A data set of images (C, H, W), float32 in [-1, 1], sorted by name. With labels, of pairs
+        (image, label), label () of int64.
 
     Raises:
-        ValueError: for a root that is missing, is neither folder nor zip, or holds no images; for
-            more bad files than ``max_bad``, naming them; for a size under 8 or channels other
-            than 1 or 3.
+        ValueError: for a root that is missing, of another kind or without images; for images
+            without a class, naming them; for a size under 8 or channels other than 1 or 3.
 
     Examples:
         >>> import tempfile
@@ -70,207 +63,115 @@ def image_folder(
         ...     image_folder(root, image_size=64)[0].shape
         torch.Size([3, 64, 64])
     """
-    size = check_arguments(image_size, channels, max_pixels, max_bad)
-    return look_through(open_source(root, max_pixels), size, channels, max_pixels, max_bad)
-
-
-def check_arguments(
-    image_size: int | tuple[int, int], channels: int, max_pixels: int, max_bad: float
-) -> tuple[int, int]:
-    """Return the size as (height, width); raise ValueError for arguments out of their ranges."""
-    size = checks.size("image_size", image_size, at_least=8)
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
-    checks.count("max_pixels", max_pixels)
-    if not isinstance(max_bad, int | float) or not 0 <= max_bad <= 1:
-        raise ValueError(f"max_bad must be from 0 to 1, got {max_bad!r}; use 0.1, say.")
-    return size
-
-
-def open_source(root: str | os.PathLike[str], max_pixels: int) -> files.Folder | files.Zip:
-    """List the files of a folder or zip; raise ValueError if it is neither."""
-    # A pixel takes 8 bytes at most, as 16-bit RGBA; the rest is for metadata and further frames.
-    return files.open_root(Path(root), max_bytes=8 * max_pixels + 2**26)
-
-
-def look_through(
-    source: files.Folder | files.Zip,
-    image_size: tuple[int, int],
-    channels: int,
-    max_pixels: int,
-    max_bad: float,
-    sign: Callable[[], object] = int,
-) -> ImageFiles:
-    """Look at every file's header, and return the good ones with one warning about the others.
-
-    ``sign`` is called at each, for those who wait.
-    """
-    root = source.root
-    rejected = dict(source.unlisted)
-    for name in source.names:
-        sign()
-        try:
-            with decoding.one_error(), source.open(name) as file:
-                decoding.look_at(file, max_pixels)
-        except BadImageError as error:
-            rejected[name] = str(error)
-    if not source.names and not rejected:
-        raise ValueError(
-            f"root must hold images ({', '.join(files.EXTENSIONS)}), got {root} with none; "
-            "check the path."
-        )
-    images = ImageFiles(source, rejected, image_size, channels, max_pixels, max_bad)
-    images.check()
-    if rejected:
-        _log.warning(
-            "%d of %d files in %s are bad and left out: %s.",
-            len(rejected), images.found, root, listed(rejected, len(rejected)),
-        )  # fmt: skip
+    images = ImageFiles(root, image_size, channels, labels, max_pixels)
+    images.refuse_bad(max_bad=1)
+    images.warn()
     return images
 
 
-def listed(bad: dict[str, str], count: int) -> str:
-    """Return names and reasons for a message: the first of ``bad``, and how many there are more."""
-    # repr() keeps line breaks and undecodable bytes of a name out of the message.
-    named = [f"{name!r} ({reason})" for name, reason in islice(bad.items(), _NAMED)]
-    return ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
+class Images(Dataset[Example]):
+    """Images that have names, and perhaps labels.
 
-
-def refuse_bad(
-    root: os.PathLike[str], bad: dict[str, str], count: int, found: int, max_bad: float
-) -> None:
-    """Raise ValueError if ``count`` bad files of ``found`` are all, or too many; name the first."""
-    if count == found:
-        raise ValueError(
-            f"root must hold good images, got {root} with {count} bad ones: "
-            f"{listed(bad, count)}; check the path."
-        )
-    if count > max_bad * found:
-        raise ValueError(
-            f"max_bad must be at least the fraction of bad files, got {max_bad:g} with "
-            f"{count} of {found} bad in {root}: {listed(bad, count)}; "
-            "repair or remove them, or raise max_bad."
-        )
-
-
-def describe(
-    images: int, image_size: tuple[int, int], channels: int, names: str
-) -> dict[str, str | int]:
-    """Return a ``configuration``: what a run compares when it goes on, with a hash of the names."""
-    return {
-        "images": images,
-        "image_size": str(image_size),
-        "channels": channels,
-        "names": names,
-    }
-
-
-class ImageFiles(Dataset[torch.Tensor]):
-    """The images of a folder or zip by name; made by ``image_folder``."""
+    Attributes:
+        names: their file names below the root, sorted.
+        labels: their classes, (N,) of int64, or None.
+        classes: the names of the classes, or None.
+        num_classes: how many there are, or None.
+        rejected: the files that were left out, and why.
+        passed_over: files and folders that are hidden, or no images by their names.
+        configuration: what the images are, for comparison with those of another run.
+    """
 
     def __init__(
-        self,
-        source: files.Folder | files.Zip,
-        rejected: dict[str, str],
-        image_size: tuple[int, int],
-        channels: int,
-        max_pixels: int,
-        max_bad: float,
+        self, image_size: tuple[int, int], channels: int, described: dict[str, Any]
     ) -> None:
-        self.root = source.root
-        self.names = [name for name in source.names if name not in rejected]
-        self.rejected = rejected
-        """The files that were left out, and why."""
-        self.found = len(self.names) + len(rejected)
-        """How many files there are, good and bad."""
-        self.image_size = image_size
-        self.channels = channels
-        self.max_pixels = max_pixels
-        self.max_bad = max_bad
-        self._source = source
-        # Asked for with every batch: 200,000 names take 15 ms.
+        self.image_size, self.channels = image_size, channels
+        self.names: list[str] = described["names"]
+        self.rejected: dict[str, str] = described["rejected"]
+        self.passed_over: list[str] = described["passed_over"]
+        self.classes: list[str] | None = described["classes"]
+        self.num_classes = None if self.classes is None else len(self.classes)
         names = "\0".join(self.names).encode("utf-8", "surrogatepass")
-        self._digest = hashlib.sha256(names).hexdigest()[:16]
-        # What decoding finds, in memory that all worker processes share: they begin anew in each
-        # epoch, and a file is to be named once. A flag has one byte, so nothing needs a lock.
-        self._bad = torch.zeros(len(self.names), dtype=torch.bool).share_memory_()
-        self._named = torch.zeros(len(self.names), dtype=torch.bool).share_memory_()
-
-    @property
-    def configuration(self) -> dict[str, str | int]:
-        """What these images are, wherever they lie: for comparison with those of another run."""
-        return describe(len(self.names), self.image_size, self.channels, self._digest)
+        self.configuration: dict[str, str | int] = {
+            "images": len(self.names),
+            "image_size": str(image_size),
+            "channels": channels,
+            "names": hashlib.sha256(names).hexdigest()[:16],
+        }
+        self.labels: torch.Tensor | None = None
+        if self.classes is not None:
+            self.labels = torch.tensor(described["labels"], dtype=torch.int64)
+            digest = hashlib.sha256(self.labels.numpy().tobytes())
+            self.configuration["labels"] = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.names)
 
     @override
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """Return image ``index``, (C, H, W) in [-1, 1]; for a damaged one, the next good one.
+    def __getitem__(self, index: int) -> Example:
+        """Return image ``index``, (C, H, W) in [-1, 1], and its label if there are labels."""
+        image = decoding.scale(self._pixels(index))
+        return image if self.labels is None else (image, self.labels[index])
 
-        Raises:
-            ValueError: when more files than ``max_bad`` turn out to be bad, naming them.
-        """
-        return decoding.scale(self.in_bytes(index))
+    def _pixels(self, index: int) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class ImageFiles(Images):
+    """The images of a folder, a zip or a tar; made by ``image_folder``."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        image_size: int | tuple[int, int],
+        channels: int,
+        labels: Labels,
+        max_pixels: int,
+    ) -> None:
+        image_size = checks.size("image_size", image_size, at_least=8)
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
+        self.max_pixels = checks.count("max_pixels", max_pixels)
+        self.source = source = open_source(root, max_pixels)
+        if not source.stamps:
+            raise ValueError(
+                f"root must hold images ({', '.join(EXTENSIONS)}), got {root} with none; "
+                "check the path."
+            )
+        super().__init__(image_size, channels, vars(source) | read_labels(labels, source))
+
+    def refuse_bad(self, max_bad: float) -> None:
+        """Raise ValueError if all files are bad, or more than the fraction ``max_bad`` of them."""
+        found, bad, root = len(self.source.stamps), len(self.rejected), self.source.root
+        if bad > max_bad * found or bad == found:
+            raise ValueError(
+                f"root must hold good images (max_bad={max_bad:g}), got {bad} bad of {found} "
+                f"in {root}: {listed(self.rejected)}; repair or remove them, or check the path."
+            )
+
+    def warn(self) -> None:
+        """Name what is left out or passed over."""
+        for names, what in (
+            (self.rejected, "left out as bad"),
+            (self.passed_over, "passed over as no images by their names"),
+        ):
+            if names:
+                root, count = self.source.root, len(names)
+                _log.warning("%s: %s (%d): %s.", root, what, count, listed(names))
+
+    @override
+    def _pixels(self, index: int) -> torch.Tensor:
+        try:
+            return self.in_bytes(index)
+        except BadImageError as error:
+            raise ValueError(
+                f"images must be good, got {self.names[index]!r} in {self.source.root} ({error}); "
+                "remove it, or use data.pack, which leaves bad images out."
+            ) from error
 
     def in_bytes(self, index: int) -> torch.Tensor:
-        """Return what ``[index]`` does before it is scaled: (C, H, W) of uint8."""
-        index = range(len(self.names))[index]
-        if not self._named[index]:
-            try:
-                return self._decode(index)
-            except BadImageError as error:
-                reason = error
-            self._bad[index] = self._named[index] = True
-            name = self.names[index]
-            _log.warning("%r in %s is bad, the next takes its place: %s.", name, self.root, reason)
-        return self._stand_in(index)
-
-    def _decode(self, index: int) -> torch.Tensor:
-        with decoding.one_error(), self._source.open(self.names[index]) as file:
+        """Return an image before it is scaled, (C, H, W) of uint8, or raise ``BadImageError``."""
+        with decoding.one_error(), self.source.open(self.names[index]) as file:
             picture = decoding.decode(file, self.channels, self.max_pixels)
         return decoding.to_pixels(picture, self.image_size)
-
-    def _stand_in(self, index: int) -> torch.Tensor:
-        """Return the next good image by name, the same whoever asks; after the last, the first."""
-        while True:
-            self.check()
-            index = (index + 1) % len(self.names)
-            if not self._bad[index]:
-                try:
-                    return self._decode(index)
-                except BadImageError:
-                    # Not named here, but when it is asked for itself, which one process does.
-                    self._bad[index] = True
-
-    def check(self) -> None:
-        """Raise if no file is good, or more are bad than ``max_bad`` allows.
-
-        Raises:
-            ValueError: naming the first of them.
-        """
-        count = len(self.rejected) + int(self._bad.sum())
-        if count < self.found and count <= self.max_bad * self.found:
-            return
-        bad = self.damaged(_NAMED) | self.rejected
-        refuse_bad(self.root, bad, count, self.found, self.max_bad)
-
-    def damaged(self, most: int | None = None) -> dict[str, str]:
-        """Return what decoding has found so far, and why: the first ``most`` by name, or all."""
-        # Other processes may have found them, so the reasons are looked for once more.
-        indices = self._bad.nonzero().flatten().tolist()[:most]
-        return {self.names[index]: self._damage(index) for index in indices}
-
-    def _damage(self, index: int) -> str:
-        try:
-            self._decode(index)
-        except BadImageError as error:
-            return str(error)
-        return PASSED
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Share the flags of a copy with its own worker processes."""
-        self.__dict__.update(state)
-        self._bad.share_memory_()
-        self._named.share_memory_()

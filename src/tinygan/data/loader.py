@@ -11,23 +11,20 @@ from torch.utils.data import DataLoader, Dataset
 from tinygan import distributed, seeds
 from tinygan._run import batches, checks, signals
 from tinygan.data.gathering import Gatherer, in_memory
-from tinygan.data.workers import Workers
+from tinygan.data.workers import iterating
 from tinygan.distributed import Ranks
 
 
 class Loader:
     """Load batches of a data set, shuffled anew each epoch, the same way for the same seed.
 
-    Order and flips depend on (seed, epoch) alone: not on the number of workers, on the global
-    random state, or on what was loaded before. Loading itself is PyTorch's ``DataLoader``.
+    Order and flips depend on (seed, epoch) alone: not on the number of workers, the global random
+    state, or what was loaded before. Of several ranks each loads its part of each batch.
 
-    A data set that has all its images in memory is loaded without one, many times as fast: packed
-    images, drawn faces, and whatever has ``pixels``, a tensor (N, C, H, W) of uint8, perhaps
-    ``labels``, a tensor (N, ...), and no ``[index]`` of its own. Its batches are images scaled to
-    [-1, 1], or [images, labels]. ``workers``, ``timeout`` and ``pin_memory`` have no effect then.
-
-    In a run of several ranks each loads its part of each batch, so that together they see what one
-    process would, see ``tinygan.distributed``.
+    Loading is PyTorch's ``DataLoader``, except for data sets with all images in memory, which load
+    many times as fast: packed images, drawn faces, and whatever has ``pixels``, a tensor
+    (N, C, H, W) of uint8, perhaps ``labels``, a tensor (N, ...), and no ``[index]`` of its own.
+    Their batches are images in [-1, 1], or [images, labels], and workers are not needed.
 
     Args:
         dataset: anything with ``len`` and ``[index]`` that gives an image (C, H, W), or a tuple
@@ -36,13 +33,12 @@ class Loader:
         seed: names the order.
         shuffle: False for the data set's own order in every epoch.
         drop_last: leave out the last batch if it is short.
-        flip: mirror each image, left to right, with probability 1/2, anew in each epoch; all
-            images of one example alike.
+        flip: mirror each example, left to right, with probability 1/2, anew in each epoch.
         workers: processes that load in the background; 0 loads in this one.
         timeout: seconds after which workers that give nothing are taken for stuck.
         pin_memory: give batches in page-locked memory, from which copies to a GPU are faster.
         device: where batches are wanted; None for the CPU. Images in memory are moved to a GPU
-            once, if they take at most a quarter of what is free there, for the loader's lifetime.
+            once, if they take at most a quarter of what is free there.
         ranks: the processes of the run; None for those that torchrun has started.
 
     Attributes:
@@ -50,7 +46,7 @@ class Loader:
 
     Raises:
         ValueError: for a batch size under 1 or over the number of images, a timeout of 0, or
-            ``pixels`` or ``labels`` of another number of images than the data set's.
+            ``pixels`` or ``labels`` that do not fit.
         RuntimeError: while iterating, for workers that died or are stuck.
 
     Examples:
@@ -84,21 +80,15 @@ class Loader:
                 f"batch_size must be at most the number of images, {self.size}, got {batch_size}; "
                 "use smaller batches or more images."
             )
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.flip = flip
-        self.workers = checks.count("workers", workers, at_least=0)
         if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300, say.")
-        self.timeout = timeout
-        self.pin_memory = pin_memory
+            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
+        self.seed, self.shuffle, self.drop_last, self.flip = seed, shuffle, drop_last, flip
+        self.workers = checks.count("workers", workers, at_least=0)
+        self.timeout, self.pin_memory = timeout, pin_memory
         self.device = None if device is None else torch.device(device)
         self._in_memory = in_memory(dataset)
         self._gatherer: Gatherer | None = None
-        self.epoch = 0
-        self._given = 0
-        self._resume_after = 0
+        self.epoch = self._given = self._resume_after = 0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -135,28 +125,24 @@ class Loader:
     def _loaded(
         self, epoch: int, given: int, plan: list[torch.Tensor], flips: torch.Tensor | None
     ) -> Iterator[Any]:
-        workers = Workers(self.workers)
         # A DataLoader of its own for each iteration: two that run at once, or one that is left
         # half-way or interrupted, cannot disturb each other or the next.
-        with workers.starting():
-            loaded: Iterator[Any] = iter(
-                DataLoader(
-                    self.dataset,  # type: ignore[arg-type]
-                    batch_sampler=[indices.tolist() for indices in plan],
-                    num_workers=self.workers,
-                    multiprocessing_context=workers.context,
-                    worker_init_fn=signals.ignore,
-                    timeout=self.timeout if self.workers else 0,
-                    pin_memory=self.pin_memory,
-                    # Without one of its own, the DataLoader would draw from the global generator.
-                    generator=seeds.generator(self.seed, "workers", epoch),
-                )
-            )
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,  # type: ignore[arg-type]
+            batch_sampler=[indices.tolist() for indices in plan],
+            num_workers=self.workers,
+            worker_init_fn=signals.ignore,
+            timeout=self.timeout if self.workers else 0,
+            pin_memory=self.pin_memory,
+            # Without one of its own, the DataLoader would draw from the global generator.
+            generator=seeds.generator(self.seed, "workers", epoch),
+        )
         try:
-            for indices, batch in zip(plan, loaded):
-                given += 1
-                flipped = batch if flips is None else _flipped(batch, flips[indices])
-                yield flipped if self.device is None else self._moved(flipped, self.device)
+            with iterating(loader) as loaded:
+                for indices, batch in zip(plan, loaded):
+                    given += 1
+                    flipped = batch if flips is None else _flipped(batch, flips[indices])
+                    yield flipped if self.device is None else self._moved(flipped, self.device)
         except RuntimeError as error:
             if self.workers:
                 error.add_note(
@@ -165,9 +151,6 @@ class Loader:
                     "where it fails."
                 )
             raise
-        finally:
-            with workers.ending():
-                del loaded  # PyTorch asks its workers to end when nobody knows them any more
 
     def _moved(self, batch: Any, device: torch.device) -> Any:
         """Move all tensors of a batch, which the ``DataLoader`` may have nested."""
@@ -181,19 +164,16 @@ class Loader:
 
     def _plan(self, epoch: int) -> list[torch.Tensor]:
         """Return the indices of each whole batch of an epoch."""
-        order = (
-            torch.randperm(self.size, generator=seeds.generator(self.seed, "order", epoch))
-            if self.shuffle
-            else torch.arange(self.size)
-        )
+        order = torch.arange(self.size)
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=seeds.generator(self.seed, "order", epoch))
         return list(order.split(self.batch_size))[: len(self)]
 
     def _flips(self, epoch: int) -> torch.Tensor | None:
         """Return for each image, by its index, whether the epoch mirrors it: (size,) of bool."""
         if not self.flip:
             return None
-        generator = seeds.generator(self.seed, "flip", epoch)
-        return torch.rand(self.size, generator=generator) < 0.5
+        return torch.rand(self.size, generator=seeds.generator(self.seed, "flip", epoch)) < 0.5
 
     @property
     def configuration(self) -> dict[str, object]:
@@ -205,11 +185,7 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the data, and what the batches depend on."""
-        return {
-            "epoch": self.epoch,
-            "given": self._given,
-            "configuration": self.configuration,
-        }
+        return {"epoch": self.epoch, "given": self._given, "configuration": self.configuration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the place that ``state_dict`` returned; the next iteration starts there.

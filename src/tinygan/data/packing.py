@@ -1,18 +1,18 @@
-"""Decode a folder or zip of images once, into one file: resumable, in parallel, whole or not."""
+"""Images decoded once, into an array of bytes that is mapped: NAME.npy, and NAME.json beside it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import math
 import os
-import re
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -20,19 +20,20 @@ from typing_extensions import override
 
 from tinygan import distributed
 from tinygan._run import batches, checks, disk
-from tinygan.data import decoding, files, folder, packed
-from tinygan.data.folder import ImageFiles
+from tinygan.data import decoding
+from tinygan.data.decoding import BadImageError
+from tinygan.data.folder import ImageFiles, Images
+from tinygan.data.labels import Labels
 from tinygan.data.loader import Loader
-from tinygan.data.packed import DamagedError, PackedImages, open_packed
+from tinygan.data.sources import listed
 from tinygan.distributed import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 
+FORMAT = "tinygan packed images 1"
+
 # Bytes. Batches on their way from the workers lie in /dev/shm, which containers keep small.
 _BATCH = 2**20
-
-# Batches after which the file is synchronised: a second's work, and less than one to do again.
-_CHUNK = 16
 
 
 def pack(
@@ -41,270 +42,288 @@ def pack(
     image_size: int | tuple[int, int] = 64,
     channels: int = 3,
     *,
+    labels: Labels = None,
     max_pixels: int = 64_000_000,
     max_bad: float = 0.1,
     workers: int = 2,
     progress: bool = True,
     ranks: Ranks | None = None,
 ) -> PackedImages:
-    """Decode the images of a folder or zip once, into the file ``path``, and map that.
+    """Decode the images of a folder, zip or tar once, into the array ``path``, and map that.
 
-    The images are those of ``image_folder`` with the same arguments, bit for bit. A file that is
-    there already is mapped at once, if the images are as they were by their names, sizes and times
-    (in a zip: checksums); else it is replaced, with a warning that says what has changed.
+    The array is one of NumPy's, uint8 (N, C, H, W). The .json beside it names the images, their
+    labels, and the bad files, which are left out. The images are those of ``image_folder`` with the
+    same arguments, bit for bit.
 
-    The file takes N * C * H * W bytes. It appears when it is whole; until then what is there so far
-    lies beside it, and the next call goes on with that, whatever ended the last one.
+    An array that is there is used if the files are the same, by their names, sizes and times (in a
+    zip: checksums). Else it is made anew, with a warning that says what has changed. It is written
+    beside its place and renamed, so it is whole or not there. New labels decode nothing anew.
 
     In a run of several ranks rank 0 packs, and the others wait and map the same file. So it must
     lie on a disk that all see, or have been packed on each machine before.
 
     Args:
-        root: the folder or the zip.
-        path: the packed file. Folders above it are made.
-        image_size: height and width in pixels, at least 8; one int for a square.
-        channels: 3 for colour or 1 for grey, whatever the files have.
-        max_pixels: how many an image may have, as for ``image_folder``.
+        root, image_size, channels, labels, max_pixels: as for ``image_folder``.
+        path: the array; its name ends in .npy. Folders above it are made.
         max_bad: the fraction of files that may be bad, from 0 to 1.
         workers: processes that decode; 0 decodes in this one. They change nothing but the speed.
         progress: show a bar, where there is a terminal.
         ranks: the processes of the run; None for those that torchrun has started.
 
     Raises:
-        ValueError: for all that ``image_folder`` raises it for; for a ``path`` at which another
-            kind of file is, which cannot be written, or which another process is packing.
+        ValueError: as ``image_folder``; for more bad files than ``max_bad``, naming them; for a
+            ``path`` where somebody else's file is.
         RuntimeError: for workers that died or are stuck.
         RankError: if rank 0 could not pack, or gave no sign for the ranks' timeout.
-        OSError: if the disk is full, say.
+        OSError: for example if the disk is full.
 
     Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as root:
         ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
-        ...     pack(root, f"{root}/faces.packed", image_size=64, workers=0).pixels.shape
+        ...     pack(root, f"{root}/faces.npy", image_size=64, workers=0).pixels.shape
         torch.Size([1, 3, 64, 64])
     """
-    size = folder.check_arguments(image_size, channels, max_pixels, max_bad)
     checks.count("workers", workers, at_least=0)
-    ranks = distributed.join() if ranks is None else ranks
+    checks.number("max_bad", max_bad, "[0, 1]", say=0.1)
+    path, ranks = _checked(path), distributed.join() if ranks is None else ranks
 
-    def work() -> PackedImages:
-        source = folder.open_source(root, max_pixels)
-        return _pack(
-            source, Path(path), size, channels, max_pixels, max_bad, workers, progress, ranks.sign
-        )
+    def work() -> None:
+        images = ImageFiles(root, image_size, channels, labels, max_pixels)
+        with tqdm(
+            total=len(images), unit="image", desc="packing", delay=1, disable=not progress or None
+        ) as bar:
 
-    if ranks.count == 1:
-        return work()
-    ranks.first(lambda: len(work()), f"packing {path}")
+            def advance(count: int) -> None:
+                bar.update(count)
+                ranks.sign()
+
+            _pack(images, path, max_bad, workers, advance)
+
+    ranks.first(work, f"packing {path}")
     return open_packed(path)
 
 
-def _pack(
-    source: files.Folder | files.Zip,
-    path: Path,
-    size: tuple[int, int],
-    channels: int,
-    max_pixels: int,
-    max_bad: float,
-    workers: int,
-    progress: bool,
-    sign: Callable[[], object],
-) -> PackedImages:
-    wanted = {
-        "layout": packed.LAYOUT,
-        "image_size": list(size),
-        "channels": channels,
-        "max_pixels": max_pixels,
-        "transform": decoding.TRANSFORM,
-        "transform_version": decoding.TRANSFORM_VERSION,
-        "source": "folder" if isinstance(source, files.Folder) else "zip",
-        # Before anything is decoded: what changes meanwhile is decoded anew by the next call.
-        "sources": [[name, *stamp] for name, stamp in source.stamps().items()],
-    }
-    if os.path.lexists(path):
-        images, reasons = _reusable(path, wanted)
-        if images is not None:
-            _tell_of_bad(images, source.root, max_bad)
-            return images
-        _log.warning("%s is packed anew: %s.", path, "; ".join(reasons))
-    decoded = folder.look_through(source, size, channels, max_pixels, max_bad, sign)
-    manifest = wanted | {
-        "count": len(decoded),
-        "names": decoded.configuration["names"],
-        "rejected": decoded.rejected,
-    }
-    partial = path.with_name(f"{path.name}.{_digest(manifest)}.partial")
-    with _alone(path, partial) as file:
-        _write_pixels(file, decoded, path, workers, progress, sign)
-        decoded.check()
-        damaged = decoded.damaged()
-        _refuse_passing_damage(file, damaged, len(decoded))
-        manifest["damaged"] = damaged
-        disk.write(file, packed.ending(manifest))
-        disk.sync(file)
-        # By the same descriptor: to close another one would give up the lock.
-        assert packed.manifest_in(file) == manifest  # nobody else wrote to it
-        disk.replace(partial, path)
-        disk.sync_folder(path.parent)
-    return PackedImages(path, manifest)
+def open_packed(path: str | os.PathLike[str]) -> PackedImages:
+    """Map an array that ``pack`` made, on any machine, without the files that it was made of.
 
+    A copy is compared with its checksum first.
 
-def _reusable(path: Path, wanted: dict[str, Any]) -> tuple[PackedImages | None, list[str]]:
-    """Return the images of a packed file, or in words why they are not those that are wanted."""
-    try:
-        manifest = packed.read_manifest(path)
-    except DamagedError as error:
-        return None, [str(error)]
-    reasons = packed.differences(manifest, wanted)
-    return (None if reasons else PackedImages(path, manifest)), reasons
+    Raises:
+        ValueError: for an array that is missing or damaged, or that ``pack`` did not make.
 
-
-def _tell_of_bad(images: PackedImages, root: Path, max_bad: float) -> None:
-    """Warn of what was found bad when the images were packed; raise if that is too much now."""
-    bad = images.damaged | images.rejected
-    found = len(images) + len(images.rejected)
-    folder.refuse_bad(root, bad, len(bad), found, max_bad)
-    if bad:
-        named = folder.listed(bad, len(bad))
-        _log.warning(
-            "%d of %d files in %s were bad when packed: %s; remove %s to try them again.",
-            len(bad), found, root, named, images.path,
-        )  # fmt: skip
-
-
-def _refuse_passing_damage(file: BinaryIO, damaged: dict[str, str], count: int) -> None:
-    """Begin anew, and raise, if an image could not be decoded once and can be now.
-
-    What cannot be read for a while (a disk that is away, too many open files) must not be replaced
-    by its neighbour for ever.
+    Examples:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
+        ...     _ = pack(root, f"{root}/faces.npy", image_size=32, workers=0)
+        ...     len(open_packed(f"{root}/faces.npy"))
+        1
     """
-    passed = [name for name, reason in damaged.items() if reason == folder.PASSED]
-    if passed:
-        disk.truncate(file, 0)
-        raise OSError(
-            f"images could not be decoded at first, but could be later: {len(passed)} of {count}, "
-            f"{passed[0]!r} among them; their disk or the memory may be in trouble; pack again."
-        )
+    return PackedImages(_checked(path))
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()[:16]
+class PackedImages(Images):
+    """Images that were decoded once, mapped from a file; made by ``pack`` and ``open_packed``.
+
+    Attributes:
+        pixels: all images, (N, C, H, W) of uint8. Only what is used is read from the disk.
+    """
+
+    def __init__(self, path: Path, expected: str | None = None) -> None:
+        self.path = path.absolute()  # so that worker processes find it from wherever they are
+        manifest = _manifest(path) or {}
+        trouble = _trouble(path, manifest) if manifest else "there is none"
+        if expected not in (None, manifest.get("sha256")):
+            trouble = "it was packed anew meanwhile"
+        if trouble:
+            raise ValueError(f"path must be a packed array, got {path}: {trouble}; pack it anew.")
+        self._sha256: str = manifest["sha256"]
+        # "c": what is written to the tensor by mistake does not reach the file.
+        self.pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
+        _, channels, height, width = self.pixels.shape
+        super().__init__((height, width), channels, manifest)
+
+    @override
+    def _pixels(self, index: int) -> torch.Tensor:
+        return self.pixels[range(len(self))[index]]
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the path to another process, not the pixels."""
+        return PackedImages, (self.path, self._sha256)
+
+
+def _checked(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise ValueError(f"path must end in .npy, got {path}; use {path.with_suffix('.npy')}.")
+    return path
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Return what is known of an array, or None if nothing is there; refuse a stranger's files."""
+    beside = path.with_suffix(".json")
+    if not os.path.lexists(path) and not os.path.lexists(beside):
+        return None
+    with suppress(ValueError, TypeError, LookupError, AttributeError):
+        manifest: dict[str, Any] = json.loads(beside.read_bytes() if beside.is_file() else b"")
+        if manifest["format"].startswith("tinygan packed images"):
+            return manifest
+    raise ValueError(
+        f"path must be free, or an array that data.pack made, with its {beside.name}; got {path} "
+        "with other files; move them away, or name another path."
+    )
+
+
+def _trouble(path: Path, manifest: dict[str, Any]) -> str:
+    """Return why an array is not the one that its manifest describes, or nothing."""
+    if not path.is_file():
+        return "the array is missing"
+    status, time = path.stat(), manifest["time"]
+    if status.st_size != manifest["bytes"]:
+        return f"it has {status.st_size} bytes instead of {manifest['bytes']}"
+    if status.st_mtime_ns != time:  # a copy; or a crash came between the two renames
+        if _sha256(path) != manifest["sha256"]:
+            return "it is not the array that its manifest describes"
+        with suppress(OSError):  # next time its time is enough
+            os.utime(path, ns=(time, time))
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+Advance = Callable[[int], None]
+
+
+def _pack(images: ImageFiles, path: Path, max_bad: float, workers: int, advance: Advance) -> None:
+    wanted = {
+        "format": FORMAT,
+        "transform": decoding.TRANSFORM,
+        "image_size": list(images.image_size),
+        "channels": images.channels,
+        "max_pixels": images.max_pixels,
+        # Before anything is decoded: what changes meanwhile is decoded anew by the next call.
+        "sources": {name: list(stamp) for name, stamp in images.source.stamps.items()},
+    }
+    saved = _manifest(path)
+    if saved is not None:
+        changed = [name for name, value in wanted.items() if saved.get(name) != value]
+        reason = f"{' and '.join(changed)} changed" if changed else _trouble(path, saved)
+        if not reason:
+            images.rejected = saved["rejected"]
+            images.refuse_bad(max_bad)
+            if images.rejected:
+                _log.warning("%s was packed without bad files: %s.", path, listed(images.rejected))
+            _describe(path, saved, images)
+            return
+        _log.warning("%s is packed anew: %s.", path, reason)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _renamed(path) as file:
+        _write(file, images, max_bad, workers, advance)
+        status = os.fstat(file.fileno())
+        made = {"bytes": status.st_size, "time": status.st_mtime_ns}
+        # First, for an array without a manifest could be anybody's, and is never written over.
+        _describe(path, wanted | made | {"sha256": _sha256(Path(file.name))}, images)
+
+
+def _describe(path: Path, manifest: dict[str, Any], images: ImageFiles) -> None:
+    """Write the manifest of an array, unless it is there."""
+    names = [name for name in images.names if name not in images.rejected]
+    labels = None
+    if images.labels is not None:
+        label = dict(zip(images.names, images.labels.tolist()))
+        labels = [label[name] for name in names]
+    new = manifest | {
+        "rejected": images.rejected,
+        "passed_over": images.passed_over,
+        "names": names,
+        "labels": labels,
+        "classes": images.classes,
+    }
+    if new != manifest:
+        with _renamed(path.with_suffix(".json")) as file:
+            disk.write(file, json.dumps(new).encode())
 
 
 @contextmanager
-def _alone(path: Path, partial: Path) -> Iterator[BinaryIO]:
-    """Open the partial file as the only process that packs to ``path``; remove other ones."""
+def _renamed(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside ``path``, which gets that name when it is whole and on the disk."""
+    own = f"{path.name}.{socket.gethostname()}."
+    for other in path.parent.glob("*.partial"):
+        process = other.name.removeprefix(own).removesuffix(".partial")
+        if process.isdecimal():
+            try:
+                os.kill(int(process), 0)  # an error if it does not run, or for somebody else
+            except ProcessLookupError:
+                disk.remove(other)
+            except PermissionError:
+                pass
+    partial = path.with_name(f"{own}{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = disk.append(partial)
-    except OSError as error:
-        raise ValueError(
-            f"path must be in a folder that can be written, got {path}: "
-            f"{error.strerror or error}; name another."
-        ) from error
-    with file:
-        # The name may be gone, or be another file's, if one that packed was just done.
-        if (
-            not _lock(file)
-            or not partial.exists()
-            or not os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
-        ):
-            raise _in_progress(path)
-        pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.partial")
-        for other in path.parent.iterdir():
-            if other != partial and pattern.fullmatch(other.name):
-                with disk.append(other) as unfinished:
-                    if not _lock(unfinished):
-                        raise _in_progress(path)
-                    disk.remove(other)
-        yield file
-
-
-def _lock(file: BinaryIO) -> bool:
-    try:
-        return disk.lock(file)
-    except OSError as error:
-        _log.warning("%s cannot be locked (%s): let no other process pack to it.", file.name, error)
-        return True
-
-
-def _in_progress(path: Path) -> ValueError:
-    return ValueError(
-        f"path must be packed by one process at a time, got {path}, which another one is packing; "
-        "wait until it is done, or name another path."
-    )
-
-
-class _Bytes(Dataset[torch.Tensor]):
-    """Images from number ``start`` on, (C, H, W) of uint8."""
-
-    def __init__(self, images: ImageFiles, start: int) -> None:
-        self._images, self._start = images, start
-
-    def __len__(self) -> int:
-        return len(self._images) - self._start
-
-    @override
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self._images.in_bytes(self._start + index)
-
-
-def _write_pixels(
-    file: BinaryIO,
-    images: ImageFiles,
-    path: Path,
-    workers: int,
-    progress: bool,
-    sign: Callable[[], object],
-) -> None:
-    """Append to a file, which may have some, what it lacks of the images' pixels."""
-    one = math.prod((images.channels, *images.image_size))
-    batch = max(1, _BATCH // one)
-    whole = min(file.seek(0, os.SEEK_END) // one, len(images)) // (batch * _CHUNK)
-    # The last whole chunk was written, but may not have been synchronised.
-    start = max(0, whole - 1) * batch * _CHUNK
-    if start:
-        start = _find_damage(file, images, start, one)
-        _log.warning("packing %s goes on at image %d of %d.", path, start, len(images))
-    disk.truncate(file, start * one)
-    loader = Loader(
-        _Bytes(images, start),
-        min(batch, len(images) - start),
-        shuffle=False,
-        workers=workers,
-        ranks=ALONE,
-    )
-    bar = tqdm(
-        total=len(images), initial=start, unit="image", desc="packing",
-        disable=None if progress else True,
-    )  # fmt: skip
-    decoded = iter(loader)
-    try:
-        with bar, batches.closing(decoded):
-            for number, pixels in enumerate(decoded, 1):
-                disk.write(file, pixels.numpy().tobytes())
-                if number % _CHUNK == 0:
-                    disk.sync(file)
-                bar.update(len(pixels))
-                sign()
-    except ValueError:
-        images.check()  # says what there is to say, without a worker's traceback
+        with disk.create(partial) as file:
+            yield file
+            disk.sync(file)
+        disk.replace(partial, path)
+        disk.sync_folder(path.parent)
+    except BaseException:
+        disk.remove(partial)
         raise
 
 
-def _find_damage(file: BinaryIO, images: ImageFiles, count: int, size: int) -> int:
-    """Let the images know anew which of the first ``count`` are damaged; return how many are right.
+class _Attempts(Dataset[tuple[torch.Tensor, str]]):
+    """Images as bytes, with what is wrong with them."""
 
-    What stands in for a damaged one is the next good one, so the two are equal in the file. Few
-    others are, and these are decoded. One that was damaged then and is not now ends what is right.
-    """
+    def __init__(self, images: ImageFiles) -> None:
+        self.images = images
+        self.blank = torch.zeros(images.channels, *images.image_size, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @override
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        try:
+            return self.images.in_bytes(index), ""
+        except BadImageError as error:
+            return self.blank, str(error)
+
+
+def _write(
+    file: BinaryIO, images: ImageFiles, max_bad: float, workers: int, advance: Advance
+) -> None:
+    """Write the array of the good images, and note the others as rejected."""
+    images.refuse_bad(max_bad)
+    attempts, names = _Attempts(images), images.names
+    size = min(max(1, _BATCH // attempts.blank.numel()), len(images))
+    decoded = iter(Loader(attempts, size, shuffle=False, workers=workers, ranks=ALONE))
+    disk.write(file, _header(0, attempts.blank.shape))
+    with batches.closing(decoded):
+        for start, (pixels, reasons) in zip(range(0, len(names), size), decoded):
+            good = [row for row, reason in enumerate(reasons) if not reason]
+            disk.write(file, pixels[good].numpy().tobytes())
+            bad = {names[start + row]: reason for row, reason in enumerate(reasons) if reason}
+            images.rejected = dict(sorted((images.rejected | bad).items()))
+            images.refuse_bad(max_bad)
+            advance(len(pixels))
+    bad_indices = [index for index, name in enumerate(names) if name in images.rejected]
+    passing = [names[index] for index in bad_indices if not attempts[index][1]]
+    if passing:  # they must not be left out for ever
+        raise OSError(
+            f"images could not be decoded at first, but could be later: {listed(passing)}; their "
+            "disk or the memory may be in trouble; pack again."
+        )
     file.seek(0)
-    last = file.read(size)
-    for index in range(1, count + 1):
-        this = file.read(size) if index < count else last  # the next of the last is not there yet
-        if this == last and images.in_bytes(index - 1).numpy().tobytes() != last:
-            return index - 1
-        last = this
-    return count
+    disk.write(file, _header(len(names) - len(bad_indices), attempts.blank.shape))
+    images.warn()
+
+
+def _header(count: int, shape: tuple[int, ...]) -> bytes:
+    """Return the 128 bytes with which NumPy's files begin, version 1.0."""
+    kind = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+    return b"\x93NUMPY\x01\x00\x76\x00" + repr(kind).ljust(117).encode() + b"\n"

@@ -86,7 +86,7 @@ def pack(
         torch.Size([1, 3, 64, 64])
     """
     checks.count("workers", workers, at_least=0)
-    checks.number("max_bad", max_bad, "[0, 1]", say=0.1)
+    checks.number("max_bad", max_bad, "[0, 1]")
     path, ranks = _checked(path), distributed.join() if ranks is None else ranks
 
     def work() -> None:

@@ -105,7 +105,7 @@ class Replica:
 
 
 def sums_of_bits(players: Iterable[Player]) -> dict[str, int]:
-    """Sum the elements, as integers by their bits, of each tensor that ranks share, on any device."""
+    """Sum the elements, as integers by their bits, of each tensor that ranks share."""
     shared: dict[str, torch.Tensor] = {}
     for player in players:
         own = dict(player.module.named_parameters()) | traits.running_statistics(player.module)

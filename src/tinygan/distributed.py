@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-CPU = torch.device("cpu")
 TIMEOUT = 300.0  # seconds
 
 
@@ -58,7 +57,7 @@ class Ranks:
     @property
     def device(self) -> torch.device:
         """This rank's GPU, or the CPU on a machine without GPUs."""
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else CPU
+        return torch.device(f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu")
 
     def _sizes(self, size: int) -> list[int]:
         # Batch norm needs two images per rank: each rank takes all of a batch that has fewer.
@@ -146,12 +145,12 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            atexit.unregister(dist.destroy_process_group)  # it might wait for the lost rank
+            atexit.unregister(_leave)  # it might wait for the lost rank
             what = "lost the connection to another rank, which has ended"
             if time.monotonic() - begin > 0.9 * self.timeout:
                 what = f"got no answer for {self.timeout:g} s: "
                 try:
-                    limit = timedelta(seconds=min(5, self.timeout))
+                    limit = timedelta(seconds=5)
                     dist.monitored_barrier(self.groups[2], limit, wait_all_ranks=True)
                 except RuntimeError as found:
                     what += str(found).splitlines()[0]
@@ -162,16 +161,14 @@ class Ranks:
 
 
 ALONE = Ranks()  # a run in one process
-
 _joined: dict[Any, Ranks] = {}
 
 
 def join(*, timeout: float = TIMEOUT) -> Ranks:
     """Join the other processes of this run: all must call it, as trainers and loaders do.
 
-    They are those of the script's process group, if it has made one, or else torchrun's; without
-    either the process is alone. Later calls return the same. After ``timeout`` seconds without an
-    answer another rank counts as lost.
+    They are those of the script's own process group, or else torchrun's; without either, it is
+    alone. After ``timeout`` seconds without an answer another rank counts as lost.
 
     Examples:
         >>> join().count
@@ -198,11 +195,10 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
         patience = timedelta(seconds=max(timeout, TIMEOUT))  # some start slowly
         store, rank, count = next(rendezvous("env://", timeout=patience))
         # torchrun's store outlives ranks that it restarts, with what the dead ones have left in it.
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"restart {restart} of {count} ranks", store)
+        store = PrefixStore(f"{count} ranks, {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, None, patience, count, rank, store)
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     rank, count, group = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
     if count == 1:
         return ALONE
@@ -213,6 +209,11 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
         _joined[group] = Ranks(rank, count, local_rank, timeout, groups)
         _joined[group].gather([])  # a rank that left before this would break the others' joining
     return _joined[group]
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 is_launched = dist.is_torchelastic_launched  # whether torchrun started this process

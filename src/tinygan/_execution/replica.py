@@ -105,7 +105,7 @@ class Replica:
 
 
 def sums_of_bits(players: Iterable[Player]) -> dict[str, int]:
-    """Sum the elements, as integers by their bits, of each tensor that all ranks share."""
+    """Sum the elements, as integers by their bits, of each tensor that ranks share."""
     shared: dict[str, torch.Tensor] = {}
     for player in players:
         own = dict(player.module.named_parameters()) | traits.running_statistics(player.module)
@@ -115,5 +115,4 @@ def sums_of_bits(players: Iterable[Player]) -> dict[str, int]:
                 if isinstance(moment, torch.Tensor):
                     shared[f"{player.name} optimizer.{name}.{kind}"] = moment
     sums = [t.detach().view(BITS[t.element_size()]).sum(dtype=torch.int64) for t in shared.values()]
-    device = sums[0].device  # some optimizers count their steps on the CPU
-    return dict(zip(shared, torch.stack([each.to(device) for each in sums]).tolist()))
+    return dict(zip(shared, torch.stack([each.to(sums[0].device) for each in sums]).tolist()))

@@ -516,6 +516,16 @@ def test_a_folder_that_cannot_be_written_is_named(source):
         pack(source, "/dev/null/file.npy")
 
 
+def test_another_format_is_named(source, tmp_path):
+    """Opening what another version of tinygan has packed says so; packing makes it anew."""
+    pack(source, tmp_path / "file.npy")
+    beside = tmp_path / "file.json"
+    beside.write_text(beside.read_text().replace(packing.FORMAT, "tinygan packed images 9"))
+    with pytest.raises(ValueError, match="its format is 'tinygan packed images 9', known is 'tiny"):
+        data.open_packed(tmp_path / "file.npy")
+    assert_packed(pack(source, tmp_path / "file.npy"), source)
+
+
 def test_a_missing_array_is_named(tmp_path):
     """Opening without packing says what is missing."""
     with pytest.raises(ValueError, match="npy: there is none; pack"):

@@ -180,6 +180,8 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 
 def _trouble(path: Path, manifest: dict[str, Any]) -> str:
     """Return why an array is not the one that its manifest describes, or nothing."""
+    if manifest["format"] != FORMAT:
+        return f"its format is {manifest['format']!r}, known is {FORMAT!r}"
     if not path.is_file():
         return "the array is missing"
     status, time = path.stat(), manifest["time"]

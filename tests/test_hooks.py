@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 import tinygan
 from tinygan import data, hooks, pictures
-from tinygan.hooks.images import frames
 from tinygan.hooks.logs import TUTORIAL
 from tinygan.hooks.run_folder import LogFile
 
@@ -185,7 +184,7 @@ def test_pictures_of_other_names_are_left_alone(tmp_path):
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "step_000099 copy.png").write_bytes(b"kept")
     tiny_trainer(hooks=[sample]).fit([tiny_images()], steps=1)
-    assert [frame.name for frame in frames(tmp_path)] == ["step_000000.png", "step_000001.png"]
+    assert [frame.name for frame in sample.frames] == ["step_000000.png", "step_000001.png"]
     assert (tmp_path / "samples" / "step_000099 copy.png").read_bytes() == b"kept"
 
 
@@ -308,7 +307,7 @@ def test_the_animation(tmp_path):
     assert "500 + (index" in page
     assert re.findall(r'alt="step (\d+)"', page) == ["0", "1", "2", "3", "4"]
     for frame, encoded in zip(
-        frames(tmp_path), re.findall(r"data:image/webp;base64,([^\"]+)", page)
+        trainer.hooks[0].frames, re.findall(r"data:image/webp;base64,([^\"]+)", page)
     ):
         with Image.open(frame) as grid, Image.open(io.BytesIO(base64.b64decode(encoded))) as shown:
             error = np.asarray(grid, float) - np.asarray(shown.convert("RGB"), float)

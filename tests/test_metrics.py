@@ -185,11 +185,11 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.features(torch.zeros(3, 1, 8, 8), nn.Flatten(), count=4),
-            "images must be at least 4, got 3; give more, or a smaller count.",
+            "images must be 4 or more, got 3; give more, or a smaller count.",
         ),
         (
             lambda: metrics.features([], nn.Flatten()),
-            "images must be at least 1, got 0; give more, or a smaller count.",
+            "images must be 1 or more, got 0; give more, or a smaller count.",
         ),
         (
             lambda: metrics.features(torch.full((1, 1, 8, 8), math.inf), nn.Flatten()),
@@ -202,7 +202,7 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.fid(torch.zeros(3, 2), torch.zeros(1, 2)),
-            "fake must be at least 2 features, got 1; use more images.",
+            "fake must have at least 2 rows, got 1; use more images.",
         ),
         (
             lambda: metrics.fid(torch.full((3, 2), math.nan), torch.zeros(3, 2)),
@@ -215,11 +215,11 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.kid(torch.zeros(30, 2), torch.zeros(20, 2)),
-            "real must be at least 1000 features, got 30; use more images or a smaller subset_size",
+            "real must have at least 1000 rows, got 30; use more images or a smaller subset_size",
         ),
         (
             lambda: metrics.precision_recall(torch.zeros(3, 2), torch.zeros(9, 2)),
-            "real must be at least 4 features, got 3; use more images.",
+            "real must have at least 4 rows, got 3; use more images.",
         ),
         (
             lambda: Inception(nn.Flatten())(torch.zeros(1, 4, 8, 8)),

@@ -318,7 +318,7 @@ def test_the_best_of_another_value_does_not_count(tmp_path, change, caplog):
 def test_errors_say_what_to_do(tmp_path):
     """Each wrong argument is told by name, value, rule and remedy."""
     assert refused(watch(tmp_path, count=3)) == (
-        "fake must be at least 4 features, got 3; use more images."
+        "fake must have at least 4 rows, got 3; use more images."
     )
     assert refused(watch(tmp_path), hooks.JSONLog(tmp_path)) == (
         "Quality must be the last hook but Checkpoint, got JSONLog after it, whose state would be "

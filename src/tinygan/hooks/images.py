@@ -99,6 +99,12 @@ class SampleGrid(FolderHook):
         self.every = checks.count("every", every)
         self._started = False
 
+    @property
+    def frames(self) -> list[Path]:
+        """The pictures written so far, in the order of their steps."""
+        found = self.folder.glob("samples/step_*.png")
+        return sorted((p for p in found if re.fullmatch(r"step_\d+\.png", p.name)), key=_step_of)
+
     @override
     def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder / "samples")
@@ -110,7 +116,7 @@ class SampleGrid(FolderHook):
             return
         # Not before: a run that is refused at its first batch destroys nothing.
         self._started = True
-        for frame in frames(self.folder):
+        for frame in self.frames:
             step = _step_of(frame)
             if step > trainer.step or (step == trainer.step and step % self.every != 0):
                 frame.unlink()
@@ -135,12 +141,6 @@ class SampleGrid(FolderHook):
     def _write(self, trainer: Run) -> None:
         path = self.folder / "samples" / f"step_{trainer.step:06d}.png"
         save_picture(pictures.grid(trainer.pictures()), path)
-
-
-def frames(folder: Path) -> list[Path]:
-    """Return the sample grids of a run's folder, in the order of their steps."""
-    found = folder.glob("samples/step_*.png")
-    return sorted((p for p in found if re.fullmatch(r"step_\d+\.png", p.name)), key=_step_of)
 
 
 def _step_of(frame: Path) -> int:
@@ -184,7 +184,7 @@ class Animation(FolderHook):
 
     @override
     def on_fit_end(self, trainer: Run) -> None:
-        shown = frames(self.folder)
+        shown = SampleGrid(self.folder).frames
         if len(shown) > self.max_frames:
             last, count = len(shown) - 1, self.max_frames
             shown = [shown[round(i * last / (count - 1))] for i in range(count)]

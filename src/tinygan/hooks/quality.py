@@ -150,7 +150,13 @@ class Quality(FolderHook):
     def _features_of_real(self, module: nn.Module) -> torch.Tensor:
         if isinstance(self._real, torch.Tensor) and self._real.dim() == 2:
             return self._real
-        return metrics.features(_in_range(self._real), module)
+
+        def in_range() -> Iterator[torch.Tensor]:
+            for batch in image_batches(self._real):
+                check_range(batch)  # as the trainer would
+                yield batch
+
+        return metrics.features(in_range(), module)
 
     @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
@@ -248,10 +254,3 @@ class Quality(FolderHook):
         self._file.load_state_dict(state["file"])
         self.best_value, self.best_step = state["best_value"], state["best_step"]
         self._best_of = state.get("best_of")
-
-
-def _in_range(images: torch.Tensor | Iterable[object]) -> Iterator[torch.Tensor]:
-    """Yield real images in batches, if the trainer would train on them."""
-    for batch in image_batches(images):
-        check_range(batch)
-        yield batch

@@ -60,7 +60,7 @@ def features(
                 break
     if done < (count or 1):
         raise ValueError(
-            f"images must be at least {count or 1}, got {done}; give more, or a smaller count."
+            f"images must be {count or 1} or more, got {done}; give more, or a smaller count."
         )
     together = torch.cat(found)
     if not together.isfinite().all():
@@ -294,7 +294,7 @@ def _checked(
     for name, given in (("real", real), ("fake", fake)):
         if len(given) < at_least:
             raise ValueError(
-                f"{name} must be at least {at_least} features, got {len(given)}; {remedy}."
+                f"{name} must have at least {at_least} rows, got {len(given)}; {remedy}."
             )
         if not given.isfinite().all():
             raise ValueError(

@@ -207,8 +207,8 @@ def test_where_an_epoch_goes_on_with_other_batches(done, before, after, given, c
 class Count(tinygan.Hook):
     """Counts steps."""
 
-    def __init__(self, size=1):
-        self.steps, self.settings = 0, {"size": size}
+    def __init__(self, size=1, folder=None):
+        self.steps, self.settings, self.folder = 0, {"size": size}, folder
 
     def on_step_end(self, trainer, report):
         """Count."""
@@ -245,6 +245,16 @@ def test_hooks_of_one_class_are_matched_by_their_settings():
     trainer.hooks[1].steps = 7
     other = tiny_trainer(hooks=[Count(2), Count(1)])
     other.load_state_dict(trainer.state_dict())
+    assert [hook.steps for hook in other.hooks] == [7, 0]
+
+
+def test_hooks_of_one_class_are_matched_by_their_folders(tmp_path):
+    """With other settings too, if these are allowed."""
+    trainer = tiny_trainer(hooks=[Count(1, tmp_path / "a"), Count(2, tmp_path / "b")])
+    trainer.hooks[1].steps = 7
+    trainer.save(tmp_path / "run.pt")
+    other = tiny_trainer(hooks=[Count(3, tmp_path / "b"), Count(4, tmp_path / "a")])
+    other.resume(tmp_path / "run.pt", allow="hooks")
     assert [hook.steps for hook in other.hooks] == [7, 0]
 
 

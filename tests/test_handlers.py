@@ -94,7 +94,7 @@ def test_in_another_thread_a_run_sets_no_handlers(own):
     assert handlers() == before
 
 
-def test_a_run_that_is_to_stop_saves_first(own, tmp_path):
+def test_a_run_that_is_to_stop_saves_first(own, tmp_path, caplog):
     """The checkpoint is there before other hooks write at the end, for time may be short."""
     found = []
     draws = tinygan.Hook()
@@ -103,3 +103,4 @@ def test_a_run_that_is_to_stop_saves_first(own, tmp_path):
     with pytest.raises(SystemExit):
         tiny_trainer(hooks=[stops, draws, hooks.Checkpoint(tmp_path)]).fit([tiny_images()], steps=5)
     assert [path.name for path in found] == ["step_000002.pt"]
+    assert "stopped by SIGTERM after step 2, saved in" in caplog.text

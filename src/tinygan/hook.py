@@ -63,7 +63,7 @@ class Hook:
     """
 
     first_rank_only: bool = False
-    folder: Any = None
+    folder: Any
     settings: Mapping[str, object] = MappingProxyType({})
 
     def on_fit_start(self, trainer: Run) -> None:

@@ -57,26 +57,21 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return a named file, or the newest good one of a run's folder, and its content.
+    """Return a named file, or the newest whole one of a run's folder, and its content.
 
     None stands for the folder of a run that is yet to begin.
     """
     if path.is_file() or path.suffix == ".pt":
         return path, load(path)
-    return newest_good(path if files(path) else inside(path))
-
-
-def newest_good(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest whole file and its content; None if there are no files at all."""
-    candidates = files(folder)
-    for path in reversed(candidates):
+    candidates = files(path) or files(inside(path))
+    for candidate in reversed(candidates):
         try:
-            return path, load(path)
+            return candidate, load(candidate)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
     if candidates:  # to begin anew would lose the run
         raise CheckpointError(
-            f"a checkpoint must be whole, got {len(candidates)} in {folder} and none of them is; "
+            f"a checkpoint must be whole, got {len(candidates)} in {path} and none of them is; "
             "restore one from a backup, or move them away to begin a new run."
         )
     return None

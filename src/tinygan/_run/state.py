@@ -77,8 +77,8 @@ def differences(
             found |= checks.differences(before, told, words, prefix=f"hooks.{name}.")
         elif told:
             found[f"hooks.{name}"] = f"missing {words[0]}, there {words[1]}"
-    for name in then_hooks.keys() - known.values():
-        if then_hooks[name] or saved["hooks"].get(name):
+    for name, told in then_hooks.items():
+        if name not in known.values() and (told or saved["hooks"].get(name)):
             found[f"hooks.{name}"] = f"there {words[0]}, missing {words[1]}"
     return found, never
 

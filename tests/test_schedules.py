@@ -542,7 +542,7 @@ SCHEDULERS = {
     "MultiplicativeLR": partial(
         lr_scheduler.MultiplicativeLR, lr_lambda=lambda step: 1.1 if step % 3 else 0.5
     ),
-    "StepLR": partial(lr_scheduler.StepLR, step_size=3),
+    "StepLR": partial(lr_scheduler.StepLR, step_size=2),
     "MultiStepLR": partial(lr_scheduler.MultiStepLR, milestones=[2, 2, 5]),
     "ConstantLR": partial(lr_scheduler.ConstantLR, factor=0.5, total_iters=2),
     "PolynomialLR": partial(lr_scheduler.PolynomialLR, total_iters=12, power=2.0),

@@ -149,5 +149,5 @@ def test_smoothing_out_of_range_is_refused(smoothing):
     with pytest.raises(ValueError) as error:
         losses.smoothed(smoothing)
     assert str(error.value) == (
-        f"label_smoothing must be in [0, 0.5), got {smoothing!r}; use 0.1, say."
+        f"label_smoothing must be in [0, 0.5), got {smoothing!r}; for example 0.1."
     )

@@ -166,7 +166,7 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.nearest_mode(RING, RING, 0.0),
-            "sd must be in (0, inf), got 0.0; use 0.05, say.",
+            "sd must be in (0, inf), got 0.0; for example 0.05.",
         ),
         (
             lambda: metrics.mode_coverage(MODES.float(), 2),

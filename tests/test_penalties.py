@@ -290,19 +290,22 @@ def test_a_run_with_another_penalty_is_refused():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: penalties.r1(-1.0), "weight must be in [0, inf), got -1.0; use 10.0, say."),
+        (lambda: penalties.r1(-1.0), "weight must be in [0, inf), got -1.0; for example 10.0."),
         (
             lambda: penalties.dragan(noise=-1.0),
-            "noise must be in [0, inf), got -1.0; use 0.25, say.",
+            "noise must be in [0, inf), got -1.0; for example 0.25.",
         ),
         (
             lambda: penalties.wgan_gp(float("inf")),
-            "weight must be in [0, inf), got inf; use 10.0, say.",
+            "weight must be in [0, inf), got inf; for example 10.0.",
         ),
-        (lambda: penalties.r1("10"), "weight must be in [0, inf), got '10'; use 10.0, say."),
-        (lambda: penalties.r1(True), "weight must be in [0, inf), got True; use 10.0, say."),
+        (lambda: penalties.r1("10"), "weight must be in [0, inf), got '10'; for example 10.0."),
+        (lambda: penalties.r1(True), "weight must be in [0, inf), got True; for example 10.0."),
         (lambda: penalties.r1(every=0), "every must be at least 1, got 0; use 1 or more."),
-        (lambda: penalties.r1(float("nan")), "weight must be in [0, inf), got nan; use 10.0, say."),
+        (
+            lambda: penalties.r1(float("nan")),
+            "weight must be in [0, inf), got nan; for example 10.0.",
+        ),
     ],
 )
 def test_bad_penalties_are_refused(make, sentence):

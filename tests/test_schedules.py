@@ -112,15 +112,15 @@ def test_the_same_images_give_the_same_number(change, seen):
     [
         (
             lambda: schedules.constant(float("nan")),
-            "value must be in (-inf, inf), got nan; use 0.1, say.",
+            "value must be in (-inf, inf), got nan; for example 0.1.",
         ),
         (
             lambda: schedules.linear("a", 0.0, until=10),
-            "start must be in (-inf, inf), got 'a'; use 0.1, say.",
+            "start must be in (-inf, inf), got 'a'; for example 0.1.",
         ),
         (
             lambda: schedules.cosine(1.0, math.inf, until=10),
-            "end must be in (-inf, inf), got inf; use 0.1, say.",
+            "end must be in (-inf, inf), got inf; for example 0.1.",
         ),
         (
             lambda: schedules.cosine(1.0, 0.0, until=0),
@@ -136,11 +136,11 @@ def test_the_same_images_give_the_same_number(change, seen):
         ),
         (
             lambda: schedules.exponential(1.0, 0.0, until=10),
-            "end must be in (0, inf), got 0.0; use 0.1, say.",
+            "end must be in (0, inf), got 0.0; for example 0.1.",
         ),
         (
             lambda: schedules.exponential(-1.0, 1.0, until=10),
-            "start must be in (0, inf), got -1.0; use 10.0, say.",
+            "start must be in (0, inf), got -1.0; for example 10.0.",
         ),
         (
             lambda: schedules.warm_up(1.0, images=0),
@@ -148,25 +148,28 @@ def test_the_same_images_give_the_same_number(change, seen):
         ),
         (
             lambda: penalties.r1(schedules.linear(-1.0, 1.0, until=10)),
-            "weight at 0 images must be in [0, inf), got -1.0; use 10.0, say.",
+            "weight at 0 images must be in [0, inf), got -1.0; for example 10.0.",
         ),
         (
             lambda: penalties.Penalty(penalties.r1().cost, weight=-1.0),
-            "weight must be in [0, inf), got -1.0; use 10.0, say.",
+            "weight must be in [0, inf), got -1.0; for example 10.0.",
         ),
         (
             lambda: augmentations.diff_augment(p=schedules.constant(1.5)),
-            "p at 0 images must be in [0, 1], got 1.5; use 0.8, say.",
+            "p at 0 images must be in [0, 1], got 1.5; for example 0.8.",
         ),
         (
             lambda: hooks.Schedule(betas=(0.5, 1.0)),
-            "betas[1] must be in [0, 1), got 1.0; use 0.5, say.",
+            "betas[1] must be in [0, 1), got 1.0; for example 0.5.",
         ),
         (
             lambda: hooks.Schedule(lr=schedules.constant),
             "lr at 0 images must be in [0, inf), got functools.partial(",
         ),
-        (lambda: hooks.Schedule(lr="fast"), "lr must be in [0, inf), got 'fast'; use 0.0001, say."),
+        (
+            lambda: hooks.Schedule(lr="fast"),
+            "lr must be in [0, inf), got 'fast'; for example 0.0001.",
+        ),
         (
             hooks.Schedule,
             "Schedule must be given what to set, got no options; use "

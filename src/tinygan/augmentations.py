@@ -100,7 +100,7 @@ def instance_noise(deviation: float | Schedule = 0.1) -> Augmentation:
         >>> noise.draw((2, 3, 8, 8), torch.Generator(), 1000).abs().max()
         tensor(0.)
     """
-    deviation = schedules.checked("deviation", deviation, "[0, inf)", say=0.1)
+    deviation = schedules.checked("deviation", deviation, "[0, inf)", example=0.1)
     if callable(deviation):
         return Augmentation(partial(_changing_noise, deviation=deviation), _sum)
     return Augmentation(partial(sampling.gaussian_noise, deviation=deviation), _sum)
@@ -113,7 +113,7 @@ def _sum(images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 def _changing_noise(
     shape: Sequence[int], generator: torch.Generator, images: int, *, deviation: Schedule
 ) -> torch.Tensor:
-    now = schedules.value_at(deviation, images, "deviation", "[0, inf)", say=0.1)
+    now = schedules.value_at(deviation, images, "deviation", "[0, inf)", example=0.1)
     if now == 0:
         return torch.zeros(tuple(shape), device=generator.device)
     return sampling.gaussian_noise(shape, generator, deviation=now)
@@ -152,9 +152,9 @@ def diff_augment(
         torch.Size([2, 3, 8, 8])
         >>> ever_more = diff_augment(p=schedules.linear(0.0, 0.8, until=100_000))
     """
-    translation = checks.number("translation", translation, "[0, 1]", say=0.125)
-    cutout = checks.number("cutout", cutout, "[0, 1]", say=0.5)
-    p = schedules.checked("p", p, "[0, 1]", say=0.8)
+    translation = checks.number("translation", translation, "[0, 1]", example=0.125)
+    cutout = checks.number("cutout", cutout, "[0, 1]", example=0.5)
+    p = schedules.checked("p", p, "[0, 1]", example=0.8)
     change = partial(_diff_augment, colour=colour, translation=translation, cutout=cutout)
     if p == 1:
         return Augmentation(draw=_seven_each, apply=change)
@@ -170,7 +170,7 @@ def _eight_each(
 ) -> torch.Tensor:
     """Draw the seven, and for each image whether they are to be used: 1 or 0."""
     seven = _seven_each(shape, generator, images)
-    now = schedules.value_at(p, images, "p", "[0, 1]", say=0.8)
+    now = schedules.value_at(p, images, "p", "[0, 1]", example=0.8)
     used = torch.rand(shape[0], 1, generator=generator, device=generator.device) < now
     return torch.cat([seven, used.to(seven)], 1)
 

@@ -79,7 +79,7 @@ class Average:
 
     def __init__(self, live: nn.Module, half_life: float | Schedule) -> None:
         interval = "[0, inf]" if callable(half_life) else "[1, inf]"
-        self.half_life = schedules.checked("ema_half_life", half_life, interval, say=10_000)
+        self.half_life = schedules.checked("ema_half_life", half_life, interval, example=10_000)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
         self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
@@ -94,7 +94,7 @@ class Average:
         """
         # As all schedules do, it counts the images before the step.
         half_life = schedules.value_at(
-            self.half_life, images - size, "ema_half_life", "[0, inf]", say=10_000
+            self.half_life, images - size, "ema_half_life", "[0, inf]", example=10_000
         )
         weight = ema_weight(max(half_life, 1.0), images, size)
         ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * weight)

@@ -164,7 +164,7 @@ def smoothed(label_smoothing: float) -> Loss:
         >>> smoothed(0.1).real(torch.zeros(1))
         tensor([0.6931])
     """
-    label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 0.5)", say=0.1)
+    label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 0.5)", example=0.1)
     return Loss(
         real=partial(cross_entropy, target=1 - label_smoothing),
         fake=partial(cross_entropy, target=0.0),

@@ -188,13 +188,13 @@ def dragan(weight: float | Schedule = 10.0, *, noise: float = 0.25, every: int =
         >>> dragan(10.0).cost(steep, images, images, torch.zeros(2, 1, 1, 1))
         tensor([40., 40.])
     """
-    noise = checks.number("noise", noise, "[0, inf)", say=0.25)
+    noise = checks.number("noise", noise, "[0, inf)", example=0.25)
     draw = partial(sampling.gaussian_noise, deviation=noise)
     return _weighted("dragan", _dragan_cost, weight, every, draw)
 
 
 def _checked(weight: float | Schedule) -> float | Schedule:
-    return schedules.checked("weight", weight, "[0, inf)", say=10.0)
+    return schedules.checked("weight", weight, "[0, inf)", example=10.0)
 
 
 def _weighted(
@@ -211,7 +211,7 @@ def _weights(
     shape: Sequence[int], generator: torch.Generator, images: int, *, weight: Schedule
 ) -> torch.Tensor:
     """Return the weight after so many images, once for each image: nothing of it is random."""
-    now = schedules.value_at(weight, images, "weight", "[0, inf)", say=10.0)
+    now = schedules.value_at(weight, images, "weight", "[0, inf)", example=10.0)
     return torch.full((shape[0],), now, device=generator.device)
 
 

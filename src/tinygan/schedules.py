@@ -86,8 +86,8 @@ def exponential(start: float, end: float, *, until: int, begin: int = 0) -> Sche
         (10.0, 1.0, 0.1)
     """
     values = (
-        checks.number("start", start, "(0, inf)", say=10.0),
-        checks.number("end", end, "(0, inf)", say=0.1),
+        checks.number("start", start, "(0, inf)", example=10.0),
+        checks.number("end", end, "(0, inf)", example=0.1),
     )
     return _between(_exponential, values, begin, until)
 
@@ -110,7 +110,7 @@ def warm_up(value: float | Schedule, *, images: int) -> Schedule:
         >>> rate(0), rate(1_000_000)
         (0.0, 0.0)
     """
-    value = checked("value", value, "(-inf, inf)", say=2e-4)
+    value = checked("value", value, "(-inf, inf)", example=2e-4)
     return partial(_warm_up, value=value, images=checks.count("images", images))
 
 
@@ -120,7 +120,7 @@ def value_at(
     name: str = "a schedule",
     interval: str = "(-inf, inf)",
     *,
-    say: float = 0.1,
+    example: float = 0.1,
 ) -> float:
     """Return a number, or what a schedule gives after so many images.
 
@@ -129,7 +129,7 @@ def value_at(
         images: the real images seen, at least 0.
         name: what an error calls it.
         interval: where a schedule's values must lie, such as "[0, 1)".
-        say: a value that errors recommend.
+        example: a value that errors suggest.
 
     Raises:
         ValueError: for a schedule that gives no number of the interval.
@@ -140,10 +140,12 @@ def value_at(
     """
     if not callable(value):
         return float(value)
-    return checks.number(f"{name} at {images} images", value(images), interval, say=say)
+    return checks.number(f"{name} at {images} images", value(images), interval, example=example)
 
 
-def checked(name: str, value: float | Schedule, interval: str, *, say: float) -> float | Schedule:
+def checked(
+    name: str, value: float | Schedule, interval: str, *, example: float
+) -> float | Schedule:
     """Return a number of the interval as a float, or a schedule that begins in it as it is.
 
     Raises:
@@ -151,24 +153,24 @@ def checked(name: str, value: float | Schedule, interval: str, *, say: float) ->
         TypeError: for a function that cannot be called with the images seen.
 
     Examples:
-        >>> checked("weight", 10, "[0, inf)", say=10.0)
+        >>> checked("weight", 10, "[0, inf)", example=10.0)
         10.0
     """
     if not callable(value):
-        return checks.number(name, value, interval, say=say)
+        return checks.number(name, value, interval, example=example)
     try:
         inspect.signature(value).bind(0)
     except TypeError:
         raise TypeError(
             f"{name} must be a number or a function of the images seen, got {value!r}; call what "
-            f"makes a schedule, as in schedules.cosine({say}, 0.0, until=1_000_000)."
+            f"makes a schedule, as in schedules.cosine({example}, 0.0, until=1_000_000)."
         ) from None
-    value_at(value, 0, name, interval, say=say)
+    value_at(value, 0, name, interval, example=example)
     return value
 
 
 def _finite(name: str, value: float) -> float:
-    return checks.number(name, value, "(-inf, inf)", say=0.1)
+    return checks.number(name, value, "(-inf, inf)", example=0.1)
 
 
 def _between(

@@ -22,7 +22,7 @@ def count(name: str, value: int, *, at_least: int = 1) -> int:
     return value
 
 
-def number(name: str, value: Any, interval: str, *, say: float) -> float:
+def number(name: str, value: Any, interval: str, *, example: float | None = None) -> float:
     """Return ``value`` if it is a number of the ``interval``, such as "[0, 1)"."""
     inside = isinstance(value, Real) and not isinstance(value, bool)
     if inside:
@@ -31,7 +31,8 @@ def number(name: str, value: Any, interval: str, *, say: float) -> float:
         inside = low <= value if interval[0] == "[" else low < value
         inside &= value <= high if interval[-1] == "]" else value < high
     if not inside:
-        raise ValueError(f"{name} must be in {interval}, got {value!r}; use {say}, say.")
+        remedy = "" if example is None else f"; for example {example}"
+        raise ValueError(f"{name} must be in {interval}, got {value!r}{remedy}.")
     return float(value)
 
 

@@ -106,10 +106,10 @@ def _checked(
     interval = INTERVALS.get(name, "[0, inf)")
     if isinstance(value, (tuple, list)):
         return tuple(
-            schedules.checked(f"{name}[{index}]", part, interval, say=0.5)
+            schedules.checked(f"{name}[{index}]", part, interval, example=0.5)
             for index, part in enumerate(value)
         )
-    return schedules.checked(name, value, interval, say=1e-4)
+    return schedules.checked(name, value, interval, example=1e-4)
 
 
 def _now(
@@ -119,10 +119,10 @@ def _now(
     interval = INTERVALS.get(name, "[0, inf)")
     if isinstance(value, tuple):
         return tuple(
-            schedules.value_at(part, images, f"{name}[{index}]", interval, say=0.5)
+            schedules.value_at(part, images, f"{name}[{index}]", interval, example=0.5)
             for index, part in enumerate(value)
         )
-    now = schedules.value_at(value, images, name, interval, say=1e-4)
+    now = schedules.value_at(value, images, name, interval, example=1e-4)
     return single(now) if name == "lr" else now
 
 

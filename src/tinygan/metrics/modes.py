@@ -72,7 +72,7 @@ def nearest_mode(
             "points must be finite, got NaN or infinite values; a generator that makes them has "
             "diverged."
         )
-    checks.number("sd", sd, "(0, inf)", say=0.05)
+    checks.number("sd", sd, "(0, inf)", example=0.05)
     # In float64, for cdist may take squares apart, of which small distances would keep few digits.
     distances = torch.cdist(points.double(), means.to(points.device).double())
     nearest, modes = distances.min(dim=1)

@@ -132,10 +132,12 @@ def make_trainer(
     adam = partial(torch.optim.Adam, lr=a.lr, betas=(a.beta1, 0.999), fused=True)
     torch.manual_seed(a.seed)
     generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf, num_classes=classes)
+    generator.apply(tinygan.weights_init)
     discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf, num_classes=classes)
+    discriminator.apply(tinygan.weights_init)
     return tinygan.GANTrainer(
-        generator.apply(tinygan.weights_init),
-        discriminator.apply(tinygan.weights_init),
+        generator,
+        discriminator,
         generator_optimizer=adam,
         discriminator_optimizer=adam,
         hooks=[

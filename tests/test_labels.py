@@ -121,6 +121,10 @@ def test_bad_images_need_no_label_and_names_without_image_are_named(tmp_path, ca
     [
         ("folders", "must give each image a class, got 1 of 4 images in .* in folders: 'top.png';"),
         ({"top.png": 0}, "got 3 of 4 images .* in the table: 'cat/1.png', 'cat/in/2.png', 'dog/1."),
+        (
+            dict.fromkeys(["1.png", "2.png", "top.png"], 0),
+            "got 2 of 4 .*: 'cat/1.png', 'dog/1.png';",
+        ),
         ({**dict.fromkeys(NAMES, 0), "top.png": -1}, "from 0 to 1048575, got -1 for 'top.png'"),
         ({**dict.fromkeys(NAMES, 0), "top.png": 2**40}, "got 1099511627776 for 'top.png'"),
         ({**dict.fromkeys(NAMES, "a"), "top.png": 0}, "labels must all be names, or all numbers"),

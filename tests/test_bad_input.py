@@ -113,8 +113,8 @@ def test_an_unknown_latent_dim():
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ({}, "give exactly one of epochs and steps, got epochs=None and steps=None; "),
-        ({"epochs": 1, "steps": 2}, "give exactly one of epochs and steps, got epochs=1 and steps"),
+        ({}, "give either epochs or steps, got epochs=None and steps=None; "),
+        ({"epochs": 1, "steps": 2}, "give either epochs or steps, got epochs=1 and steps"),
         ({"epochs": 0}, "epochs must be at least 1, got 0; use 1 or more."),
         ({"steps": -3}, "steps must be at least 1, got -3; use 1 or more."),
         ({"epochs": 1.5}, "epochs must be an int, got 1.5; use 1 or more."),
@@ -238,7 +238,7 @@ def test_ingredients_of_another_kind(arguments, sentence):
                     sampling.one_each, lambda images, drawn: images.detach()
                 )
             },
-            "the generator must get gradients from its loss, got none; let it pay before it",
+            "the generator must have gradients when it is yielded, got none; let it pay",
         ),
         (
             {"prior": lambda count, latent_dim, generator: torch.zeros(2, latent_dim)},
@@ -251,7 +251,7 @@ def test_ingredients_of_another_kind(arguments, sentence):
                     lambda images, drawn: images * drawn,
                 )
             },
-            "augment.0.real must draw a row for each example of the whole batch, 8, got ();",
+            "augment.0.real must draw one row for each example of the whole batch, 8, got ();",
         ),
         (
             {
@@ -268,7 +268,7 @@ def test_ingredients_of_another_kind(arguments, sentence):
                     lambda images, drawn: images,
                 )
             },
-            "augment.0.real must draw a row for each example of the whole batch, 8, got (16,);",
+            "augment.0.real must draw one row for each example of the whole batch, 8, got (16,);",
         ),
     ],
 )
@@ -325,7 +325,7 @@ def test_logits_of_another_shape():
 def test_loaders_that_yield_nothing(batches):
     """Batches that give nothing are refused rather than trained on for many empty epochs."""
     trainer = tiny_trainer()
-    with pytest.raises(ValueError, match="must give something in every epoch, got nothing in epo"):
+    with pytest.raises(ValueError, match="batches must not be empty, got none in epo"):
         trainer.fit(batches, epochs=100)
     assert trainer.epoch == 0
 

@@ -193,7 +193,7 @@ def test_an_unfinished_step_never_becomes_a_checkpoint(tmp_path, caplog):
     (tmp_path / "checkpoints" / "step_000002.pt").unlink()
     with caplog.at_level(logging.WARNING):
         trainer.fit([tiny_images()], steps=2)
-    assert "step 3 was left unfinished by an error" in caplog.text
+    assert "an error left step 3 unfinished" in caplog.text
     assert names(tmp_path) == ["emergency_000002.pt"]
     (tmp_path / "checkpoints" / "step_000002.pt").write_bytes(good)
     assert trainer.resume(tmp_path).name == "step_000002.pt"

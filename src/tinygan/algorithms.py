@@ -122,7 +122,7 @@ def gan(
         yield G
 
     algorithm.settings = {  # type: ignore[attr-defined]
-        "loss": loss, "penalty": terms, "augment": changes, "d_steps": d_steps, "prior": prior
+        "loss": loss, "penalties": terms, "augment": changes, "d_steps": d_steps, "prior": prior
     }  # fmt: skip
     algorithm.turns = d_steps  # type: ignore[attr-defined]
     return algorithm

@@ -8,7 +8,6 @@ from typing import final
 
 import torch
 from torch import nn
-from typing_extensions import override
 
 from tinygan import algorithms, augmentations, losses, sampling, schedules, seeds
 from tinygan import penalties as penalties_
@@ -142,7 +141,6 @@ class GANTrainer(Trainer):
         """The classes (N,) of ``real``, which are also those of the fakes; None without classes."""
         return self.data[1] if len(self.data) > 1 else None
 
-    @override
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:
         images = batches.images(batch)
         if self.num_classes is None:
@@ -152,7 +150,6 @@ class GANTrainer(Trainer):
             check_labels(labels, len(images), self.num_classes)  # which waits for no device here
         return [images, labels]
 
-    @override
     def _check_first(self, examples: Sequence[torch.Tensor]) -> None:
         real, *labels = examples
         z = self.noise(0, 2)
@@ -176,7 +173,6 @@ class GANTrainer(Trainer):
         """The 64 vectors z, (64, Z), whose images show the run's progress."""
         return self.prior(64, self.latent_dim, seeds.generator(self.seed, "fixed noise"))
 
-    @override
     def pictures(self) -> torch.Tensor:
         """Return the images of the fixed noise, (64, C, H, W) in [-1, 1]."""
         return self.generate(self.fixed_noise)

@@ -27,8 +27,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from typing_extensions import override
-
 from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checks
 from tinygan.player import Player
@@ -109,7 +107,6 @@ class Hook:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
 
-    @override
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, member in vars(cls).items():
@@ -226,7 +223,6 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
             raise TypeError(sentence) from None
         self.function = function
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.n == 0:
             self.function(trainer, report)

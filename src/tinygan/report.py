@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from typing_extensions import override
 
 COUNTERS = ("step", "epoch", "images")
 """What logs count by; no statistic may be called so."""
@@ -36,18 +35,15 @@ class Report(Mapping[str, torch.Tensor]):
         self.names = tuple(names)
         self._values = values
 
-    @override
     def __getitem__(self, name: str) -> torch.Tensor:
         try:
             return self._values[self.names.index(name)]
         except ValueError:
             raise KeyError(f"{name}; this step's statistics are {', '.join(self.names)}") from None
 
-    @override
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    @override
     def __len__(self) -> int:
         return len(self.names)
 

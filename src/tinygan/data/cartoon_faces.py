@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch.utils.data import Dataset
-from typing_extensions import override
 
 from tinygan import seeds
 from tinygan._run import checks
@@ -115,7 +114,6 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Return the number of faces."""
         return len(self.pixels)
 
-    @override
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return face ``index``, (C, H, W) in [-1, 1], and its label, () or (6,) of int64."""
         return scale(self.pixels[index]), self.labels[index]

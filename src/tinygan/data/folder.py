@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from typing_extensions import override
 
 from tinygan._run import checks
 from tinygan.data import decoding
@@ -108,7 +107,6 @@ class Images(Dataset[Example]):
         """Return the number of images."""
         return len(self.names)
 
-    @override
     def __getitem__(self, index: int) -> Example:
         """Return image ``index``, (C, H, W) in [-1, 1], and its label if there are labels."""
         image = decoding.scale(self._pixels(index))
@@ -160,7 +158,6 @@ class ImageFiles(Images):
                 root, count = self.source.root, len(names)
                 _log.warning("%s: %s (%d): %s.", root, what, count, listed(names))
 
-    @override
     def _pixels(self, index: int) -> torch.Tensor:
         try:
             return self.in_bytes(index)

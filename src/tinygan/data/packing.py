@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from typing_extensions import override
 
 from tinygan import distributed
 from tinygan._run import batches, checks, disk
@@ -146,11 +145,9 @@ class PackedImages(Images):
         _, channels, height, width = self.pixels.shape
         super().__init__((height, width), channels, manifest)
 
-    @override
     def _pixels(self, index: int) -> torch.Tensor:
         return self.pixels[range(len(self))[index]]
 
-    @override
     def __reduce__(self) -> tuple[Any, ...]:
         """Send the path to another process, not the pixels."""
         return PackedImages, (self.path, self._sha256)
@@ -288,7 +285,6 @@ class _Attempts(Dataset[tuple[torch.Tensor, str]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    @override
     def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         try:
             return self.images.in_bytes(index), ""

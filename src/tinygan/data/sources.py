@@ -12,8 +12,6 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from typing_extensions import override
-
 from tinygan.data.decoding import BadImageError
 
 EXTENSIONS = (
@@ -113,7 +111,6 @@ def _is_hidden(name: str) -> bool:
 
 
 class _Folder(Source):
-    @override
     def _entries(self) -> Iterator[Entry]:
         # A link is followed unless it leads up again, to where it would be met once more.
         up = [self.root.resolve(), *self.root.resolve().parents]
@@ -140,7 +137,6 @@ class _Folder(Source):
                 else:
                     folders.append((f"{name}/", above | {identity}))
 
-    @override
     def open(self, name: str) -> IO[bytes]:
         path = self.root / name
         status = os.stat(path)
@@ -161,7 +157,6 @@ class _Zip(Source):
             self._archive = (os.getpid(), zipfile.ZipFile(self.root))
         return self._archive[1]
 
-    @override
     def _entries(self) -> Iterator[Entry]:
         # Of members with the same name the last counts, as when a zip is unpacked.
         for name, member in self._open_archive().NameToInfo.items():
@@ -172,14 +167,12 @@ class _Zip(Source):
             if not member.is_dir():
                 yield name, (member.file_size, member.CRC), trouble
 
-    @override
     def open(self, name: str) -> IO[bytes]:
         member = self._open_archive().getinfo(name)
         with self._open_archive().open(member) as file:
             # Not read(): that would inflate what goes beyond the size that is declared.
             return io.BytesIO(file.read(member.file_size))
 
-    @override
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_archive": None}
 
@@ -193,7 +186,6 @@ def _is_tar(root: Path) -> bool:
 
 
 class _Tar(Source):
-    @override
     def _entries(self) -> Iterator[Entry]:
         with tarfile.open(self.root, "r:") as archive:
             members = {str(PurePosixPath(member.name)): member for member in archive}
@@ -203,7 +195,6 @@ class _Tar(Source):
             if not member.isdir():
                 yield name, (member.size, int(member.mtime)), trouble
 
-    @override
     def open(self, name: str) -> IO[bytes]:
         start, size = self._places[name]
         with open(self.root, "rb") as file:

@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import override
-
 from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checkpoint, checks, disk
 from tinygan._run import folder as saved
@@ -65,7 +63,6 @@ class Checkpoint(Hook):
         self._saved: tuple[int, ...] | None = None
         self._started = False
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         self._started = False
         if (last := trainer.hooks[-1]) is not self:
@@ -93,7 +90,6 @@ class Checkpoint(Hook):
         self._saved = None if _whole(here) is None else _place(trainer)
         self._started = True
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         # A run that is asked to stop may have little time: it saves before it draws its pictures.
         # Otherwise not among skipped steps: what to go back to should lie before them.
@@ -106,7 +102,6 @@ class Checkpoint(Hook):
                 message = "NOT SAVED at step %d, the run goes on, older checkpoints stay: %s"
                 logger.error(message, trainer.step, error)
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
         if self._saved != _place(trainer) and trainer.between_steps:
@@ -147,7 +142,6 @@ class Checkpoint(Hook):
             disk.sync_folder(self.folder)
         return pinned
 
-    @override
     def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
@@ -160,7 +154,6 @@ class Checkpoint(Hook):
                 disk.remove(path)  # of the steps that are gone back from
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
-    @override
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
         # that was refused is another run's. What lost ranks have left half-done may be anything.

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
-from typing_extensions import override
 
 from tinygan import pictures
 from tinygan._run import checks
@@ -38,18 +37,15 @@ class LossPlot(RowsHook):
         """Each statistic's steps and values, by its name."""
         self._figure: Figure | None = None
 
-    @override
     def _take(self, rows: list[dict[str, float]]) -> None:
         for row in rows:
             for name in row.keys() - {"step", "epoch", "images"}:
                 self._curves.setdefault(name, []).append((int(row["step"]), row[name]))
 
-    @override
     def on_epoch_end(self, trainer: Run) -> None:
         with not_fatal(self.folder / "loss_plot.png"):
             self._draw()
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         self._draw()
 
@@ -77,14 +73,12 @@ class LossPlot(RowsHook):
                 axes.legend()
         self._figure.savefig(self.folder / "loss_plot.png")
 
-    @override
     def state_dict(self) -> dict[str, Any]:
         self._read()
         return {
             name: torch.tensor(curve, dtype=torch.float64) for name, curve in self._curves.items()
         }
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._curves = {
             name: [(int(step), value) for step, value in curve.tolist()]
@@ -112,7 +106,6 @@ class TensorBoard(FolderHook):
         self.images_every = checks.count("images_every", images_every)
         self._writer: SummaryWriter | None = None
 
-    @override
     def on_step_start(self, trainer: Run) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -122,7 +115,6 @@ class TensorBoard(FolderHook):
                 str(self.folder / "tensorboard"), purge_step=trainer.step + 1
             )
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         assert self._writer is not None
         with not_fatal(self.folder):
@@ -139,16 +131,13 @@ class TensorBoard(FolderHook):
             picture = pil_to_tensor(pictures.grid(trainer.pictures()))
             self._writer.add_image("samples", picture, trainer.step)
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         self._write_samples(trainer)
         self._close()
 
-    @override
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._close()
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._close()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from typing_extensions import override
 
 from tinygan import pictures
 from tinygan._run import checks
@@ -24,7 +23,6 @@ class _FirstImages(FolderHook):
         super().__init__(folder)
         self._images = torch.empty(0)
 
-    @override
     def on_step_start(self, trainer: Run) -> None:
         if trainer.real.dim() != 4:
             raise ValueError(
@@ -36,11 +34,9 @@ class _FirstImages(FolderHook):
             taken = trainer.real[:missing].cpu()
             self._images = torch.cat([self._images.to(taken.dtype), taken])
 
-    @override
     def state_dict(self) -> dict[str, Any]:
         return {"images": self._images}
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._images = state["images"]
 
@@ -54,7 +50,6 @@ class TrainingGrid(_FirstImages):
         >>> grid = TrainingGrid("runs/faces")
     """
 
-    @override
     def on_step_start(self, trainer: Run) -> None:
         before = len(self._images)
         super().on_step_start(trainer)
@@ -73,7 +68,6 @@ class RealBesideFake(_FirstImages):
         >>> picture = RealBesideFake("runs/faces")
     """
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         if len(self._images) > 0:  # else stopped before the first step
             picture = pictures.titled(
@@ -105,12 +99,10 @@ class SampleGrid(FolderHook):
         found = self.folder.glob("samples/step_*.png")
         return sorted((p for p in found if re.fullmatch(r"step_\d+\.png", p.name)), key=_step_of)
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder / "samples")
         self._started = False
 
-    @override
     def on_step_start(self, trainer: Run) -> None:
         if self._started:
             return
@@ -124,17 +116,14 @@ class SampleGrid(FolderHook):
             with not_fatal(self.folder / "samples"):
                 self._write(trainer)
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every == 0:
             with not_fatal(self.folder / "samples"):
                 self._write(trainer)
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         self._write(trainer)
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._started = False
 
@@ -173,7 +162,6 @@ class Animation(FolderHook):
         self.seconds = checks.number("seconds_per_frame", seconds_per_frame, "(0, inf)")
         self.max_frames = checks.count("max_frames", max_frames, at_least=2)
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         before = trainer.hooks[: trainer.hooks.index(self)]
         if not any(isinstance(h, SampleGrid) and h.folder == self.folder for h in before):
@@ -182,7 +170,6 @@ class Animation(FolderHook):
                 f"{self.folder}; put SampleGrid({str(self.folder)!r}) before it in hooks."
             )
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         shown = SampleGrid(self.folder).frames
         if len(shown) > self.max_frames:

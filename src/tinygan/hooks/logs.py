@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from typing_extensions import override
 
 from tinygan._run import checks
 from tinygan.hook import Hook, Run
@@ -42,17 +41,14 @@ class TutorialLog(Hook):
         self.every = checks.count("every", every)
         self._file = None if self.folder is None else LogFile(self.folder / "log.txt")
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         if self.folder is not None:
             prepared(self.folder)
 
-    @override
     def on_step_start(self, trainer: Run) -> None:
         if trainer.step == 0:
             self._write("Starting Training Loop...")
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         index = trainer.batch - 1  # the tutorial counts from 0
         if index % self.every != 0:
@@ -73,7 +69,6 @@ class TutorialLog(Hook):
             f"\tD(G(z)): {d_fake:.4f} / {d_fake_after:.4f}"
         )
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         if self._file is not None:
             self._file.finish()
@@ -83,11 +78,9 @@ class TutorialLog(Hook):
         if self._file is not None:
             self._file.write([line])
 
-    @override
     def state_dict(self) -> dict[str, Any]:
         return {} if self._file is None else self._file.state_dict()
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._file is not None and state:
             self._file.load_state_dict(state)
@@ -108,12 +101,10 @@ class ProgressBar(Hook):
         self.every = checks.count("every", every)
         self._bar: tqdm[Any] | None = None
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         # disable=None is tqdm's word for "unless there is a terminal".
         self._bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None)
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         assert self._bar is not None
         self._bar.update(trainer.step - self._bar.n)  # less than 0 if the run has gone back
@@ -124,11 +115,9 @@ class ProgressBar(Hook):
             shown = {short(name): f"{values[name]:.3f}" for name in names}
             self._bar.set_postfix(shown, refresh=False)
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         self._close()
 
-    @override
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._close()
 
@@ -154,7 +143,6 @@ class RowsHook(FolderHook):
     def _take(self, rows: list[dict[str, float]]) -> None:
         """Take what was read, one row per step: counters and statistics."""
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         counters = {"step": trainer.step, "epoch": trainer.epoch, "images": trainer.images}
         self._unread.append((counters, report))
@@ -184,25 +172,20 @@ class JSONLog(RowsHook):
         super().__init__(folder, every)
         self._file = LogFile(self.folder / "log.jsonl")
 
-    @override
     def _take(self, rows: list[dict[str, float]]) -> None:
         self._file.write(map(as_json, rows))
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         self._read()
         self._file.finish()
 
-    @override
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._read()
 
-    @override
     def state_dict(self) -> dict[str, Any]:
         self._read()
         return self._file.state_dict()
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._file.load_state_dict(state)
         self._unread = []

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from typing_extensions import override
 
 from tinygan import metrics, seeds
 from tinygan._run import checks
@@ -120,7 +119,6 @@ class Quality(FolderHook):
         self._features: torch.Tensor | None = None
         self._file = LogFile(self.folder / "quality.jsonl")
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         if not hasattr(trainer, "sample"):
             raise ValueError(
@@ -158,7 +156,6 @@ class Quality(FolderHook):
 
         return metrics.features(in_range(), module)
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every != 0:
             return
@@ -236,11 +233,9 @@ class Quality(FolderHook):
                 "NOT SAVED as the best at step %d, training continues: %s", trainer.step, error
             )
 
-    @override
     def on_fit_end(self, trainer: Run) -> None:
         self._file.finish()
 
-    @override
     def state_dict(self) -> dict[str, Any]:
         return {
             "file": self._file.state_dict(),
@@ -249,7 +244,6 @@ class Quality(FolderHook):
             "best_of": self._best_of,
         }
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._file.load_state_dict(state["file"])
         self.best_value, self.best_step = state["best_value"], state["best_step"]

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from typing_extensions import override
 
 from tinygan import schedules
 from tinygan.hook import Hook, Run
@@ -56,7 +55,6 @@ class Schedule(Hook):
         }
         self.settings = {"player": player, **self.options}
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         for player in _players(trainer, self.player):
             _own_tensors(player.optimizer)
@@ -70,7 +68,6 @@ class Schedule(Hook):
                             f"as many values: {has}, got {name}={value}."
                         )
 
-    @override
     def on_step_start(self, trainer: Run) -> None:
         def now(name: str, value: Value, interval: str) -> float:
             return schedules.value_at(value, trainer.images, name, interval)
@@ -173,20 +170,16 @@ class TorchScheduler(Hook):
         self._steps = 0
         """How often the schedulers were stepped."""
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         self._prepare(trainer)
 
-    @override
     def on_step_start(self, trainer: Run) -> None:
         self._prepare(trainer)  # another state may have been loaded in the middle of a run
 
-    @override
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if self.per == "step":
             self._step(trainer)
 
-    @override
     def on_epoch_end(self, trainer: Run) -> None:
         if self.per == "epoch":
             self._step(trainer)
@@ -239,11 +232,9 @@ class TorchScheduler(Hook):
                 group.update(present)
         return scheduler
 
-    @override
     def state_dict(self) -> dict[str, Any]:
         return {"first": self._first, "steps": self._steps}
 
-    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._first, self._steps = state["first"], state["steps"]
         self._schedulers = []

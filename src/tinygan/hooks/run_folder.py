@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from typing_extensions import override
 
 from tinygan.hook import Hook, Run
 
@@ -27,7 +26,6 @@ class FolderHook(Hook):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
 
-    @override
     def on_fit_start(self, trainer: Run) -> None:
         prepared(self.folder)
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from typing_extensions import override
 
 from tinygan._run import batches as batches_of
 from tinygan._run import checks
@@ -121,7 +120,6 @@ class Inception(nn.Module):
         super().__init__()
         self.net = net
 
-    @override
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the features (N, 2048) of images (N, 1 or 3, H, W)."""
         if images.shape[1] not in (1, 3):

@@ -20,7 +20,6 @@ from typing import TypeAlias
 
 import torch
 from torch import nn
-from typing_extensions import override
 
 from tinygan._run import checks
 from tinygan.nets.compatibility import check_label_shape
@@ -90,7 +89,6 @@ class DCGANGenerator(nn.Module):
         up = nn.ConvTranspose2d(widths[0], channels, kernels[0], 2, 1, bias=False)
         self.main = nn.Sequential(*layers, up, nn.Tanh())
 
-    @override
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map noise (N, Z) or (N, Z, 1, 1) to images (N, C, H, W) in [-1, 1].
 
@@ -170,7 +168,6 @@ class DCGANDiscriminator(nn.Module):
             layers += _hidden(down, norm, activation)
         self.main = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, smallest, bias=False))
 
-    @override
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map images (N, C, H, W) in [-1, 1] to logits (N,), or (N / m,) if D judges m together.
 

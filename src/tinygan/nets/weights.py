@@ -8,7 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
-from typing_extensions import override
 
 
 @torch.no_grad()
@@ -73,7 +72,6 @@ def spectral_norm(net: nn.Module) -> nn.Module:
 class _SpectralNorm(parametrizations._SpectralNorm):
     """PyTorch's, not in autocast's 16 bits: they leave 3 digits of the vectors, which are kept."""
 
-    @override
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         with torch.autocast(weight.device.type, enabled=False):
             found: torch.Tensor = super().forward(weight)

@@ -55,7 +55,7 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
             "ema_half_life": 50,
         },
     ),
-    "packing, R1 that falls": (
+    "joined images, R1 that falls": (
         partial(nets, join=2),
         {"penalties": penalties.r1(schedules.exponential(1.0, 0.01, until=100), every=2)},
     ),

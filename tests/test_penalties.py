@@ -231,7 +231,7 @@ def test_a_run_with_another_penalty_is_refused():
         state = tiny_trainer(penalties=own).state_dict()
         tiny_trainer(penalties=own).load_state_dict(state)
         for other in different:
-            with pytest.raises(ValueError, match=r"penalty\.0\.\w+: .* when saved"):
+            with pytest.raises(ValueError, match=r"penalties\.0\.\w+: .* when saved"):
                 tiny_trainer(penalties=other).load_state_dict(state)
 
 

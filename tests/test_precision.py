@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygan
-from tinygan._execution.precision import LossScale
+from tinygan._execution.finite import LossScale
 
 from helpers import assert_identical, fingerprint, flat, tiny_images, tiny_trainer
 

@@ -16,19 +16,10 @@ RAMP = 0.05
 
 
 def ema_weight(half_life: float, images: int, size: int) -> float:
-    """Return how much of the average a batch replaces: 1 - 0.5^(size / half-life).
+    """Return how much of the average a batch of ``size`` replaces: 1 - 0.5^(size / half-life).
 
-    Early in a run the half-life is a twentieth of the images seen (Karras et al. 2020, in the code
-    of StyleGAN2-ADA).
-
-    Args:
-        half_life: images after which weights count half, above 0.
-        images: real images seen, those of this batch included.
-        size: images in this batch.
-
-    Examples:
-        >>> ema_weight(1000, images=1_000_000, size=1000)
-        0.5
+    Early in a run, after few ``images``, the half-life is a twentieth of these (Karras et al. 2020,
+    in the code of StyleGAN2-ADA).
     """
     return 1.0 - math.pow(0.5, size / min(half_life, RAMP * images))
 
@@ -38,17 +29,6 @@ def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tenso
     """Move ``average`` towards ``live``: a + weight (l - a). Buffers are copied.
 
     Batch norm's statistics belong to the newest weights, and are averages already.
-
-    Args:
-        average: a copy of the net with weights in float32 or more.
-        live: the net that is trained.
-        weight: in [0, 1], a number or a scalar tensor on their device.
-
-    Examples:
-        >>> average, live = nn.Linear(1, 1), nn.Linear(1, 1)
-        >>> ema_update_(average, live, 1.0)
-        >>> torch.equal(average.weight, live.weight)
-        True
     """
     old: list[torch.Tensor] = list(average.parameters())
     new: list[torch.Tensor] = list(live.parameters())
@@ -56,25 +36,15 @@ def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tenso
     change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old)], old))
     torch._foreach_mul_(change, weight)
     torch._foreach_add_(old, change)
-    buffers = list(average.buffers())
-    if buffers:
+    if buffers := list(average.buffers()):
         torch._foreach_copy_(buffers, list(live.buffers()))
 
 
 class Average:
     """A net's moving average: in float32 at least, and never trained itself.
 
-    Args:
-        live: the net.
-        half_life: images after which weights count half, at least 1 (it is no decay such as
-            0.999); or a schedule of it, whose values under 1 count as 1.
-
-    Raises:
-        ValueError: for a half-life under 1, or a schedule that begins under 0.
-
-    Examples:
-        >>> average = Average(nn.Linear(2, 2), half_life=10_000)
-        >>> average.update(images=64, size=64, skipped=torch.tensor(0.0))
+    ``half_life`` is the images after which weights count half, at least 1 (it is no decay such as
+    0.999); or a schedule of it, whose values under 1 count as 1.
     """
 
     def __init__(self, live: nn.Module, half_life: float | Schedule) -> None:

@@ -40,22 +40,17 @@ class GANTrainer(Trainer):
         augment: random changes to all images before D sees them, see ``tinygan.augmentations``:
             one or several, applied in this order.
         d_steps: updates of D for each update of G, each on its own part of the batch.
-        accumulate: in how many parts a batch goes through the nets before they move. It divides
-            the memory that is needed, and batch norm sees each part alone.
         ema_half_life: the half-life of a moving average of G's weights, in images, from which
             ``sample`` then draws: a number or a schedule; None for no average.
         generator_optimizer: a function that makes G's optimizer from its named parameters.
         discriminator_optimizer: the same for D.
-        hooks: they watch the run, and are called in this order.
-        seed: all randomness of the run depends on it.
         device: where to train; None for where the generator is.
-        execution: in which type, compiled or captured, by which processes.
+        accumulate, hooks, seed, execution: as for ``Trainer``.
 
     Attributes:
         latent_dim: Z.
         num_classes: how many classes the nets know; None for nets without classes.
         prior: the function that draws z.
-        run: everything that ``tinygan.hook.Run`` lists.
 
     Raises:
         ValueError: for nets that do not fit each other, a discriminator that ends in a sigmoid, or
@@ -161,8 +156,7 @@ class GANTrainer(Trainer):
     def noise(self, step: int, count: int) -> torch.Tensor:
         """Return the z of a training step, (count, Z): a pure function of the seed and the step.
 
-        The first rows of a larger draw are not the same: a part of a batch takes its rows of the
-        whole batch's draw. After a rollback the noise is different.
+        It is drawn for the whole batch; the first rows of a larger draw are not the same.
         """
         draw = sampling.of_prior(self.prior, self.latent_dim)
         z = draw((count,), self._generator("noise", step), self.images)
@@ -185,10 +179,7 @@ class GANTrainer(Trainer):
         labels: torch.Tensor | int | None = None,
         average: bool = True,
     ) -> torch.Tensor:
-        """Return ``count`` generated images, (count, C, H, W) in [-1, 1], drawn with ``seed``.
-
-        The run is left untouched. For the other arguments see ``generate``.
-        """
+        """Return images of noise drawn with ``seed``, (count, C, H, W); see ``generate``."""
         draws = seeds.generator(seed, "sample")
         z = self.prior(checks.count("count", count), self.latent_dim, draws)
         return self.generate(z, labels=labels, average=average)
@@ -200,17 +191,10 @@ class GANTrainer(Trainer):
         labels: torch.Tensor | int | None = None,
         average: bool = True,
     ) -> torch.Tensor:
-        """Return G's images for ``z`` (N, Z): (N, C, H, W) in [-1, 1] on the trainer's device.
+        """Return G's images for ``z`` (N, Z), by ``tinygan.sampling.generate``: (N, C, H, W).
 
-        Nothing of the run changes, see ``tinygan.sampling.generate``.
-
-        Args:
-            z: the noise.
-            labels: the classes wanted, (N,) of int64, or one for all; None for each in turn.
-            average: make the images by G's moving average, if there is one.
-
-        Raises:
-            ValueError: for labels that the nets do not know, or any if they know no classes.
+        With ``average`` they are made by G's moving average, if there is one. The run is left
+        untouched.
         """
         player = self.players.generator
         net = player.average.net if average and player.average is not None else player.module

@@ -13,8 +13,7 @@ import torch
 
 from tinygan import optimizers
 from tinygan._execution.capture import CapturedStep
-from tinygan._execution.finite import NonFiniteError, SkippedSteps
-from tinygan._execution.precision import LossScale
+from tinygan._execution.finite import LossScale, NonFiniteError, SkippedSteps
 from tinygan._execution.replica import Replica
 from tinygan._execution.step import Step
 from tinygan._run import batches as batches_of

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tinygan import distributed
-from tinygan._execution import precision
-from tinygan._execution.precision import LossScale
+from tinygan._execution.finite import LossScale
 from tinygan.distributed import Ranks
 from tinygan.nets import traits
 from tinygan.player import Players
@@ -63,12 +62,23 @@ class Execution:
         for player in players:
             if self.sync_batch_norm:
                 player.module = traits.synchronised(player.module, where)
-            own = precision.check(self.dtype, player.weights_dtype)
+            own = _checked_dtype(self.dtype, player.weights_dtype)
             player.prepare(where, own, compiled=self.compile)
         dtype = players[0].applied.dtype
         # It belongs to autocast: nets that are in float16 themselves have none.
         scaled = dtype == torch.float16 and players[0].weights_dtype != torch.float16
         return ranks, dtype, LossScale(where) if scaled else None
+
+
+def _checked_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype:
+    lower = (torch.bfloat16, torch.float16) if weights == torch.float32 else ()
+    possible = (weights, *lower)
+    if dtype is not None and dtype not in possible:
+        raise ValueError(
+            f"dtype must be {' or '.join(map(str, possible))} for nets with weights of {weights}, "
+            f"got {dtype!r}; leave it out, or convert the nets."
+        )
+    return weights if dtype is None else dtype
 
 
 def checked(execution: object) -> Execution:

@@ -1,4 +1,7 @@
-"""Is everything finite? Found out and acted upon on the device, so that no step waits."""
+"""Is everything finite? Found out and acted upon on the device, so that no step waits.
+
+float16's loss scale, which steps that are not finite halve, is here too.
+"""
 
 from __future__ import annotations
 
@@ -104,3 +107,34 @@ class SkippedSteps:
         if total:
             self._first[cause] = float("nan")
         self._reported = total
+
+
+class LossScale:
+    """The factor of float16's losses, so that small gradients do not become zero.
+
+    It doubles after 2,000 finite steps in a row and halves with each that is not (Micikevicius et
+    al. 2018, section 3.2), on the device, where no step waits for it. PyTorch's GradScaler does the
+    same, but keeps a part of its state in Python, where the replay of a CUDA graph does not reach.
+
+    Attributes:
+        state: the scale, and the finite steps since it last changed: (2,) of float32.
+    """
+
+    START = 2.0**16
+    PATIENCE = 2000
+
+    def __init__(self, device: torch.device) -> None:
+        self.state = torch.tensor([self.START, 0.0], device=device)
+
+    def unscale(self, gradients: list[torch.Tensor]) -> None:
+        """Divide gradients by the scale, in place."""
+        torch._foreach_mul_(gradients, self.state[0].reciprocal())
+
+    def update(self, finite: torch.Tensor) -> None:
+        """Take in whether a step was finite: a bool scalar on the device."""
+        scale, good = self.state
+        good = (good + 1) * finite
+        enough = good >= self.PATIENCE
+        larger = torch.where(enough & (2 * scale).isfinite(), 2 * scale, scale)
+        scale = torch.where(finite, larger, scale / 2)
+        self.state.copy_(torch.stack([scale, good * ~enough]))

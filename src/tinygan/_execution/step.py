@@ -14,7 +14,7 @@ import torch
 
 from tinygan import optimizers
 from tinygan._execution import finite
-from tinygan._execution.precision import LossScale
+from tinygan._execution.finite import LossScale
 from tinygan.algorithms import Algorithm
 from tinygan.batch import Batch
 from tinygan.nets.buffers import Buffers

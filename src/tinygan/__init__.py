@@ -1,7 +1,7 @@
-"""GANs on PyTorch, small enough to read in an afternoon.
+"""GANs on PyTorch: training algorithms that read like the papers, in runs that resume exactly.
 
-The nets are in ``models``, their initial weights in ``weights``, what the players pay in
-``losses``, a training step in ``algorithms``, the loop in ``trainer``, the events in ``hook``.
+To read the code, begin with ``nets/dcgan.py``, ``losses.py``, ``penalties.py``, ``algorithms.py``,
+``trainer.py`` and ``hook.py``.
 """
 
 from tinygan import (

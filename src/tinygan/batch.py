@@ -142,10 +142,7 @@ class Batch:
         """Return the batch in turns; the first of n turns has every n-th example.
 
         So a turn has the same examples whether one process has the whole batch or several have a
-        part each.
-
-        Raises:
-            ValueError: for fewer examples than turns.
+        part each. Raises ValueError for fewer examples than turns.
         """
         if checks.count("turns", turns) == 1:
             return [self]
@@ -174,15 +171,9 @@ class Batch:
         return self.draws.step % steps == 0
 
     def draw(self, name: str, draw: Draw) -> torch.Tensor:
-        """Return random numbers, (N, ...), one row for each example.
+        """Return random numbers, (N, ...), one row for each example, by a ``Draw``.
 
-        Args:
-            name: within a step the same name gives the same numbers, and must come with the same
-                function.
-            draw: draws for the whole batch, see ``Draw``.
-
-        Raises:
-            ValueError: for a draw without one row for each example of the whole batch.
+        Within a step the same name gives the same numbers, and must come with the same function.
         """
         return self._own(self.draws.rows(name, draw))
 

@@ -88,11 +88,7 @@ class Player:
 
     @property
     def latent_dim(self) -> int:
-        """The length of the net's noise vector: its attribute ``latent_dim``.
-
-        Raises:
-            ValueError: for a net without that attribute.
-        """
+        """The length of the net's noise vector: its attribute ``latent_dim``."""
         found: int | None = getattr(self.module, "latent_dim", None)
         if found is None:
             raise ValueError(
@@ -123,17 +119,14 @@ class Player:
     def frozen(self, *inputs: torch.Tensor) -> Any:
         """Apply the net for a loss that another player pays.
 
-        The result is that of a plain call. It saves time where the net is compiled: compiled code
-        computes every gradient that a plain call may want, this player's too.
+        It gives what a plain call gives, and saves time if the net is compiled: compiled code would
+        compute this player's gradients too.
         """
         return self.applied.frozen(*inputs)
 
     @torch.no_grad()
     def sample(self, *inputs: torch.Tensor) -> Any:
-        """Apply the net in evaluation mode, its moving average if there is one.
-
-        It is applied in the type of its weights, and nothing of the run changes.
-        """
+        """Apply the net, or its moving average, in evaluation mode; nothing of the run changes."""
         net = self.module if self.average is None else self.average.net
         with evaluating(net):
             return net(*(as_input(each, self.weights_dtype).to(self.device) for each in inputs))
@@ -141,11 +134,8 @@ class Player:
     def twice_differentiable(self, *more: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the net as a function of its first input, for gradients of gradients.
 
-        It is applied in the type of its weights, because these gradients need the precision, and
-        not compiled, because torch.compile does not support them.
-
-        Args:
-            more: the inputs after the first, such as labels.
+        These need the precision of the weights' own type, and torch.compile has none. ``more`` are
+        the other inputs, such as labels.
         """
         return _Bound(self.module, more) if more else self.module
 
@@ -161,8 +151,7 @@ class Player:
             weight: a factor.
 
         Raises:
-            TypeError: for a cost that is not a tensor.
-            ValueError: for a cost without a gradient.
+            TypeError, ValueError: for a cost that is not a tensor, or has no gradient.
         """
         if not isinstance(cost, torch.Tensor):
             raise TypeError(
@@ -194,12 +183,7 @@ class Player:
             raise
 
     def log(self, **values: torch.Tensor) -> None:
-        """Report the means of some values by name; no gradient flows through them.
-
-        Raises:
-            TypeError: for a value that is not a tensor.
-            ValueError: for a name that was used already since the last ``yield``.
-        """
+        """Report the means of some values (N, ...) by name; no gradient flows through them."""
         for name, value in values.items():
             if not isinstance(value, torch.Tensor):
                 raise TypeError(

@@ -21,9 +21,7 @@ class Report(Mapping[str, torch.Tensor]):
     - ``d_fake``: the mean of D(G(z)) before D's update;
     - ``d_fake_after``: the mean of D(G(z)) after it.
 
-    Args:
-        names: of the statistics.
-        values: one for each, (n,).
+    It is made of names and as many values, (n,).
 
     Examples:
         >>> report = Report(["loss_critic"], torch.tensor([0.5]))

@@ -56,10 +56,7 @@ class Trainer(Run):
         device: where to train; None for where the first player's net is.
         execution: in which type, compiled or captured, by which processes.
 
-    Attributes:
-        dtype: the type in which the nets are applied in training.
-        target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
-        run: everything that ``tinygan.hook.Run`` lists.
+    Its attributes are those of ``tinygan.run.Run``.
 
     Raises:
         ValueError: for players that share names or weights, or an execution that is not possible.
@@ -137,11 +134,10 @@ class Trainer(Run):
             steps: the target in steps.
 
         Raises:
-            ValueError: for both or neither of the targets, empty batches, examples that do not fit
-                the nets or the range, an algorithm that breaks a rule.
-            NonFiniteError: for losses or gradients that were not finite in 20 steps in a row, if
-                no hook goes back to a checkpoint.
-            RankError: if another rank has failed, is lost, or holds other weights than rank 0.
+            ValueError: for both or neither of the targets, batches that do not fit the nets or the
+                range, an algorithm that breaks a rule.
+            NonFiniteError: for 20 steps in a row that were not finite, if no hook goes back.
+            RankError: if another rank has failed, is lost, or holds other weights.
         """
         if (epochs is None) == (steps is None):
             raise ValueError(

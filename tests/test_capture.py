@@ -152,6 +152,20 @@ def _decay(player):
     player.optimizer.param_groups[0]["weight_decay"] = 0.1
 
 
+def _clamp_data_of_gradients(player):
+    for parameter in player.parameters:
+        parameter.grad.data = parameter.grad.data.clamp(-1e-3, 1e-3)
+
+
+def _halve_data_of_moments(player):
+    for state in player.optimizer.state.values():
+        state["exp_avg"].data = state["exp_avg"].data * 0.5
+
+
+def _drop_all_gradients(player):
+    player.optimizer.zero_grad()
+
+
 def _nan_gradient(player):
     _weights(player)[0].grad.fill_(float("nan"))
 
@@ -199,6 +213,9 @@ def _replace_buffer(player):
         _load_moments,
         _clear_moments,
         _replace_buffer,
+        _clamp_data_of_gradients,
+        _halve_data_of_moments,
+        _drop_all_gradients,
     ],
 )
 @pytest.mark.parametrize("once", [True, False], ids=["once", "all"])
@@ -244,6 +261,22 @@ def test_buffers_go_back_when_a_replayed_step_is_updated_eagerly(recorder):
         recorder, make_hooks=lambda: [Meddle(spoil, "on_gradients", (12, 16))]
     )
     assert eager.skipped.counts.tolist() == [0, 1, 2]
+
+
+def test_a_buffer_that_a_hook_replaces_at_the_last_border_goes_back(recorder):
+    """If its step was not finite, though only the end of the step looks at it."""
+
+    class Spoil(tinygan.Hook):
+        def on_gradients(self, trainer, player):
+            if trainer.step == 12 and player.name == "discriminator":
+                _nan_gradient(player)
+
+        def on_update(self, trainer, player):
+            if trainer.step == 12 and player.name == "generator":
+                norm = trainer.discriminator.main[1]
+                norm.running_mean = norm.running_mean + 1
+
+    assert_same_run(recorder, make_hooks=lambda: [Spoil()])
 
 
 def test_a_changing_rate_is_replayed(recorder):
@@ -378,7 +411,7 @@ def test_batches_of_ever_other_sizes_are_recorded_only_up_to_a_limit(recorder, c
     assert_same_run(recorder, steps=42, make_batches=lambda device: sizes[0])
     assert recorder.counts.recorded == PIECES * capture.MOST
     assert [record.getMessage() for record in caplog.records] == [
-        "batches of more than 4 kinds: those after them run eagerly."
+        "there are more than 4 kinds of steps: further kinds run eagerly."
     ]
 
 
@@ -623,8 +656,8 @@ def test_what_may_have_changed_is_looked_for_once_a_step(recorder, monkeypatch):
     monkeypatch.setattr(
         recording.Recording, "knows_nets", lambda self: looks.append(1) or look(self)
     )
-    # Before each update, and before the second phase.
-    for hooks, within in (([], 0), ([Meddle(_clip, "on_gradients", ())], 3)):
+    # Before each update, before the second phase, and before the end.
+    for hooks, within in (([], 0), ([Meddle(_clip, "on_gradients", ())], 4)):
         looks.clear()
         trainer = tiny_trainer(hooks=hooks, capture=True, device=recorder.device)
         trainer.fit([tiny_images(8).to(recorder.device)], steps=13)

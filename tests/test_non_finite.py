@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tinygan
 from tinygan import data, hooks, losses
 from tinygan._execution.finite import NonFiniteError, SkippedSteps, total
+from tinygan.nets.buffers import Buffers
 from tinygan.run import CHECK_EVERY, MAX_SKIPPED
 
 from helpers import fingerprint, tiny_images, tiny_trainer
@@ -342,6 +343,37 @@ def test_a_buffer_that_a_net_replaces_goes_back_too():
     assert trainer.skipped.counts.tolist()[2] == 1
     assert trainer.discriminator.average.isfinite()
     assert not torch.equal(trainer.discriminator.average, before)
+
+
+def test_a_buffer_with_other_memory_goes_back_too():
+    """What is kept is found again after a hook has given the buffer another ``.data``."""
+    norm = nn.BatchNorm1d(1)
+    buffers = Buffers([norm])
+    buffers.keep()
+    norm.running_mean.data = norm.running_mean.data.clone()
+    buffers.keep()
+    norm.running_mean.fill_(9)
+    buffers.restore_if(torch.tensor(True))
+    assert norm.running_mean == 0
+
+
+@pytest.mark.parametrize("bad", [0.0, NAN])
+def test_a_player_whose_gradients_a_hook_drops_stays(bad):
+    """Its update is left out, and so is all else of the step if its loss was not finite."""
+
+    class Drop(tinygan.Hook):
+        def on_gradients(self, trainer, player):
+            player.optimizer.zero_grad()
+
+    trainer = tiny_trainer(hooks=[Drop()])
+    before = [p.clone() for player in trainer.players for p in player.parameters]
+    images = tiny_images()
+    spoilt = images.clone()
+    spoilt[0] += bad
+    trainer.fit([images, spoilt], steps=2)
+    after = [p for player in trainer.players for p in player.parameters]
+    assert all(map(torch.equal, before, after))
+    assert trainer.skipped.counts.tolist()[2] == (bad != 0)
 
 
 def test_parameters_that_are_added_to_an_optimizer_are_trained():

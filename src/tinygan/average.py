@@ -43,7 +43,7 @@ def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tenso
 class Average:
     """A net's moving average: in float32 at least, and never trained itself.
 
-    ``half_life`` is the images after which weights count half, at least 1 (it is no decay such as
+    ``half_life`` is the images after which weights count half, at least 1 (not a decay such as
     0.999); or a schedule of it, whose values under 1 count as 1.
     """
 

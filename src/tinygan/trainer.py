@@ -281,7 +281,7 @@ class Trainer(Run):
     ) -> tuple[tuple[torch.Tensor, ...], int]:
         """Return this rank's examples and the whole batch's size, when all ranks have theirs.
 
-        There all go on, or all stop.
+        From there, all go on or all stop.
         """
         examples: tuple[torch.Tensor, ...] = ()
         size, digest = 0, 0

@@ -36,7 +36,7 @@ MOST = 4
 """Kinds of steps that are recorded: whole and short batches, with a penalty and without."""
 
 MOST_ANEW = 16
-"""How often all is recorded anew: more often, it would cost more than it saves."""
+"""How often recordings may be made again; beyond that they cost more than they save."""
 
 
 class CapturedStep:
@@ -109,6 +109,8 @@ class CapturedStep:
             border.replay_phase()
             self._border, self._step.phase = border, border.phase
             yield border.player
+        if self.watched:
+            recording.knows_nets()  # buffers, which the end may put back
         self.report = recording.replay_end()
 
     def update(self, player: Player) -> None:
@@ -162,7 +164,7 @@ class CapturedStep:
         if self._recorder is None or self._seen[kind] < WARM_UP:
             return None
         if len(self._recordings) == MOST:
-            self._warn("batches of more than %d kinds: those after them run eagerly.", MOST)
+            self._warn("there are more than %d kinds of steps: further kinds run eagerly.", MOST)
             return None
         try:
             if self._waits[kind]:  # better found before a recording than in it

@@ -31,7 +31,7 @@ class CUDAGraphs:
 
     All recordings share one pool of memory. They may, because a step is replayed as a whole, in the
     order in which it was recorded, before the next begins, and what outlives it is kept alive. When
-    all are forgotten, so must be the pool.
+    all recordings are dropped, the pool must be dropped too.
 
     Args:
         device: a CUDA device.

@@ -25,6 +25,8 @@ def total(scalars: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> t
     """
     # A sum of squares is NaN or infinite if any value is, and a CPU has it ten times as fast as the
     # largest magnitude. In 16 bits it would overflow for harmless values.
+    if not tensors:  # a hook has dropped all gradients of a player
+        return torch.stack(list(scalars)).sum()
     kinds = {(tensor.dtype, tensor.device) for tensor in (*scalars, *tensors)}
     if len(kinds) == 1 and tensors[0].dtype in (torch.float32, torch.float64):
         return torch.stack([*scalars, *torch._foreach_norm(list(tensors))]).sum()

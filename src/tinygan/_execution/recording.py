@@ -21,8 +21,8 @@ from tinygan.report import Report
 Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[bool, ...], int]
 """The shapes of the batch, the answers of ``batch.every``, and the whole batch's size.
 
-By the last, ranks with parts of unequal size record and replay in the same steps, as they must: a
-learning rate that changes has not the same bits in both.
+The last makes ranks with parts of unequal size record and replay in the same steps. They must,
+because a changing learning rate does not have the same bits in eager and in replayed steps.
 """
 
 Gradients: TypeAlias = dict[nn.Parameter, torch.Tensor]
@@ -38,11 +38,13 @@ class Border:
         self.phase = step.phase
         """The statistics of the phase, by name."""
         self._replay_phase = phase
-        self._gradients = [(p, p.grad) for p in player.parameters]
+        self._gradients = [
+            (p, p.grad, None if p.grad is None else p.grad.detach()) for p in player.parameters
+        ]
         self._total_before = step.total
 
     def record_update(self, recorder: Recorder, step: Step, rates: list[torch.Tensor]) -> None:
-        """Record the update, or what must be known for it if the optimizer cannot be recorded."""
+        """Record the update, or only the check before it if the optimizer cannot be recorded."""
         self._rates = rates
         self._moves = self.player not in self.recording.eager
         self._step = step
@@ -58,8 +60,10 @@ class Border:
     def replay_phase(self) -> None:
         """Do what the algorithm does up to here, and give the gradients to hooks."""
         self._replay_phase()
-        for parameter, gradient in self._gradients:
-            parameter.grad = gradient
+        for parameter, own, memory in self._gradients:
+            if own is not None and memory is not None:
+                own.data = memory  # which a hook may have exchanged
+            parameter.grad = own
 
     def replay_update(self, *, look: bool) -> bool:
         """Move the player; return False if it must be moved eagerly.
@@ -92,12 +96,15 @@ class Border:
 
     def _take_gradients(self) -> bool:
         """Copy gradients that a hook has replaced to where the graph reads them, if it can."""
-        for parameter, own in self._gradients:
-            if parameter.grad is not own:
-                if parameter.grad is None or own is None:
-                    return False
-                own.copy_(parameter.grad)
-                parameter.grad = own
+        for parameter, own, memory in self._gradients:
+            now = parameter.grad
+            if now is own and (own is None or _lies_in(own, memory)):
+                continue
+            if now is None or own is None or memory is None:
+                return False
+            memory.copy_(now)
+            own.data = memory
+            parameter.grad = own
         return True
 
 
@@ -225,7 +232,7 @@ class Recording:
         """
         for tensors, name, tensor, memory in self._tensors:
             now: torch.Tensor | None = tensors.get(name)
-            if now is tensor and tensor.data_ptr() == memory.data_ptr():
+            if now is tensor and _lies_in(tensor, memory):
                 continue
             if now is None or now.shape != memory.shape or now.dtype != memory.dtype:
                 return False
@@ -243,22 +250,26 @@ class Recording:
         Returns:
             False if that is not possible, or the optimizer has other options.
         """
-        for parameter, name, own in self._moments[player]:
+        for parameter, name, own, memory in self._moments[player]:
             state = player.optimizer.state.get(parameter, {})
             now = state.get(name)
-            if now is not own:
-                if now is None or now.shape != own.shape:
-                    return False
-                own.copy_(now)
-                state[name] = own
+            if now is own and _lies_in(own, memory):
+                continue
+            if now is None or now.shape != memory.shape:
+                return False
+            memory.copy_(now)
+            own.data = memory
+            state[name] = own
         return self._options[player] == self._options_of(player)
 
-    def _moments_of(self, player: Player) -> list[tuple[nn.Parameter, str, torch.Tensor]]:
+    def _moments_of(
+        self, player: Player
+    ) -> list[tuple[nn.Parameter, str, torch.Tensor, torch.Tensor]]:
         if player in self.eager:
             return []
         state = player.optimizer.state
         return [
-            (parameter, name, value)
+            (parameter, name, value, value.detach())
             for parameter in player.parameters
             for name, value in state.get(parameter, {}).items()
             if isinstance(value, torch.Tensor)
@@ -266,7 +277,8 @@ class Recording:
 
     def _has_replaced_tensors(self) -> bool:
         return any(tensors.get(name) is not own for tensors, name, own, _ in self._tensors) or any(
-            [id(value) for *_, value in self._moments_of(player)] != [id(v) for *_, v in known]
+            [id(value) for *_, value, _ in self._moments_of(player)]
+            != [id(v) for *_, v, _ in known]
             for player, known in self._moments.items()
         )
 
@@ -296,6 +308,10 @@ class Recording:
         """Return which tensors learn and which parts of the nets are in training mode."""
         learning = [tensor.requires_grad for _, _, tensor, _ in self._tensors]
         return learning + [part.training for part in self._parts]
+
+
+def _lies_in(tensor: torch.Tensor, memory: torch.Tensor | None) -> bool:
+    return memory is not None and tensor.data_ptr() == memory.data_ptr()
 
 
 def _tensors_of(part: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,7 +21,7 @@ class Buffers:
             for name, buffer in part._buffers.items()
             if buffer is not None
         ]
-        self._known: list[torch.Tensor | None] = []
+        self._known: list[tuple[int, int]] = []
         self._rows: dict[torch.dtype, list[torch.Tensor]] = {}
         # Written in place: a recorded CUDA graph knows them by their address.
         self._kept: dict[torch.dtype, torch.Tensor] = {}
@@ -51,10 +51,12 @@ class Buffers:
 
     def _in_rows(self) -> dict[torch.dtype, list[torch.Tensor]]:
         """Return the memory of all buffers, each as one row, by type."""
-        now = [place[name] for place, name in self._places]
-        if len(now) != len(self._known) or any(a is not b for a, b in zip(now, self._known)):
+        buffers = [place[name] for place, name in self._places]
+        # A hook may have put another tensor there, or another .data into the tensor.
+        now = [(id(buffer), 0 if buffer is None else buffer.data_ptr()) for buffer in buffers]
+        if now != self._known:
             self._known, self._rows = now, {}
-            for buffer in now:
+            for buffer in buffers:
                 if buffer is not None and _is_dense(buffer):
                     # By .data, unseen by autograd: a graph that has yet to go backward may have
                     # saved a buffer, though it does not use its values.

@@ -285,9 +285,7 @@ def test_wrong_hooks_are_refused():
     """What is no hook, and a function that does not take its arguments, are named."""
     with pytest.raises(TypeError, match="hooks must be Hook objects, got <built-in"):
         tiny_trainer(hooks=[print])
-    with pytest.raises(TypeError, match="hooks must be a list of Hook objects"):
-        tiny_trainer(hooks=tinygan.Hook())
-    with pytest.raises(TypeError, match=r"it must accept \(trainer, report\)"):
+    with pytest.raises(TypeError, match=r"must accept \(trainer, report\)"):
         tinygan.hooks.every(3, lambda trainer: None)
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         tinygan.hooks.every(0, lambda trainer, report: None)

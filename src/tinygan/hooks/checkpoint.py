@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checkpoint, checks, disk
-from tinygan._run import folder as saved
-from tinygan._run.checkpoint import CheckpointError
+from tinygan._run.checkpoint import files, load_whole
 from tinygan._run.state import check_finite
 from tinygan.distributed import DifferentRanksError, LostRankError
 from tinygan.hook import Hook, Run
@@ -26,10 +24,8 @@ class Checkpoint(Hook):
     ``trainer.resume(folder)`` goes on from the newest good file. An older file is removed only
     when a newer one is safely on the disk. A save that fails is logged and the run goes on; only
     the last one must succeed. After an error in the middle of a step the half-done state is saved
-    as ``emergency_000500.pt``, which is only loaded if it is named.
-
-    Losses or gradients that are not finite in too many steps in a row make the run go back to the
-    newest good file, with other noise.
+    as ``emergency_000500.pt``, which is only loaded if it is named. Too many steps in a row that
+    are not finite make the run go back to the newest good file, with other noise.
 
     It must be the last hook, because it saves the state of those before it.
 
@@ -55,7 +51,7 @@ class Checkpoint(Hook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        self.folder: Path = saved.inside(Path(folder))
+        self.folder = Path(folder) / "checkpoints"
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
@@ -74,8 +70,8 @@ class Checkpoint(Hook):
         # Their names are in the folders above, perhaps since a moment ago.
         for above in self.folder.absolute().parents[:2]:
             disk.sync_folder(above)
-        for path in reversed(saved.files(self.folder)):
-            if saved.step_of(path) > trainer.step and _whole(path) is not None:
+        for path in reversed(files(self.folder)):
+            if checkpoint.step_of(path) > trainer.step and load_whole(path) is not None:
                 raise ValueError(
                     f"folder must hold no checkpoints after the run's step, {trainer.step}, got "
                     f"{path}; go on with trainer.resume({str(self.folder.parent)!r}), choose "
@@ -85,9 +81,9 @@ class Checkpoint(Hook):
         state = trainer.state_dict()
         check_finite(state)
         checkpoint.check_plain(state, "state")
-        saved.remove_leftovers(self.folder)
-        here = saved.path_of(self.folder, trainer.step)
-        self._saved = None if _whole(here) is None else _place(trainer)
+        checkpoint.remove_leftovers(self.folder)
+        here = checkpoint.path_of(self.folder, trainer.step)
+        self._saved = None if load_whole(here) is None else _place(trainer)
         self._started = True
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
@@ -106,28 +102,28 @@ class Checkpoint(Hook):
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
         if self._saved != _place(trainer) and trainer.between_steps:
             self._save(trainer)
-        elif trainer.skipped.in_row == 0:
-            self._prune(trainer)  # by now ranks have been compared
+        self._prune(trainer)  # by now ranks have been compared
         if trainer.stop_reason is not None and trainer.stop_reason.startswith("SIG"):
             words = "stopped by %s after step %d, saved in %s; run the same command to go on"
             logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
 
     def _save(self, trainer: Run) -> None:
-        path = saved.path_of(self.folder, trainer.step)
+        path = checkpoint.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
-        if trainer.skipped.in_row == 0:  # else what there is to go back to lies before, and stays
+        if trainer.skipped.in_row == 0:
             self._good.add(path)
-            self._prune(trainer)
+        self._prune(trainer)
 
     def _prune(self, trainer: Run) -> None:
-        saved.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
-        self._good.intersection_update(saved.files(self.folder))
+        if trainer.skipped.in_row == 0:  # else what there is to go back to lies before, and stays
+            checkpoint.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
+            self._good.intersection_update(files(self.folder))
 
     def _is_good(self, path: Path) -> bool:
         """Return whether a file is one to go back to; what was once read is not read again."""
         if path not in self._good:
-            state = _whole(path)
+            state = load_whole(path)
             # A run that is stopped saves amid skipped steps too.
             if state is None or int(state["skipped"][0]) > 0:
                 return False
@@ -136,7 +132,8 @@ class Checkpoint(Hook):
 
     def pin(self, step: int) -> Path:
         """Keep the file of a step for ever, and return its new path; OSError if there is none."""
-        path, pinned = (saved.path_of(self.folder, step, pinned=pin) for pin in (False, True))
+        path = checkpoint.path_of(self.folder, step)
+        pinned = checkpoint.path_of(self.folder, step, pinned=True)
         if path.exists() or not pinned.exists():  # a resumed run may come here again
             disk.replace(path, pinned)
             disk.sync_folder(self.folder)
@@ -146,11 +143,11 @@ class Checkpoint(Hook):
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
             return
-        for path in reversed(saved.files(self.folder)):
+        for path in reversed(files(self.folder)):
             if self._is_good(path):
-                trainer.load_state_dict(saved.load(path))
+                trainer.load_state_dict(checkpoint.load_run(path))
                 return
-            if _whole(path) is not None and not saved.is_pinned(path):
+            if load_whole(path) is not None and not checkpoint.is_pinned(path):
                 disk.remove(path)  # of the steps that are gone back from
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
@@ -171,8 +168,8 @@ class Checkpoint(Hook):
 
     def _set_aside(self, step: int) -> None:
         """Rename what was saved after a step, so that no run goes on from it by itself."""
-        for path in reversed(saved.files(self.folder)):
-            if saved.step_of(path) > step:
+        for path in reversed(files(self.folder)):
+            if checkpoint.step_of(path) > step:
                 aside = self.folder / path.name.replace("step", "emergency")
                 disk.replace(path, aside)
                 logger.error("saved when ranks may have differed already, set aside: %s", aside)
@@ -180,15 +177,5 @@ class Checkpoint(Hook):
 
 
 def _place(trainer: Run) -> tuple[int, ...]:
-    """Return how far a run is. Batches that are left out count in ``batch``, not in ``step``."""
-    if trainer.batch == trainer.batches_per_epoch:  # the end of an epoch begins the next
-        return trainer.step, trainer.epoch + 1, 0
+    """Return how far a run is; batches that are left out count in ``batch`` alone."""
     return trainer.step, trainer.epoch, trainer.batch
-
-
-def _whole(path: Path) -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None if it is not there or not whole."""
-    try:
-        return checkpoint.load(path)
-    except CheckpointError:
-        return None

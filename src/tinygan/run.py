@@ -18,7 +18,7 @@ from tinygan._execution.replica import Replica
 from tinygan._execution.step import Step
 from tinygan._run import batches as batches_of
 from tinygan._run import checkpoint, checks
-from tinygan._run.state import State, check_finite, differences, matched_hooks, name_of, parts
+from tinygan._run.state import State, differences, matched_hooks, name_of, parts
 from tinygan.algorithms import Algorithm
 from tinygan.distributed import Ranks
 from tinygan.nets.traits import evaluating
@@ -100,17 +100,14 @@ class Run:
 
     @property
     def total_steps(self) -> int | None:
-        """The steps at which the current ``fit`` is complete, or None if that is not known.
-
-        There is one fewer per epoch if the last batch is too small to be used.
-        """
+        """The steps of the current ``fit``, if all batches are used; None if not known."""
         if self.target_epochs is None or self.batches_per_epoch is None:
             return self.target_steps
         return self.target_epochs * self.batches_per_epoch
 
     @property
     def total_epochs(self) -> int | None:
-        """The epochs, begun ones included, that the current ``fit`` takes, or None likewise."""
+        """The epochs, begun ones included, of the current ``fit``; None if not known."""
         if self.target_steps is None or self.batches_per_epoch is None:
             return self.target_epochs
         return -(-self.target_steps // self.batches_per_epoch)
@@ -198,16 +195,14 @@ class Run:
         return found
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` returned; ``fit`` then goes on from there.
+        """Take back what ``state_dict`` returned; ValueError, and no change, if it does not fit.
 
-        The device, and how optimizers are executed (fused, foreach, capturable), are this trainer's
-        own. For any other difference that is not allowed ValueError is raised, and nothing changed.
+        The device, and how optimizers are executed (fused, foreach), are this trainer's own.
         """
         if state.get("schema") != SCHEMA:
-            version = state.get("versions", {}).get("tinygan", "of an unknown version")
             raise ValueError(
-                f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}, written by "
-                f"tinygan {version}; load it with that version, if it is a run's checkpoint at all."
+                f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}; load it by "
+                f"the version that wrote it: {state.get('versions', 'it is no run at all')}."
             )
         found, never = differences(state, self.state_dict())
         checks.refuse(found, self._allow, never)
@@ -259,11 +254,8 @@ class Run:
             found, never = differences(sent["run"], self.state_dict(), words)
             found |= never | checks.differences(sent["own"], own, words)
             if found:
-                raise ValueError(
-                    "ranks must be alike, got differences:\n"
-                    + "".join(f"  {name}: {both}\n" for name, both in found.items())
-                    + "use the same nets, seeds and data on every rank."
-                )
+                lines = "".join(f"\n  {name}: {both}" for name, both in found.items())
+                raise ValueError(f"ranks must be alike, got differences:{lines}")
             self._restore(sent["run"], {})
             self.between_steps = sent["between_steps"]
         self._step.begin_anew()
@@ -276,7 +268,7 @@ class Run:
         Raises ValueError for what is not finite, and OSError if the file could not be written.
         """
         state, here = self.state_dict(), Path(path).parent
-        check_finite(state)
+        checkpoint.check_finite(state["players"], "players")
         # Relative, for a run's folder may be moved.
         folders = {k: os.path.relpath(at, here) for k, at in state["folders"].items()}
         checkpoint.save(state | {"folders": folders}, path)
@@ -320,31 +312,28 @@ class Run:
         return file
 
     def _resume_here(self, path: Path) -> Path | None:
-        found = checkpoint.find(path)
-        if found is None:
-            logger.warning("no checkpoint in %s: a new run begins", path)
-            return None
-        file, state = found
-        try:
-            self.load_state_dict(state)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
+        file, state = checkpoint.find(path) or (None, {})
+        if file is not None:
+            try:
+                self.load_state_dict(state)
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
         return file
 
 
 def _words_of(player: Player) -> dict[str, str]:
     """Return in words what must be the same of a player when a run goes on."""
-    words = {player.name: name_of(type(player.module))}
+    own = f"{player.name} optimizer"
+    words = {player.name: name_of(type(player.module)), own: name_of(type(player.optimizer))}
     for name in DECLARED:
         if hasattr(player.module, name):
             words[f"{player.name}.{name}"] = str(getattr(player.module, name))
     if player.average is not None:
         words |= parts(f"{player.name}.ema_half_life", player.average.half_life)
-    words[f"{player.name} optimizer"] = name_of(type(player.optimizer))
     for name, value in player.optimizer.defaults.items():
         if name not in optimizers.EXECUTION:
             plain = value.item() if isinstance(value, torch.Tensor) else value
-            words[f"{player.name} optimizer.{name}"] = str(plain)
+            words[f"{own}.{name}"] = str(plain)
     return words
 
 

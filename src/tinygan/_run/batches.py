@@ -48,11 +48,10 @@ def tensors(batch: object) -> tuple[torch.Tensor, ...]:
             f"batches must be tensors (N, ...) or tuples of tensors, got {kinds}; give the data "
             "set's examples as tensors."
         )
-    sizes = [len(each) for each in given]
-    if len(set(sizes)) > 1:
+    if len({len(each) for each in given}) > 1:
         raise ValueError(
-            f"the tensors of a batch must have one first dimension, got {sizes}; give each "
-            "example a row in each."
+            "the tensors of a batch must have one first dimension, got "
+            f"{[len(each) for each in given]}; give each example a row in each."
         )
     return given
 
@@ -60,15 +59,11 @@ def tensors(batch: object) -> tuple[torch.Tensor, ...]:
 def check_size(size: int, *, d_steps: int, accumulate: int, join: int) -> None:
     """Raise ValueError if an epoch's first batch cannot be split as it must be."""
     parts = d_steps * accumulate
-    if size % parts:
+    if size % parts or size < parts * join:
         raise ValueError(
             f"each rank's batch size must be a multiple of d_steps * accumulate = {d_steps} * "
-            f"{accumulate}, got {size}; use {max(size // parts, 1) * parts}."
-        )
-    if size < parts * join:
-        raise ValueError(
-            f"a batch must have {parts * join} images or more, as many as D joins "
-            f"in each turn and part, got {size}; use larger batches, or join fewer."
+            f"{accumulate}, with {join} or more in each part for D to join, got {size}; use "
+            f"{max(size // parts, join) * parts}."
         )
 
 
@@ -94,11 +89,10 @@ def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Any)
 
 def length(batches: Iterable[object]) -> int | None:
     """Return the number of batches in an epoch, or None if that is not known."""
-    once = isinstance(batches, Iterator)
-    if once or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
-        given = f"a {type(batches).__name__}" if once else repr(batches)
+    if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
         raise TypeError(
-            f"batches must be iterable once per epoch, got {given}; pass a list or a loader."
+            f"batches must be iterable once per epoch, got a {type(batches).__name__}; pass a list "
+            "or a loader."
         )
     try:
         return len(batches)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import os
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,6 @@ NAME = re.compile(r"step_(\d+)(\.pinned)?\.pt")
 TEMPORARY = ".tmp-"
 
 PLAIN = (type(None), bool, int, float, str)
-
-DIRECTORY = 0x10
-"""The attribute of MS-DOS by which torch's reader takes a record for a directory."""
 
 
 class CheckpointError(ValueError):
@@ -80,22 +77,39 @@ def from_bytes(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def check_plain(value: object, name: str) -> None:
+def check_plain(content: object, name: str) -> None:
     """Raise TypeError for what ``load`` would refuse, because it is no plain value or tensor."""
-    kind = type(value)
-    if kind in (dict, OrderedDict):
+    for where, value in _leaves(content, name):
+        kind = type(value)
+        # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
+        if kind not in PLAIN and not isinstance(value, torch.Tensor):
+            raise TypeError(
+                f"{where} must be a plain value or a tensor, got a {kind.__module__}."
+                f"{kind.__qualname__}; convert it, for example with float() or torch.as_tensor()."
+            )
+
+
+def check_finite(content: object, name: str) -> None:
+    """Raise ValueError for weights, buffers or moments that are not finite."""
+    for where, value in _leaves(content, name):
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            raise ValueError(
+                f"what is saved must be finite, got {where} with values that are not; go back to "
+                "an earlier checkpoint."
+            )
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
+    """Yield all that is in plain dictionaries, lists and tuples, their keys too, with its name."""
+    if type(value) in (dict, OrderedDict):
         for key, inner in value.items():  # type: ignore[attr-defined]
-            check_plain(key, f"a key of {name}")
-            check_plain(inner, f"{name}[{key!r}]")
-    elif kind in (list, tuple):
+            yield f"a key of {name}", key
+            yield from _leaves(inner, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
         for index, inner in enumerate(value):  # type: ignore[arg-type]
-            check_plain(inner, f"{name}[{index}]")
-    # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
-    elif kind not in PLAIN and not isinstance(value, torch.Tensor):
-        raise TypeError(
-            f"{name} must be a plain value or a tensor, got a {kind.__module__}.{kind.__qualname__}"
-            "; convert it, for example with float() or torch.as_tensor()."
-        )
+            yield from _leaves(inner, f"{name}[{index}]")
+    else:
+        yield name, value
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -123,8 +137,8 @@ def _check_records(data: bytes) -> None:
         for record in archive.infolist():
             if record.compress_type != zipfile.ZIP_STORED:
                 raise zipfile.BadZipFile("its records are compressed")  # and might be a zip bomb
-            if record.external_attr & DIRECTORY:
-                raise zipfile.BadZipFile("a record is a directory")  # not read: memory as it was
+            if record.external_attr & 0x10:  # of which torch reads nothing, and gives old memory
+                raise zipfile.BadZipFile("a record is a directory")
         if broken := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
 
@@ -165,10 +179,7 @@ def load_run(path: Path) -> dict[str, Any]:
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return a named file, or the newest whole one of a run's folder, and its content.
-
-    None stands for the folder of a run that is yet to begin.
-    """
+    """Return a file, or the newest whole one of a folder, and its content; None for a new run."""
     if path.is_file() or path.suffix == ".pt":
         return path, load_run(path)
     candidates = files(path) or files(path / "checkpoints")
@@ -182,6 +193,7 @@ def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
             f"a checkpoint must be whole, got {len(candidates)} in {path} and none of them is; "
             "restore one from a backup, or move them away to begin a new run."
         )
+    logger.warning("no checkpoint in %s: a new run begins", path)
     return None
 
 

@@ -1,4 +1,4 @@
-"""A run's state, plain values and tensors: is it the same run, and fit to be saved?
+"""A run's state: is it the same run?
 
 States are compared by what is in them, in words that are the same in every process: nothing here
 knows nets, optimizers or hooks.
@@ -7,7 +7,6 @@ knows nets, optimizers or hooks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -128,21 +127,3 @@ def _groups(state: State) -> Words:
         for owner, player in state["players"].items()
         for index, group in enumerate(player["optimizer"]["groups"])
     }
-
-
-def check_finite(state: State) -> None:
-    """Raise ValueError for a state with weights, buffers or moments that are not finite."""
-    for name, tensor in _tensors(state["players"], "players"):
-        if not tensor.isfinite().all():
-            raise ValueError(
-                f"what is saved must be finite, got {name} with values that are not; go back to "
-                "an earlier checkpoint."
-            )
-
-
-def _tensors(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, (dict, list, tuple)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _tensors(inner, f"{name}.{key}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checkpoint, checks, disk
 from tinygan._run.checkpoint import files, load_whole
-from tinygan._run.state import check_finite
 from tinygan.distributed import DifferentRanksError, LostRankError
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import prepared
@@ -21,20 +20,18 @@ logger = logging.getLogger(__name__)
 class Checkpoint(Hook):
     """Save the run every so many steps, as ``checkpoints/step_000500.pt``, and when it ends.
 
-    ``trainer.resume(folder)`` goes on from the newest good file. An older file is removed only
-    when a newer one is safely on the disk. A save that fails is logged and the run goes on; only
-    the last one must succeed. After an error in the middle of a step the half-done state is saved
-    as ``emergency_000500.pt``, which is only loaded if it is named. Too many steps in a row that
-    are not finite make the run go back to the newest good file, with other noise.
+    ``trainer.resume(folder)`` goes on from the newest good file. A save that fails is logged and
+    the run goes on; only the last one must succeed. After an error in the middle of a step the
+    half-done state is saved as ``emergency_000500.pt``, which is only loaded if it is named. Too
+    many steps in a row that are not finite make the run go back to the newest good file.
 
     It must be the last hook, because it saves the state of those before it.
 
     Args:
         folder: where the folder ``checkpoints`` is made.
         every: how often, in steps; each time waits for the device and the disk.
-        keep: how many of the newest files stay. Pinned ones stay for ever. In a run of several
-            ranks as many more stay of those made before ranks were last compared; if that finds a
-            difference, all that were saved since are renamed, and none is loaded by itself.
+        keep: how many of the newest files stay, besides pinned ones; of several ranks, as many more
+            of those that were saved before ranks were last compared.
         max_rollbacks: how often the run may go back, in all.
 
     Examples:
@@ -79,7 +76,7 @@ class Checkpoint(Hook):
                 )
         # An error about what could not be saved should come now, not after hours.
         state = trainer.state_dict()
-        check_finite(state)
+        checkpoint.check_finite(state["players"], "players")
         checkpoint.check_plain(state, "state")
         checkpoint.remove_leftovers(self.folder)
         here = checkpoint.path_of(self.folder, trainer.step)
@@ -177,5 +174,7 @@ class Checkpoint(Hook):
 
 
 def _place(trainer: Run) -> tuple[int, ...]:
-    """Return how far a run is; batches that are left out count in ``batch`` alone."""
+    """Return how far a run is. Batches that are left out count in ``batch``, not in ``step``."""
+    if trainer.batch == trainer.batches_per_epoch:  # the end of an epoch begins the next
+        return trainer.step, trainer.epoch + 1, 0
     return trainer.step, trainer.epoch, trainer.batch

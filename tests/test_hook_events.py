@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -315,6 +318,16 @@ def test_hooks_remember_across_a_resume():
     assert [hook.count for hook in second.hooks] == [5, 15]
     with pytest.raises(ValueError, match=r"hooks\.Count-2: there when saved, missing now"):
         tiny_trainer(hooks=[Count()]).load_state_dict(first.state_dict())
+
+
+def test_a_hook_does_not_keep_its_trainer_alive():
+    """What both know of each other is freed with the run."""
+    trainer = tiny_trainer(hooks=[tinygan.Hook()])
+    trainer.fit([tiny_images()], steps=1)
+    seen = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert seen() is None
 
 
 def test_a_state_that_would_be_lost_fails_at_the_class_line():

@@ -1,18 +1,6 @@
 """The hook: what may watch a run, and when.
 
-The events of a run, in order::
-
-    on_fit_start(trainer)
-      on_epoch_start(trainer)
-        on_step_start(trainer)
-          on_gradients(trainer, player)   gradients are final, weights have not moved; by turns
-          on_update(trainer, player)      weights have moved
-        on_step_end(trainer, report)
-      on_epoch_end(trainer)
-      on_non_finite(trainer, error)       too many steps in a row were skipped
-    on_fit_end(trainer)                   once, on normal return or after trainer.stop(reason)
-    on_exception(trainer, error)          once otherwise; the error is then raised again
-
+The events are methods of ``Hook``, in the order of a run; docs/hooks.md shows how they nest.
 An epoch starts once and ends once, however many calls of ``fit`` it takes, unless it has to start
 over. Hooks are called in list order.
 """

@@ -17,7 +17,7 @@ import os
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,26 +195,6 @@ def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
         )
     logger.warning("no checkpoint in %s: a new run begins", path)
     return None
-
-
-def prune(folder: Path, keep: int, is_good: Callable[[Path], bool], sure: int) -> None:
-    """Remove what is older than the ``keep`` newest good files; pinned ones stay, uncounted.
-
-    If the newest ones are of steps after ``sure``, as many more stay of those up to it.
-    """
-    newest = newest_sure = 0
-    for path in reversed(files(folder)):
-        if is_pinned(path):
-            continue
-        is_sure = step_of(path) <= sure
-        if newest >= keep and not (is_sure and newest_sure < keep):
-            try:
-                disk.remove(path)
-            except OSError as error:  # the newer files are as safe with it as without
-                logger.error("NOT REMOVED, an older checkpoint stays: %s", error)
-        elif is_good(path):
-            newest += 1
-            newest_sure += is_sure
 
 
 def remove_leftovers(folder: Path) -> None:

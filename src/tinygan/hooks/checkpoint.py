@@ -52,7 +52,7 @@ class Checkpoint(Hook):
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
-        self._good: set[Path] = set()
+        self._whole: set[Path] = set()
         self._saved: tuple[int, ...] | None = None
         self._started = False
 
@@ -108,24 +108,32 @@ class Checkpoint(Hook):
         path = checkpoint.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
-        if trainer.skipped.in_row == 0:
-            self._good.add(path)
+        self._whole.add(path)
         self._prune(trainer)
 
     def _prune(self, trainer: Run) -> None:
-        if trainer.skipped.in_row == 0:  # else what there is to go back to lies before, and stays
-            checkpoint.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
-            self._good.intersection_update(files(self.folder))
+        """Remove what is older than the newest whole files, so many as are kept; not pinned ones.
 
-    def _is_good(self, path: Path) -> bool:
-        """Return whether a file is one to go back to; what was once read is not read again."""
-        if path not in self._good:
-            state = load_whole(path)
-            # A run that is stopped saves amid skipped steps too.
-            if state is None or int(state["skipped"][0]) > 0:
-                return False
-            self._good.add(path)
-        return True
+        If the newest ones were saved after ranks were last compared, as many more stay of those
+        that were saved before.
+        """
+        if trainer.skipped.in_row > 0:  # what there is to go back to lies before, and stays
+            return
+        newest = newest_sure = 0
+        for path in reversed(files(self.folder)):
+            if checkpoint.is_pinned(path):
+                continue
+            is_sure = checkpoint.step_of(path) <= trainer.compared_step
+            if newest >= self.keep and not (is_sure and newest_sure < self.keep):
+                self._whole.discard(path)
+                try:
+                    disk.remove(path)
+                except OSError as error:  # the newer files are as safe with it as without
+                    logger.error("NOT REMOVED, an older checkpoint stays: %s", error)
+            elif path in self._whole or load_whole(path) is not None:
+                self._whole.add(path)  # and is not read again
+                newest += 1
+                newest_sure += is_sure
 
     def pin(self, step: int) -> Path:
         """Keep the file of a step for ever, and return its new path; OSError if there is none."""
@@ -141,11 +149,13 @@ class Checkpoint(Hook):
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
             return
         for path in reversed(files(self.folder)):
-            if self._is_good(path):
+            state = load_whole(path)
+            if state is not None and int(state["skipped"][0]) == 0:
                 trainer.load_state_dict(checkpoint.load_run(path))
                 return
-            if load_whole(path) is not None and not checkpoint.is_pinned(path):
-                disk.remove(path)  # of the steps that are gone back from
+            # A run that is stopped saves amid skipped steps too, which are now gone back from.
+            if state is not None and not checkpoint.is_pinned(path):
+                disk.remove(path)
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:

@@ -298,8 +298,11 @@ def test_hooks_remember_across_a_resume():
     """A hook's state travels with the run's, two hooks of one class apart; a lost one is named."""
 
     class Count(tinygan.Hook):
-        def __init__(self, count=0):
-            self.count = count
+        def __init__(self, start=0):
+            self.start = start
+
+        def on_fit_start(self, trainer):
+            self.count = getattr(self, "count", self.start)  # a state may begin with the run
 
         def on_step_end(self, trainer, report):
             self.count += 1

@@ -156,6 +156,11 @@ class Run:
 
     def state_dict(self) -> State:
         """Return all that the run needs to go on; its tensors are live: copy them, or save them."""
+        hooks = {name: hook.state_dict() for name, hook in self._named_hooks().items()}
+        return self._state_without_hooks() | {"hooks": hooks}
+
+    def _state_without_hooks(self) -> State:
+        """Return all by which a run is known: hooks may have no state yet."""
         words = {
             "seed": str(self.seed),
             "dtype": str(self.dtype),
@@ -177,7 +182,7 @@ class Run:
             "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
             "configuration": words,
             "players": {player.name: _state_of(player) for player in self.players},
-            "hooks": {name: hook.state_dict() for name, hook in self._named_hooks().items()},
+            "hooks": {name: {} for name in self._named_hooks()},
             "folders": folders,
             "skipped": self.skipped.counts,
             "batches": self._place,
@@ -204,7 +209,7 @@ class Run:
                 f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}; load it by "
                 f"the version that wrote it: {state.get('versions', 'it is no run at all')}."
             )
-        found, never = differences(state, self.state_dict())
+        found, never = differences(state, self._state_without_hooks())
         checks.refuse(found, self._allow, never)
         if found:
             logger.warning("going on, as allowed, with what differs: %s", found)
@@ -213,7 +218,7 @@ class Run:
 
     def _restore(self, state: State, found: Mapping[str, str]) -> None:
         """Take in a state that fits, except for the options that are found to differ."""
-        known = matched_hooks(state, self.state_dict())
+        known = matched_hooks(state, self._state_without_hooks())
         state = copy.deepcopy(state)  # optimizers keep the very tensors they are given
         for player in self.players:
             _load(player, state["players"][player.name], found)
@@ -251,7 +256,7 @@ class Run:
         if not self.ranks.is_first:
             sent = checkpoint.from_bytes(data)
             words = ("on rank 0", f"on rank {self.ranks.rank}")
-            found, never = differences(sent["run"], self.state_dict(), words)
+            found, never = differences(sent["run"], self._state_without_hooks(), words)
             found |= never | checks.differences(sent["own"], own, words)
             if found:
                 lines = "".join(f"\n  {name}: {both}" for name, both in found.items())

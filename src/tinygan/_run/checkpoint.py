@@ -143,13 +143,6 @@ def _check_records(data: bytes) -> None:
             raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
 
 
-def load_whole(path: Path) -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None if it is not there or not whole."""
-    with contextlib.suppress(CheckpointError):
-        return load(path)
-    return None
-
-
 def path_of(folder: Path, step: int, *, pinned: bool = False) -> Path:
     """Return the path of a step's file."""
     return folder / f"step_{step:06d}{'.pinned' if pinned else ''}.pt"
@@ -176,6 +169,13 @@ def load_run(path: Path) -> dict[str, Any]:
     state = load(path)
     folders = state.get("folders", {}).items()
     return state | {"folders": {k: os.path.abspath(path.parent / at) for k, at in folders}}
+
+
+def load_whole(path: Path) -> dict[str, Any] | None:
+    """Return a run's state, or None if the file is not there or not whole."""
+    with contextlib.suppress(CheckpointError):
+        return load_run(path)
+    return None
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -151,7 +151,7 @@ class Checkpoint(Hook):
         for path in reversed(files(self.folder)):
             state = load_whole(path)
             if state is not None and int(state["skipped"][0]) == 0:
-                trainer.load_state_dict(checkpoint.load_run(path))
+                trainer.load_state_dict(state)
                 return
             # A run that is stopped saves amid skipped steps too, which are now gone back from.
             if state is not None and not checkpoint.is_pinned(path):

@@ -48,6 +48,6 @@ class Dies:
                 operate(file, content[: int(self.share * len(content))])
             elif self.share == 1:
                 done = operate(*arguments)
-                if name in ("create", "append"):
+                if name == "create":
                     done.close()
         raise SimulatedCrash

@@ -60,7 +60,7 @@ def test_an_allowed_learning_rate_is_the_new_one(allow, saved, tmp_path, caplog)
     trainer.resume(saved, allow=allow)
     assert rates(trainer) == [2e-4, 5e-4]
     assert_identical(fingerprint(before), fingerprint(trainer))
-    assert "another generator optimizer.lr: 0.0001 when saved, 0.0005 now" in caplog.text
+    assert "'generator optimizer.lr': '0.0001 when saved, 0.0005 now'" in caplog.text
     trainer.fit([tiny_images()], steps=4)
     trainer.save(tmp_path / "next.pt")
     again = tiny_trainer(generator_optimizer=FAST)
@@ -99,7 +99,7 @@ def test_other_groups_keep_the_moments(saved):
     before = tiny_trainer(generator_optimizer=SLOW)
     before.resume(saved)
     trainer = tiny_trainer(generator_optimizer=in_two_groups)
-    with pytest.raises(ValueError, match=r"generator optimizer\.group 1: nothing when saved"):
+    with pytest.raises(ValueError, match=r"generator optimizer\.group 1: missing when saved"):
         trainer.resume(saved)
     trainer.resume(saved, allow="generator optimizer")
     groups = trainer.players.generator.optimizer.param_groups
@@ -201,7 +201,7 @@ def test_where_an_epoch_goes_on_with_other_batches(done, before, after, given, c
     place, found = batches.fitting(loader(**after), state, done, ["batches"])
     assert (found, place["given"]) == (given, given)
     loader(**after).load_state_dict(place)
-    assert ("the epoch starts over" in caplog.text) == (given == 0 < done)
+    assert f"the epoch goes on at batch {given}" in caplog.text
 
 
 class Count(tinygan.Hook):
@@ -280,22 +280,6 @@ def test_a_second_log_before_the_first_leaves_it_intact(moved, tmp_path):
     assert [json.loads(line)["step"] for line in more] == [4, 5]
     with pytest.raises(ValueError, match=r"hooks\.JSONLog: there when saved, missing now"):
         train(run, 6)  # without it again
-
-
-def test_the_hooks_of_older_files_are_known_by_class_and_order():
-    """Version 0.1 knew no folders, and wrote settings under the names of hooks alone."""
-    trainer = tiny_trainer(hooks=[Count(1), Count(2)])
-    trainer.hooks[1].steps = 7
-    state = trainer.state_dict()
-    del state["folders"]
-    state["configuration"] = {
-        name.removeprefix("hooks."): value for name, value in state["configuration"].items()
-    }
-    again = tiny_trainer(hooks=[Count(1), Count(2)])
-    again.load_state_dict(state)
-    assert [hook.steps for hook in again.hooks] == [0, 7]
-    with pytest.raises(ValueError, match=r"hooks\.Count-2\.size: 2 when saved, 3 now"):
-        tiny_trainer(hooks=[Count(1), Count(3)]).load_state_dict(state)
 
 
 def test_what_was_allowed_stays_allowed_when_the_run_goes_back(tmp_path):

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import tinygan
 from tinygan import data, hooks
 from tinygan._run import checkpoint, disk
-from tinygan._run import folder as checkpoint_folder
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
 
@@ -96,7 +95,7 @@ def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, even
                     kept.add(keeper.pin(chosen).name)
                 else:
                     damaged.add(chosen)
-                    checkpoint_folder.path_of(folder, chosen).write_bytes(b"damaged")
+                    checkpoint.path_of(folder, chosen).write_bytes(b"damaged")
                     keeper = hooks.Checkpoint(path, every=1, keep=keep)  # of the next process
             names = {f"step_{s:06d}.pt" for s in there}
             assert {file.name for file in folder.iterdir()} == kept | names
@@ -274,7 +273,7 @@ def test_what_cannot_be_saved_is_told_before_the_first_step(tmp_path):
         trainer.fit([tiny_images()], steps=1)
     trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path)])
     trainer.generator.register_buffer("mask", torch.tensor(float("-inf")))
-    with pytest.raises(ValueError, match=r"generator\.module\.mask"):
+    with pytest.raises(ValueError, match=r"\['generator'\]\['module'\]\['mask'\]"):
         trainer.fit([tiny_images()], steps=1)
     assert trainer.step == 0
 

@@ -166,7 +166,9 @@ class Remembers(tinygan.Hook):
         return {"inner": [0.5, {"mean": self.value}]}
 
 
-@pytest.mark.parametrize("value", [np.float64(0.5), {1, 2}, object(), b"0", torch.device("cpu")])
+@pytest.mark.parametrize(
+    "value", [np.float64(0.5), {1, 2}, object(), b"0", torch.device("cpu"), {b"0": 1}]
+)
 def test_what_could_not_be_loaded_is_refused_by_name(value, tmp_path, monkeypatch):
     """A hook's state that is not plain is named before anything on the disk is touched."""
     trainer = tiny_trainer(hooks=[Remembers(value)])

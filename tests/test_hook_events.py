@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -285,9 +288,7 @@ def test_wrong_hooks_are_refused():
     """What is no hook, and a function that does not take its arguments, are named."""
     with pytest.raises(TypeError, match="hooks must be Hook objects, got <built-in"):
         tiny_trainer(hooks=[print])
-    with pytest.raises(TypeError, match="hooks must be a list of Hook objects"):
-        tiny_trainer(hooks=tinygan.Hook())
-    with pytest.raises(TypeError, match=r"it must accept \(trainer, report\)"):
+    with pytest.raises(TypeError, match=r"must accept \(trainer, report\)"):
         tinygan.hooks.every(3, lambda trainer: None)
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         tinygan.hooks.every(0, lambda trainer, report: None)
@@ -297,8 +298,11 @@ def test_hooks_remember_across_a_resume():
     """A hook's state travels with the run's, two hooks of one class apart; a lost one is named."""
 
     class Count(tinygan.Hook):
-        def __init__(self, count=0):
-            self.count = count
+        def __init__(self, start=0):
+            self.start = start
+
+        def on_fit_start(self, trainer):
+            self.count = getattr(self, "count", self.start)  # a state may begin with the run
 
         def on_step_end(self, trainer, report):
             self.count += 1
@@ -317,6 +321,16 @@ def test_hooks_remember_across_a_resume():
     assert [hook.count for hook in second.hooks] == [5, 15]
     with pytest.raises(ValueError, match=r"hooks\.Count-2: there when saved, missing now"):
         tiny_trainer(hooks=[Count()]).load_state_dict(first.state_dict())
+
+
+def test_a_hook_does_not_keep_its_trainer_alive():
+    """What both know of each other is freed with the run."""
+    trainer = tiny_trainer(hooks=[tinygan.Hook()])
+    trainer.fit([tiny_images()], steps=1)
+    seen = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert seen() is None
 
 
 def test_a_state_that_would_be_lost_fails_at_the_class_line():

@@ -8,7 +8,6 @@ import time
 
 from tinygan import data, hooks
 from tinygan._run import checkpoint
-from tinygan._run import folder as checkpoint_folder
 
 import processes
 from helpers import flat, tiny_images, tiny_trainer
@@ -59,12 +58,12 @@ def kill(kills, tmp_path):
         time.sleep(chance.uniform(0, 0.03))
         child.signal(signal.SIGKILL)
         assert child.wait().returncode == -signal.SIGKILL
-        there = checkpoint_folder.files(parts / "checkpoints")
+        there = checkpoint.files(parts / "checkpoints")
         steps = [checkpoint.load(path)["step"] for path in there]
         assert max(steps, default=0) >= max(newest, *map(int, said()))
         newest = max(steps, default=0)
     for folder in (parts, whole):
         assert processes.run(folder, trains, newest + 3).returncode == 0
-    ends = [checkpoint_folder.find(run / "checkpoints")[1] for run in (parts, whole)]
+    ends = [checkpoint.load(checkpoint.find(run)[0]) for run in (parts, whole)]
     assert ends[0]["step"] == newest + 3
     assert flat(ends[0]) == flat(ends[1])

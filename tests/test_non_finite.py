@@ -269,7 +269,7 @@ def test_a_checkpoint_holds_nothing_that_is_not_finite(tmp_path):
     trainer.save(tmp_path / "run.pt")
     before = (tmp_path / "run.pt").read_bytes()
     trainer.generator.main[0].weight.data[0, 0, 0, 0] = INF
-    with pytest.raises(ValueError, match=r"got players\.generator\.module\.main\.0\.weight with"):
+    with pytest.raises(ValueError, match=r"got players.*\['main\.0\.weight'\] with"):
         trainer.save(tmp_path / "run.pt")
     assert (tmp_path / "run.pt").read_bytes() == before
 

@@ -87,7 +87,7 @@ def assert_goes_on(folder, step):
 def test_a_run_interrupted_at_any_time_ends_the_same(kill, workers, tmp_path):
     """Signals at random times, to a run alone or with its workers, leave each bit as it was."""
     chance = random.Random(workers)
-    for number in (*signals.SIGNALS, *signals.SIGNALS):
+    for number in signals.SIGNALS:
         child = processes.Child(tmp_path, train, 1_000_000, None, workers)
         child.until("step ")
         time.sleep(chance.uniform(0, 0.4))

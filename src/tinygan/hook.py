@@ -1,18 +1,6 @@
 """The hook: what may watch a run, and when.
 
-The events of a run, in order::
-
-    on_fit_start(trainer)
-      on_epoch_start(trainer)
-        on_step_start(trainer)
-          on_gradients(trainer, player)   gradients are final, weights have not moved; by turns
-          on_update(trainer, player)      weights have moved
-        on_step_end(trainer, report)
-      on_epoch_end(trainer)
-      on_non_finite(trainer, error)       too many steps in a row were skipped
-    on_fit_end(trainer)                   once, on normal return or after trainer.stop(reason)
-    on_exception(trainer, error)          once otherwise; the error is then raised again
-
+The events are methods of ``Hook``, in the order of a run; docs/hooks.md shows how they nest.
 An epoch starts once and ends once, however many calls of ``fit`` it takes, unless it has to start
 over. Hooks are called in list order.
 """
@@ -22,7 +10,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -42,17 +29,13 @@ class Hook:
     A hook that only reads changes nothing: the run ends in bit-identical weights with or without
     it, for nothing in the run draws from the global random state.
 
+    A misspelt event, or a wrong signature, is a TypeError at the subclass's ``class`` line.
+
     Attributes:
         first_rank_only: in a run of several ranks, hear events on rank 0 alone. Right for hooks
-            that write or draw; wrong for those that change gradients or weights, which all ranks
-            must change alike.
-        folder: where the hook writes, if it does. By this a resumed run knows which of several
-            hooks of one class is which.
-        settings: what the hook does to a run, by name: a run is resumed only with the same. Empty
-            for hooks that only watch.
-
-    Raises:
-        TypeError: at the subclass's ``class`` line, for a misspelt event or a wrong signature.
+            that write or draw, wrong for those that change gradients or weights.
+        folder: where the hook writes, if it does; by this hooks of one class are told apart.
+        settings: what the hook does to a run, by name: a run is resumed only with the same.
 
     Examples:
         >>> class Shout(Hook):
@@ -80,19 +63,13 @@ class Hook:
         """The player's weights have moved: average or clip weights here."""
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        """All players have moved; ``trainer.step`` counts this step.
-
-        The report's tensors stay on the device: reading a value waits for it, so read every n-th.
-        """
+        """All players have moved; to read the report waits for the device, so do it rarely."""
 
     def on_epoch_end(self, trainer: Run) -> None:
         """An epoch is complete; ``trainer.epoch`` counts it."""
 
     def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
-        """Losses or gradients were not finite in too many steps in a row, which were skipped.
-
-        A hook that loads an earlier state rescues the run; else ``error`` ends it.
-        """
+        """Too many steps in a row were skipped: ``error`` ends the run, or load another state."""
 
     def on_fit_end(self, trainer: Run) -> None:
         """``fit`` returns; ``trainer.stop_reason`` says why if it was stopped."""
@@ -124,26 +101,23 @@ EVENTS = tuple(name for name in vars(Hook) if name.startswith("on_"))
 
 
 def _check_method(owner: str, name: str, member: Callable[..., object]) -> None:
-    """Refuse a misspelt event or a wrong signature."""
-    if name not in (*EVENTS, *STATE):
-        # "step_end" and "onStepEnd" resemble an event by .84 and more; helpers' names do not.
-        close = difflib.get_close_matches(name.lower(), EVENTS, n=1, cutoff=0.8)
-        if close or name.startswith("on_"):
-            meant = f"did you mean {close[0]}?" if close else f"events are {', '.join(EVENTS)}."
-            raise TypeError(f"{owner} is not an event; {meant}")
+    if name in (*EVENTS, *STATE):
+        expected = inspect.signature(getattr(Hook, name)).parameters
+        given = inspect.signature(member)
+        try:
+            given.bind(*expected)
+        except TypeError:
+            raise TypeError(f"{owner}{given} must accept ({', '.join(expected)}).") from None
         return
-    expected = inspect.signature(getattr(Hook, name)).parameters
-    given = inspect.signature(member)
-    try:
-        given.bind(*expected)
-    except TypeError:
-        raise TypeError(f"{owner}{given} must accept ({', '.join(expected)}).") from None
+    # "step_end" and "onStepEnd" resemble an event by .84 and more; helpers' names do not.
+    close = difflib.get_close_matches(name.lower(), EVENTS, n=1, cutoff=0.8)
+    if close or name.startswith("on_"):
+        meant = f"did you mean {close[0]}?" if close else f"events are {', '.join(EVENTS)}."
+        raise TypeError(f"{owner} is not an event; {meant}")
 
 
 def check_hooks(hooks: Iterable[object]) -> tuple[Hook, ...]:
     """Return hooks as a tuple, if they are different Hook objects."""
-    if isinstance(hooks, Hook):
-        raise TypeError(f"hooks must be a list of Hook objects, got {hooks!r}; pass [it].")
     found: list[Hook] = []
     for hook in hooks:
         if not isinstance(hook, Hook):
@@ -151,7 +125,7 @@ def check_hooks(hooks: Iterable[object]) -> tuple[Hook, ...]:
                 f"hooks must be Hook objects, got {hook!r}; subclass tinygan.Hook, "
                 "or wrap a function as tinygan.hooks.every(100, function)."
             )
-        if any(hook is other for other in found):
+        if hook in found:
             raise ValueError(
                 f"hooks must be different objects, got the same {type(hook).__name__} twice; leave "
                 "one out, or make a second."
@@ -160,14 +134,10 @@ def check_hooks(hooks: Iterable[object]) -> tuple[Hook, ...]:
     return tuple(found)
 
 
-_users: weakref.WeakKeyDictionary[object, object] = weakref.WeakKeyDictionary()
-"""For each hook that has watched a run, a token of the trainer whose run that was."""
-
-
 def check_unused(hooks: Iterable[object], token: object) -> None:
     """Raise ValueError for a hook that has watched, and remembers, another trainer's run."""
     for hook in hooks:
-        if _users.setdefault(hook, token) is not token:
+        if vars(hook).setdefault("_token", token) is not token:
             raise ValueError(
                 f"a hook must watch one trainer's run, got a {type(hook).__name__} that has "
                 "watched another's, and remembers it; make a new one for each trainer."
@@ -177,7 +147,7 @@ def check_unused(hooks: Iterable[object], token: object) -> None:
 def listens_between_pieces(hooks: Iterable[object]) -> bool:
     """Return whether any hook runs in the middle of a step."""
     return any(
-        getattr(type(hook), event) is not getattr(Hook, event) or event in vars(hook)
+        getattr(getattr(hook, event), "__func__", None) is not getattr(Hook, event)
         for hook in hooks
         for event in ("on_gradients", "on_update")
     )
@@ -206,10 +176,6 @@ def call_on_exception(hooks: Iterable[Any], trainer: Run, error: BaseException) 
 class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
     """Make a hook of a function, called as ``function(trainer, report)`` after every n-th step.
 
-    Raises:
-        ValueError: for n under 1.
-        TypeError: for a function that does not take those two arguments.
-
     Examples:
         >>> show = every(100, lambda trainer, report: print(trainer.step, report.floats()))
     """
@@ -219,8 +185,7 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
         try:
             inspect.signature(function).bind("trainer", "report")
         except TypeError:
-            sentence = f"every({n}, {function!r}): it must accept (trainer, report)."
-            raise TypeError(sentence) from None
+            raise TypeError(f"{function!r} must accept (trainer, report).") from None
         self.function = function
 
     def on_step_end(self, trainer: Run, report: Report) -> None:

@@ -49,10 +49,9 @@ def recordable(optimizer: Optimizer) -> bool:
 
 @contextmanager
 def recording(optimizer: Optimizer, rates_change: bool) -> Iterator[list[torch.Tensor]]:
-    """Within the block a step may be recorded; gives the learning rates, if they are to change.
+    """Let a step be recorded within the block.
 
-    They are then recorded as tensors, one per group, rather than as constants. Afterwards the
-    optimizer's options are as before.
+    Rates that are to change are recorded as tensors, one per group, which the block is given.
     """
     before = [dict(group) for group in optimizer.param_groups]
     rates: list[torch.Tensor] = []
@@ -62,9 +61,8 @@ def recording(optimizer: Optimizer, rates_change: bool) -> Iterator[list[torch.T
                 group["capturable"] = True
             if rates_change:
                 # Of the only type in which PyTorch's kernels read it.
-                device = group["params"][0].device
-                rate = torch.empty((), dtype=torch.float32, device=device).fill_(group["lr"])
-                group["lr"] = rate
+                rate = torch.empty((), dtype=torch.float32, device=group["params"][0].device)
+                group["lr"] = rate.fill_(group["lr"])
                 rates.append(rate)
         yield rates
     finally:
@@ -72,44 +70,30 @@ def recording(optimizer: Optimizer, rates_change: bool) -> Iterator[list[torch.T
             group.update(own)
 
 
-def parameter_names(module: nn.Module) -> dict[int, str]:
-    """Return the name of each parameter by its identity."""
-    return {id(parameter): name for name, parameter in module.named_parameters()}
-
-
 def state_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
     """Return an optimizer's state by the names of parameters, without how it is executed."""
-    names = parameter_names(module)
+    names: dict[torch.Tensor, str] = {each: name for name, each in module.named_parameters()}
     left_out = ("params", "param_names", *EXECUTION)
     return {
         "groups": [
             {
-                "parameters": [names[id(parameter)] for parameter in group["params"]],
+                "parameters": [names[parameter] for parameter in group["params"]],
                 "options": {k: v for k, v in group.items() if k not in left_out},
             }
             for group in optimizer.param_groups
         ],
-        "moments": {
-            names[id(parameter)]: dict(optimizer.state[parameter])
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter in optimizer.state
-        },
+        "moments": {names[each]: dict(moments) for each, moments in optimizer.state.items()},
     }
 
 
 def load_state(optimizer: Optimizer, module: nn.Module, saved: dict[str, Any]) -> None:
     """Give an optimizer the options and moments of a saved state; others stay as they are."""
-    names = parameter_names(module)
-    groups = optimizer.state_dict()["param_groups"]
-    for group, of_saved in zip(groups, saved["groups"]):
-        group.update(of_saved["options"])
-    moments = {
-        index: saved["moments"][names[id(parameter)]]
-        for group, own in zip(groups, optimizer.param_groups)
-        for index, parameter in zip(group["params"], own["params"])
-        if names[id(parameter)] in saved["moments"]
-    }
+    own = optimizer.state_dict()["param_groups"]
+    for group, saved_group in zip(own, saved["groups"]):
+        group.update(saved_group["options"])
+    names: dict[torch.Tensor, str] = {each: name for name, each in module.named_parameters()}
+    in_order = [names[each] for group in optimizer.param_groups for each in group["params"]]
+    moments = {i: saved["moments"][k] for i, k in enumerate(in_order) if k in saved["moments"]}
     # PyTorch moves the moments to where the parameters are, and the step counts to where the
     # group's own way of executing needs them.
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    optimizer.load_state_dict({"state": moments, "param_groups": own})

@@ -5,20 +5,20 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from tinygan import optimizers
 from tinygan._execution.capture import CapturedStep
-from tinygan._execution.finite import LossScale, NonFiniteError, SkippedSteps
+from tinygan._execution.finite import NonFiniteError
 from tinygan._execution.replica import Replica
 from tinygan._execution.step import Step
 from tinygan._run import batches as batches_of
-from tinygan._run import checkpoint, checks, folder
-from tinygan._run.state import State, check_finite, differences, matched_hooks, name_of, parts
+from tinygan._run import checkpoint, checks
+from tinygan._run.state import State, differences, matched_hooks, name_of, parts
 from tinygan.algorithms import Algorithm
 from tinygan.distributed import Ranks
 from tinygan.nets.traits import evaluating
@@ -39,33 +39,24 @@ SCHEMA = 2
 COUNTERS = ("step", "images", "epoch", "batch", "rollbacks")
 
 DECLARED = ("image_size", "channels", "latent_dim")
-"""What nets may say of themselves."""
-
-
-class _Hook(Protocol):
-    first_rank_only: bool
-    settings: Mapping[str, object]
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+"""What nets may say of themselves, and must say again when a run goes on."""
 
 
 class Run:
     """What hooks see of a trainer, and checkpoints keep. Reading changes nothing.
 
     Attributes:
-        step: completed steps, of all players.
-        images: real examples seen so far.
-        epoch: completed epochs.
-        batch: completed batches of the current epoch.
-        players: the players, by name and in order.
+        step, images, epoch, batch: completed steps, real examples seen, completed epochs, and
+            completed batches of the current epoch.
+        players: by name and in order.
         data: the current step's batch on the device, this rank's part: its tensors (N, ...).
         hooks: all hooks, in order.
-        seed: names every random draw of the run.
-        device: where the run trains.
+        seed, device, dtype: names every random draw; where and in which type the run trains.
         ranks: the processes of the run.
+        skipped: the count of steps that were not finite and left no trace.
+        loss_scale: what float16's losses are multiplied by; None for other types.
         stop_reason: what the last ``stop`` said, or None.
+        target_epochs, target_steps: what the current ``fit`` runs to; None if not given.
         batches_per_epoch: the length of the current ``fit``'s batches; None if not known.
         rollbacks: how often the run went back to a checkpoint; each gives it other noise.
         between_steps: whether the state is that of a complete step or epoch, seen by all hooks.
@@ -75,7 +66,7 @@ class Run:
         self,
         players: Players,
         algorithm: Algorithm,
-        hooks: Sequence[_Hook],
+        hooks: Sequence[Any],
         seed: int,
         dtype: torch.dtype,
         ranks: Ranks,
@@ -94,10 +85,12 @@ class Run:
         self.batches_per_epoch: int | None = None
         self.between_steps = True
         self._step, self._replica, self._sample = step, replica, sample
+        self.skipped, self.loss_scale = step.skipped, step.loss_scale
+        # Where the batches stand, by what they say, once the last complete step was fetched.
         self._place: State | None = None
-        """Where the batches stand, by what they say, once the last complete step was fetched."""
         self._allow: tuple[str, ...] = ()
         self._loaded = False
+        self._token = object()  # by which hooks know their run, and do not keep it alive
         self._too_many_skipped: NonFiniteError | None = None
 
     @property
@@ -107,30 +100,17 @@ class Run:
 
     @property
     def total_steps(self) -> int | None:
-        """The steps at which the current ``fit`` is complete, or None if that is not known.
-
-        There is one fewer per epoch if the last batch is too small to be used.
-        """
+        """The steps of the current ``fit``, if all batches are used; None if not known."""
         if self.target_epochs is None or self.batches_per_epoch is None:
             return self.target_steps
         return self.target_epochs * self.batches_per_epoch
 
     @property
     def total_epochs(self) -> int | None:
-        """The epochs, begun ones included, that the current ``fit`` takes, or None likewise."""
+        """The epochs, begun ones included, of the current ``fit``; None if not known."""
         if self.target_steps is None or self.batches_per_epoch is None:
             return self.target_epochs
         return -(-self.target_steps // self.batches_per_epoch)
-
-    @property
-    def skipped(self) -> SkippedSteps:
-        """The count of steps that were not finite and left no trace."""
-        return self._step.skipped
-
-    @property
-    def loss_scale(self) -> LossScale | None:
-        """What float16's losses are multiplied by; None for other types."""
-        return self._step.loss_scale
 
     @property
     def compared_step(self) -> int:
@@ -176,23 +156,11 @@ class Run:
 
     def state_dict(self) -> State:
         """Return all that the run needs to go on; its tensors are live: copy them, or save them."""
-        state = {
-            "schema": SCHEMA,
-            "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
-            **self._identity(),
-            **{name: getattr(self, name) for name in COUNTERS},
-            "hooks": {name: hook.state_dict() for name, hook in self._named_hooks()},
-            "skipped": self.skipped.counts,
-            "batches": self._place,
-        }
-        # Where nothing is remembered, runs in two folders have the same state.
-        state["folders"] = {k: at for k, at in state["folders"].items() if state["hooks"][k]}
-        if self.loss_scale is not None:
-            state["loss_scale"] = self.loss_scale.state
-        return state
+        hooks = {name: hook.state_dict() for name, hook in self._named_hooks().items()}
+        return self._state_without_hooks() | {"hooks": hooks}
 
-    def _identity(self) -> State:
-        """Return the part of the state by which a run is known."""
+    def _state_without_hooks(self) -> State:
+        """Return all by which a run is known: hooks may have no state yet."""
         words = {
             "seed": str(self.seed),
             "dtype": str(self.dtype),
@@ -204,53 +172,58 @@ class Run:
         for player in self.players:
             words |= _words_of(player)
         folders = {}
-        for name, hook in self._named_hooks():
+        for name, hook in self._named_hooks().items():
             for setting, value in hook.settings.items():
                 words |= parts(f"hooks.{name}.{setting}", value)
             if isinstance(where := getattr(hook, "folder", None), (str, os.PathLike)):
                 folders[name] = os.path.abspath(where)
         return {
+            "schema": SCHEMA,
+            "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
             "configuration": words,
             "players": {player.name: _state_of(player) for player in self.players},
-            "hooks": {name: {} for name, _ in self._named_hooks()},
+            "hooks": {name: {} for name in self._named_hooks()},
             "folders": folders,
+            "skipped": self.skipped.counts,
+            "batches": self._place,
+            **{name: getattr(self, name) for name in COUNTERS},
+            **({} if self.loss_scale is None else {"loss_scale": self.loss_scale.state}),
         }
 
-    def _named_hooks(self) -> Iterator[tuple[str, _Hook]]:
-        """Name each hook by its class, numbered if there are several of one."""
-        seen: list[str] = []
+    def _named_hooks(self) -> dict[str, Any]:
+        """Return the hooks by the names of their classes, numbered if there are several of one."""
+        found: dict[str, Any] = {}
         for hook in self.hooks:
             name = type(hook).__name__
-            seen.append(name)
-            yield (name if seen.count(name) == 1 else f"{name}-{seen.count(name)}"), hook
+            number = 1 + sum(type(other).__name__ == name for other in found.values())
+            found[name if number == 1 else f"{name}-{number}"] = hook
+        return found
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what ``state_dict`` returned; ``fit`` then goes on from there.
+        """Take back what ``state_dict`` returned; ValueError, and no change, if it does not fit.
 
-        The device, and how optimizers are executed (fused, foreach, capturable), are this trainer's
-        own. For any other difference that is not allowed ValueError is raised, and nothing changed.
+        The device, and how optimizers are executed (fused, foreach), are this trainer's own.
         """
         if state.get("schema") != SCHEMA:
-            version = state.get("versions", {}).get("tinygan", "of an unknown version")
             raise ValueError(
-                f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}, written by "
-                f"tinygan {version}; load it with that version, if it is a run's checkpoint at all."
+                f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}; load it by "
+                f"the version that wrote it: {state.get('versions', 'it is no run at all')}."
             )
-        found, never = differences(state, self._identity())
+        found, never = differences(state, self._state_without_hooks())
         checks.refuse(found, self._allow, never)
-        for name, both in found.items():
-            logger.warning("going on, as allowed, with another %s: %s", name, both)
+        if found:
+            logger.warning("going on, as allowed, with what differs: %s", found)
         self._restore(state, found)
         self._loaded = self.between_steps = True
 
     def _restore(self, state: State, found: Mapping[str, str]) -> None:
         """Take in a state that fits, except for the options that are found to differ."""
-        known = matched_hooks(state, self._identity())
+        known = matched_hooks(state, self._state_without_hooks())
         state = copy.deepcopy(state)  # optimizers keep the very tensors they are given
         for player in self.players:
             _load(player, state["players"][player.name], found)
-        for name, hook in self._named_hooks():
-            if known.get(name) in state["hooks"]:
+        for name, hook in self._named_hooks().items():
+            if name in known:
                 hook.load_state_dict(state["hooks"][known[name]])
         for name in COUNTERS:
             setattr(self, name, state[name])
@@ -260,24 +233,20 @@ class Run:
         self._place = state["batches"]
 
     def _check_batches(self, batches: Iterable[object]) -> None:
-        """Raise ValueError if what was resumed is to go on with other batches, unless allowed."""
-        if not self._loaded:  # later others may follow in one process
-            return
-        try:
+        """Raise ValueError for other batches than were saved or begun, unless they are allowed."""
+        if self._loaded or self.batch:  # between epochs others may follow in one process
             self._place, self.batch = batches_of.fitting(
                 batches, self._place, self.batch, self._allow
             )
-        except ValueError as error:
-            self._replica.fail(error)
-            raise
         self._loaded = False
 
     def _share_state(self, batches: Iterable[object] = ()) -> None:
         """Give all ranks the state of rank 0, if they are alike."""
         if self.ranks.count == 1:
             return
-        own = {f"batches.{k}": v for k, v in batches_of.configuration(batches).items()}
-        own |= {"target.epochs": str(self.target_epochs), "target.steps": str(self.target_steps)}
+        own = {"target.epochs": str(self.target_epochs), "target.steps": str(self.target_steps)}
+        for name, value in getattr(batches, "configuration", {}).items():
+            own[f"batches.{name}"] = str(value)
         data = b""
         if self.ranks.is_first:
             state = {"run": self.state_dict(), "own": own, "between_steps": self.between_steps}
@@ -287,14 +256,11 @@ class Run:
         if not self.ranks.is_first:
             sent = checkpoint.from_bytes(data)
             words = ("on rank 0", f"on rank {self.ranks.rank}")
-            found, never = differences(sent["run"], self._identity(), words)
+            found, never = differences(sent["run"], self._state_without_hooks(), words)
             found |= never | checks.differences(sent["own"], own, words)
             if found:
-                raise ValueError(
-                    "ranks must be alike, got differences:\n"
-                    + "".join(f"  {name}: {both}\n" for name, both in found.items())
-                    + "use the same nets, seeds and data on every rank."
-                )
+                lines = "".join(f"\n  {name}: {both}" for name, both in found.items())
+                raise ValueError(f"ranks must be alike, got differences:{lines}")
             self._restore(sent["run"], {})
             self.between_steps = sent["between_steps"]
         self._step.begin_anew()
@@ -307,7 +273,7 @@ class Run:
         Raises ValueError for what is not finite, and OSError if the file could not be written.
         """
         state, here = self.state_dict(), Path(path).parent
-        check_finite(state)
+        checkpoint.check_finite(state["players"], "players")
         # Relative, for a run's folder may be moved.
         folders = {k: os.path.relpath(at, here) for k, at in state["folders"].items()}
         checkpoint.save(state | {"folders": folders}, path)
@@ -315,11 +281,10 @@ class Run:
     def resume(
         self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()
     ) -> Path | None:
-        """Go on from a checkpoint; return its file, or None for a new run.
+        """Go on from a checkpoint; return its file, or None, with a warning, for a new run.
 
-        In a folder, files that are not whole are passed over with a warning. A folder that is not
-        there, or holds no checkpoint, means a new run, and a warning says so: the same program
-        begins and finishes it. All ranks of a run call this together; rank 0 reads.
+        So the same program begins a run and finishes it. In a folder, files that are not whole are
+        passed over with a warning. All ranks of a run call this together; rank 0 reads.
 
         Args:
             path: ``hooks.Checkpoint``'s folder, of which the newest good file is taken, or a file,
@@ -339,43 +304,41 @@ class Run:
             None
         """
         self._allow = (allow,) if isinstance(allow, str) else tuple(allow)
-        file = self.ranks.first(lambda: self._resume_here(Path(path)), f"resuming from {path}")
-        if file is None:
-            return None
-        try:
-            self._share_state()
-        except Exception as error:
-            self._replica.fail(error)
-            raise
-        self._loaded = True
-        return Path(file)
+        file: Path | None = self.ranks.first(
+            lambda: self._resume_here(Path(path)), f"resuming from {path}"
+        )
+        if file is not None:
+            try:
+                self._share_state()
+            except Exception as error:
+                self._replica.fail(error)
+                raise
+            self._loaded = True
+        return file
 
-    def _resume_here(self, path: Path) -> str | None:
-        found = folder.find(path)
-        if found is None:
-            logger.warning("no checkpoint in %s: a new run begins", path)
-            return None
-        file, state = found
-        try:
-            self.load_state_dict(state)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        return str(file)
+    def _resume_here(self, path: Path) -> Path | None:
+        file, state = checkpoint.find(path) or (None, {})
+        if file is not None:
+            try:
+                self.load_state_dict(state)
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+        return file
 
 
 def _words_of(player: Player) -> dict[str, str]:
     """Return in words what must be the same of a player when a run goes on."""
-    words = {player.name: name_of(type(player.module))}
+    own = f"{player.name} optimizer"
+    words = {player.name: name_of(type(player.module)), own: name_of(type(player.optimizer))}
     for name in DECLARED:
         if hasattr(player.module, name):
             words[f"{player.name}.{name}"] = str(getattr(player.module, name))
     if player.average is not None:
         words |= parts(f"{player.name}.ema_half_life", player.average.half_life)
-    words[f"{player.name} optimizer"] = name_of(type(player.optimizer))
     for name, value in player.optimizer.defaults.items():
         if name not in optimizers.EXECUTION:
             plain = value.item() if isinstance(value, torch.Tensor) else value
-            words[f"{player.name} optimizer.{name}"] = str(plain)
+            words[f"{own}.{name}"] = str(plain)
     return words
 
 
@@ -397,10 +360,9 @@ def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:
     own = f"{player.name} optimizer"
     if own in found:  # of another class, for which the moments mean nothing
         return
-    groups, moments = saved["optimizer"]["groups"], saved["optimizer"]["moments"]
     if any(name.startswith(f"{own}.group ") for name in found):
-        groups = []
-    for group in groups:
+        saved["optimizer"]["groups"] = []
+    for group in saved["optimizer"]["groups"]:
         for name in [name for name in group["options"] if f"{own}.{name}" in found]:
             del group["options"][name]
-    optimizers.load_state(player.optimizer, player.module, {"groups": groups, "moments": moments})
+    optimizers.load_state(player.optimizer, player.module, saved["optimizer"])

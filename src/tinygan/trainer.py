@@ -149,6 +149,7 @@ class Trainer(Run):
         self._begin(batches)
         with signals.as_requests(self.stop) as self._received:
             try:
+                self._check_batches(batches)
                 self._share_state(batches)
                 call(self._watching, "on_fit_start", self)
                 if self.batch == self.batches_per_epoch:
@@ -160,6 +161,7 @@ class Trainer(Run):
                         self._train_epoch(batches)
                     except NonFiniteError as error:
                         self._go_back(error)
+                        self._check_batches(batches)
                 self._agree()
                 self._replica.check_identical(self.step)
                 call(self._watching, "on_fit_end", self)
@@ -177,9 +179,8 @@ class Trainer(Run):
         self.data = ()
         self.stop_reason = None
         self._all_stop = False
-        check_unused(self.hooks, self)
+        check_unused(self.hooks, self._token)
         self.players.check_optimizers()
-        self._check_batches(batches)
         for player in self.players:
             player.module.train()
         if not self.between_steps:
@@ -191,9 +192,7 @@ class Trainer(Run):
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
         """Train on what is left of the current epoch, or until the run is finished."""
-        rest, self.batch = batches_of.rest_of_epoch(
-            batches, self.epoch, self.batch, self._place, self._allow
-        )
+        rest, self.batch = batches_of.rest_of_epoch(batches, self.epoch, self.batch, self._place)
         with batches_of.closing(rest):
             batch: object = None
             while not self._finished():
@@ -343,7 +342,6 @@ class Trainer(Run):
         if not loaded:
             raise error
         self._share_state()
-        self._loaded = False
         self.rollbacks = rollbacks + 1
         if self.ranks.is_first:
             went_back = "went back to step %d (rollback %d): %s"

@@ -1,17 +1,23 @@
-"""One durable file: plain values and tensors, whole or not there at all.
+"""Checkpoints: durable files of plain values and tensors, and the folder in which a run has them.
 
-It is written beside its place and renamed into it, so a crash leaves the old file, the new one, or
-both. The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those
+A file is written beside its place and renamed into it, so a crash leaves the old one, the new one,
+or both. The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those
 (pytorch#28858), so ``load`` checks them.
+
+In a run's folder files are named by their step, as ``step_000500.pt``. One that is named
+``step_000500.pinned.pt`` is kept for ever, and files of any other name are left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +25,13 @@ import torch
 
 from tinygan._run import disk
 
+logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"step_(\d+)(\.pinned)?\.pt")
+
 TEMPORARY = ".tmp-"
 
 PLAIN = (type(None), bool, int, float, str)
-
-DIRECTORY = 0x10
-"""The attribute of MS-DOS by which torch's reader takes a record for a directory."""
 
 
 class CheckpointError(ValueError):
@@ -36,10 +43,6 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     When this returns, the file is on the disk and has been read back. Whatever goes wrong, an older
     file at ``path`` is still there, and no temporary file is left unless the process died.
-
-    Raises:
-        TypeError: for what ``load`` would refuse, by its name in ``content``.
-        OSError: if the file could not be written, or does not read back as it was written.
     """
     path = Path(path)
     data = to_bytes(content)  # in memory, so that an error of the disk stays an OSError
@@ -74,37 +77,48 @@ def from_bytes(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def check_plain(value: object, name: str) -> None:
+def check_plain(content: object, name: str) -> None:
     """Raise TypeError for what ``load`` would refuse, because it is no plain value or tensor."""
-    kind = type(value)
-    if kind in (dict, OrderedDict):
+    for where, value in _leaves(content, name):
+        kind = type(value)
+        # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
+        if kind not in PLAIN and not isinstance(value, torch.Tensor):
+            raise TypeError(
+                f"{where} must be a plain value or a tensor, got a {kind.__module__}."
+                f"{kind.__qualname__}; convert it, for example with float() or torch.as_tensor()."
+            )
+
+
+def check_finite(content: object, name: str) -> None:
+    """Raise ValueError for weights, buffers or moments that are not finite."""
+    for where, value in _leaves(content, name):
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            raise ValueError(
+                f"what is saved must be finite, got {where} with values that are not; go back to "
+                "an earlier checkpoint."
+            )
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
+    """Yield all that is in plain dictionaries, lists and tuples, their keys too, with its name."""
+    if type(value) in (dict, OrderedDict):
         for key, inner in value.items():  # type: ignore[attr-defined]
-            check_plain(key, f"a key of {name}")
-            check_plain(inner, f"{name}[{key!r}]")
-    elif kind in (list, tuple):
+            yield f"a key of {name}", key
+            yield from _leaves(inner, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
         for index, inner in enumerate(value):  # type: ignore[arg-type]
-            check_plain(inner, f"{name}[{index}]")
-    # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
-    elif kind not in PLAIN and not isinstance(value, torch.Tensor):
-        raise TypeError(
-            f"{name} must be a plain value or a tensor, got a {kind.__module__}.{kind.__qualname__}"
-            "; convert it, for example with float() or torch.as_tensor()."
-        )
+            yield from _leaves(inner, f"{name}[{index}]")
+    else:
+        yield name, value
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what ``save`` wrote, with all tensors on the CPU. Executes nothing from the file.
 
-    Raises:
-        CheckpointError: for a file that is missing, cut, altered or of another kind.
+    Whatever is wrong with the file, or missing, is a CheckpointError.
     """
     try:
         data = disk.read(Path(path))
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint must be readable, got {path}: {error.strerror or error}; check the path."
-        ) from error
-    try:
         _check_records(data)
         content = from_bytes(data)
         if not isinstance(content, dict):
@@ -120,11 +134,70 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _check_records(data: bytes) -> None:
     """Raise for bytes that are not a zip of stored records whose checksums are right."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        records = archive.infolist()
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise zipfile.BadZipFile("its records are compressed")  # and might be a zip bomb
-        if any(record.external_attr & DIRECTORY for record in records):
-            raise zipfile.BadZipFile("a record is a directory")  # not read: memory as it was
-        broken = archive.testzip()
-    if broken is not None:
-        raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise zipfile.BadZipFile("its records are compressed")  # and might be a zip bomb
+            if record.external_attr & 0x10:  # of which torch reads nothing, and gives old memory
+                raise zipfile.BadZipFile("a record is a directory")
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+
+
+def path_of(folder: Path, step: int, *, pinned: bool = False) -> Path:
+    """Return the path of a step's file."""
+    return folder / f"step_{step:06d}{'.pinned' if pinned else ''}.pt"
+
+
+def step_of(path: Path) -> int:
+    """Return the step at which a file was saved: 500 for ``step_000500.pt``."""
+    return int(path.name.removeprefix("step_").partition(".")[0])
+
+
+def is_pinned(path: Path) -> bool:
+    """Return whether a file is never removed."""
+    return path.name.endswith(".pinned.pt")
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the checkpoints, good or not, in the order of their steps: 99 before 100."""
+    found = folder.iterdir() if folder.is_dir() else []
+    return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of)
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """Return a run's state, in which its hooks' folders were saved relative to the file."""
+    state = load(path)
+    folders = state.get("folders", {}).items()
+    return state | {"folders": {k: os.path.abspath(path.parent / at) for k, at in folders}}
+
+
+def load_whole(path: Path) -> dict[str, Any] | None:
+    """Return a run's state, or None if the file is not there or not whole."""
+    with contextlib.suppress(CheckpointError):
+        return load_run(path)
+    return None
+
+
+def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return a file, or the newest whole one of a folder, and its content; None for a new run."""
+    if path.is_file() or path.suffix == ".pt":
+        return path, load_run(path)
+    candidates = files(path) or files(path / "checkpoints")
+    for candidate in reversed(candidates):
+        try:
+            return candidate, load_run(candidate)
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+    if candidates:  # to begin anew would lose the run
+        raise CheckpointError(
+            f"a checkpoint must be whole, got {len(candidates)} in {path} and none of them is; "
+            "restore one from a backup, or move them away to begin a new run."
+        )
+    logger.warning("no checkpoint in %s: a new run begins", path)
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that died while saving."""
+    for path in folder.glob(f"*.pt{TEMPORARY}*"):
+        disk.remove(path)

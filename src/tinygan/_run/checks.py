@@ -13,12 +13,10 @@ T = TypeVar("T")
 def count(name: str, value: int, *, at_least: int = 1) -> int:
     """Return ``value`` if it is an int of at least ``at_least``."""
     # bool is an int to Python, but nobody means True images.
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} must be an int, got {value!r}; use {at_least} or more.")
-    if value < at_least:
-        raise ValueError(
-            f"{name} must be at least {at_least}, got {value}; use {at_least} or more."
-        )
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < at_least:
+        rule = f"at least {at_least}" if is_int else "an int"
+        raise ValueError(f"{name} must be {rule}, got {value!r}; use {at_least} or more.")
     return value
 
 
@@ -47,14 +45,12 @@ def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
 
 def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:
     """Return ``value`` as (height, width), each of at least ``at_least`` pixels."""
-    if isinstance(value, int):
-        value = (value, value)
-    if not isinstance(value, tuple) or len(value) != 2:
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(
-            f"{name} must be an int or a pair (height, width), got {value!r}; "
-            "for example 64 or (61, 47)."
+            f"{name} must be an int or (height, width), got {value!r}; for example 64."
         )
-    height, width = (count(name, side, at_least=at_least) for side in value)
+    height, width = (count(name, side, at_least=at_least) for side in pair)
     return height, width
 
 
@@ -71,15 +67,13 @@ def differences(
     saved: Mapping[str, object],
     here: Mapping[str, object],
     words: tuple[str, str] = SAVED_AND_NOW,
-    *,
     prefix: str = "",
 ) -> dict[str, str]:
     """Return what is not the same on both sides: both values, by their prefixed names."""
-    names = [*saved, *(name for name in here if name not in saved)]
     then, now = words
     return {
-        prefix + name: f"{saved.get(name, 'nothing')} {then}, {here.get(name, 'nothing')} {now}"
-        for name in names
+        prefix + name: f"{saved.get(name, 'missing')} {then}, {here.get(name, 'missing')} {now}"
+        for name in {**saved, **here}
         if saved.get(name) != here.get(name)
     }
 
@@ -93,18 +87,17 @@ def refuse(
     found: Mapping[str, str], allow: Collection[str] = (), never: Mapping[str, str] | None = None
 ) -> None:
     """Raise ValueError for differences but those whose names, or their beginnings, are allowed."""
-    refused = {name: both for name, both in found.items() if not _is_allowed(name, allow)}
-    remedy = (
-        "Use what was saved, or begin a new run in another folder. To go on with it all the same: "
-        f"trainer.resume(..., allow={[*allow, *refused]})"
-    )
+    beginnings = tuple(word + end for word in allow for end in (".", " "))
+    refused = {
+        name: both
+        for name, both in found.items()
+        if name not in allow and not name.startswith(beginnings)
+    }
+    remedy = f"To go on with it all the same: trainer.resume(..., allow={[*allow, *refused]})"
     if never:
-        remedy = "No other nets can go on from it: use those, or begin a new run in another folder."
         refused |= never
+        remedy = "No other nets can go on from it."
     if refused:
         lines = [f"  {name}: {both}" for name, both in refused.items()]
-        raise ValueError("\n".join(["this checkpoint belongs to a different run:", *lines, remedy]))
-
-
-def _is_allowed(name: str, allow: Collection[str]) -> bool:
-    return any(name == word or name.startswith((f"{word}.", f"{word} ")) for word in allow)
+        lines.append(f"Use what was saved, or begin a new run in another folder. {remedy}")
+        raise ValueError("\n".join(["this checkpoint belongs to a different run:", *lines]))

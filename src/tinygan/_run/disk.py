@@ -1,6 +1,6 @@
-"""The file operations of saving and packing, each alone, so that a test can make any of them fail.
+"""All that is done to durable files, one operation each, so that a test can let any of them fail.
 
-Nothing else in the library writes what must not be lost.
+A new file is created, written and synchronised, and then renamed into its place.
 """
 
 from __future__ import annotations
@@ -13,28 +13,6 @@ from typing import BinaryIO
 def create(path: Path) -> BinaryIO:
     """Open a new file for writing; its mode follows the umask."""
     return open(path, "xb")
-
-
-def append(path: Path) -> BinaryIO:
-    """Open a file, new or not, for reading and for writing at its end."""
-    return open(path, "a+b")
-
-
-def lock(file: BinaryIO) -> bool:
-    """Lock a file until it is closed; return False if another process has locked it."""
-    import fcntl  # not on Windows, where the rest of the library can be imported
-
-    # Not flock(): a worker that outlives its killed parent for seconds would inherit that.
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # POSIX leaves open which
-        return False
-    return True
-
-
-def truncate(file: BinaryIO, size: int) -> None:
-    """Cut a file to its first ``size`` bytes."""
-    file.truncate(size)
 
 
 def write(file: BinaryIO, content: bytes) -> None:

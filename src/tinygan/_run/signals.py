@@ -16,14 +16,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Received:
     """The first signal that asked a block to end: its ``number``, or 0."""
 
-    def __init__(self) -> None:
-        self.number = 0
+    number = 0
 
     def relay(self, number: int) -> None:
-        """End the block as if it had received a signal, which came to another process.
-
-        A signal that comes later is still the first one here, not the second.
-        """
+        """End the block as by a signal, which came to another process and is not counted here."""
         self.number = self.number or number
 
 
@@ -33,8 +29,7 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
 
     When the block then ends normally, KeyboardInterrupt is raised for SIGINT, and SystemExit(143)
     for SIGTERM. A second signal ends the process at once. The user's own handlers are called too
-    and are back after the block; a signal that was ignored stays ignored. Python handles signals in
-    the main thread only, so this does nothing in another one.
+    and are back after the block; an ignored signal stays ignored. Only in the main thread.
     """
     received = Received()
     if threading.current_thread() is not threading.main_thread():
@@ -50,13 +45,14 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal count
-        if os.getpid() != here:  # a process that a hook has forked is no run: it ends as ever
-            signal.signal(number, before[number])
+        count += 1
+        is_run = os.getpid() == here  # a process that a hook has forked ends as ever
+        if is_run and count > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt  # as Python does, which keeps an interactive session alive
+        if not is_run or count > 1:
+            signal.signal(number, signal.SIG_DFL if is_run else before[number])
             os.kill(os.getpid(), number)
             return
-        count += 1
-        if count > 1:
-            _end_at_once(number)
         received.relay(number)
         stop(signal.Signals(number).name)
         own = before[number]
@@ -74,13 +70,6 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
         raise KeyboardInterrupt
     if received.number:
         raise SystemExit(128 + received.number)  # the exit status that shells give to signals
-
-
-def _end_at_once(number: int) -> None:
-    if number == signal.SIGINT:  # as Python does, which keeps an interactive session alive
-        raise KeyboardInterrupt
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 def ignore(_worker: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""A run's state, plain values and tensors: is it the same run, and fit to be saved?
+"""A run's state: is it the same run?
 
 States are compared by what is in them, in words that are the same in every process: nothing here
 knows nets, optimizers or hooks.
@@ -7,7 +7,6 @@ knows nets, optimizers or hooks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -60,47 +59,40 @@ def differences(
 ) -> tuple[Words, Words]:
     """Return by name what differs between two states, and what is never allowed to."""
     (then, then_hooks), (now, now_hooks) = _words(saved), _words(here)
-    found = checks.differences(then, now, words)
-    if "players" in found:
-        return found, {"players": found.pop("players")}
-    never: Words = {}
-    for name, player in here["players"].items():
-        before, after = (_shapes(each, name) for each in (saved["players"][name], player))
-        never |= (unlike := checks.differences(before, after, words))
-        if not unlike:
-            before, after = (_groups(each, name) for each in (saved["players"][name], player))
-            found |= checks.differences(before, after, words)
+    if then["players"] != now["players"]:
+        return {}, checks.differences(then, now, words)
+    never = checks.differences(_shapes(saved), _shapes(here), words)
+    if not never:
+        then |= _groups(saved)
+        now |= _groups(here)
     known = matched_hooks(saved, here)
-    for name, told in now_hooks.items():
+    for name, settings in then_hooks.items():
+        if name not in known.values() and (settings or saved["hooks"].get(name)):
+            then[f"hooks.{name}"] = "there"
+    for name, settings in now_hooks.items():
         if name in known:
-            before = then_hooks[known[name]]
-            found |= checks.differences(before, told, words, prefix=f"hooks.{name}.")
-        elif told:
-            found[f"hooks.{name}"] = f"missing {words[0]}, there {words[1]}"
-    for name, told in then_hooks.items():
-        if name not in known.values() and (told or saved["hooks"].get(name)):
-            found[f"hooks.{name}"] = f"there {words[0]}, missing {words[1]}"
-    return found, never
+            then |= {f"hooks.{name}.{k}": v for k, v in then_hooks[known[name]].items()}
+            now |= {f"hooks.{name}.{k}": v for k, v in settings.items()}
+        elif settings:
+            now[f"hooks.{name}"] = "there"
+    return checks.differences(then, now, words), never
 
 
 def matched_hooks(saved: State, here: State) -> Words:
-    """Return for each hook here the name by which it was saved: of its class, and most alike.
-
-    By folder and settings, then by folder alone. The rest go by their order.
-    """
+    """Return for each hook here the name by which it was saved: of its class, and most alike."""
     known: Words = {}
-    (_, then), (_, now) = _words(saved), _words(here)
-    folder, folder_now = saved.get("folders", {}), here["folders"]
-    for alike in (
-        lambda old, name: (folder.get(old), then[old]) == (folder_now.get(name), now[name]),
-        lambda old, name: folder.get(old) == folder_now.get(name),
-        lambda old, name: True,
-    ):
-        for name in now:
-            for old in then:
+    then, now = (
+        {
+            name: (name.partition("-")[0], state.get("folders", {}).get(name), settings)
+            for name, settings in _words(state)[1].items()
+        }
+        for state in (saved, here)
+    )
+    for alike in (3, 2, 1):  # by class, folder and settings; by class and folder; by class
+        for name, key in now.items():
+            for old, old_key in then.items():
                 is_free = name not in known and old not in known.values()
-                is_of_class = old.partition("-")[0] == name.partition("-")[0]
-                if is_free and is_of_class and alike(old, name):
+                if is_free and key[:alike] == old_key[:alike]:
                     known[name] = old
     return known
 
@@ -110,45 +102,28 @@ def _words(state: State) -> tuple[Words, dict[str, Words]]:
     others: Words = {}
     hooks: dict[str, Words] = {name: {} for name in state["hooks"]}
     for name, value in state["configuration"].items():
-        # Version 0.1 wrote the settings of hooks without this prefix.
-        hook, _, setting = name.removeprefix("hooks.").partition(".")
         # The library's own names lack their modules, and nets theirs: they may be moved.
         told = re.sub(r"\btinygan\.(\w+\.)*", "tinygan.", value)
-        if hook in hooks or name.startswith("hooks."):
-            hooks.setdefault(hook, {})[setting] = told
+        if name.startswith("hooks."):
+            _, hook, setting = name.split(".", 2)
+            hooks[hook][setting] = told
         else:
             others[name] = told.rpartition(".")[2] if name in state["players"] else told
     return others, hooks
 
 
-def _shapes(player: State, owner: str) -> Words:
+def _shapes(state: State) -> Words:
     return {
         f"{owner}.{name}": str(tuple(value.shape))
+        for owner, player in state["players"].items()
         for name, value in player["module"].items()
         if isinstance(value, torch.Tensor)
     }
 
 
-def _groups(player: State, owner: str) -> Words:
+def _groups(state: State) -> Words:
     return {
         f"{owner} optimizer.group {index}": ", ".join(sorted(group["parameters"]))
+        for owner, player in state["players"].items()
         for index, group in enumerate(player["optimizer"]["groups"])
     }
-
-
-def check_finite(state: State) -> None:
-    """Raise ValueError for a state with weights, buffers or moments that are not finite."""
-    for name, tensor in _tensors(state["players"], "players"):
-        if not tensor.isfinite().all():
-            raise ValueError(
-                f"what is saved must be finite, got {name} with values that are not; go back to "
-                "an earlier checkpoint."
-            )
-
-
-def _tensors(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, (dict, list, tuple)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _tensors(inner, f"{name}.{key}")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checkpoint, checks, disk
-from tinygan._run import folder as saved
-from tinygan._run.checkpoint import CheckpointError
-from tinygan._run.state import check_finite
+from tinygan._run.checkpoint import files, load_whole
 from tinygan.distributed import DifferentRanksError, LostRankError
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import prepared
@@ -23,22 +20,18 @@ logger = logging.getLogger(__name__)
 class Checkpoint(Hook):
     """Save the run every so many steps, as ``checkpoints/step_000500.pt``, and when it ends.
 
-    ``trainer.resume(folder)`` goes on from the newest good file. An older file is removed only
-    when a newer one is safely on the disk. A save that fails is logged and the run goes on; only
-    the last one must succeed. After an error in the middle of a step the half-done state is saved
-    as ``emergency_000500.pt``, which is only loaded if it is named.
-
-    Losses or gradients that are not finite in too many steps in a row make the run go back to the
-    newest good file, with other noise.
+    ``trainer.resume(folder)`` goes on from the newest good file. A save that fails is logged and
+    the run goes on; only the last one must succeed. After an error in the middle of a step the
+    half-done state is saved as ``emergency_000500.pt``, which is only loaded if it is named. Too
+    many steps in a row that are not finite make the run go back to the newest good file.
 
     It must be the last hook, because it saves the state of those before it.
 
     Args:
         folder: where the folder ``checkpoints`` is made.
         every: how often, in steps; each time waits for the device and the disk.
-        keep: how many of the newest files stay. Pinned ones stay for ever. In a run of several
-            ranks as many more stay of those made before ranks were last compared; if that finds a
-            difference, all that were saved since are renamed, and none is loaded by itself.
+        keep: how many of the newest files stay, besides pinned ones; of several ranks, as many more
+            of those that were saved before ranks were last compared.
         max_rollbacks: how often the run may go back, in all.
 
     Examples:
@@ -55,11 +48,11 @@ class Checkpoint(Hook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        self.folder: Path = saved.inside(Path(folder))
+        self.folder = Path(folder) / "checkpoints"
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
-        self._good: set[Path] = set()
+        self._whole: set[Path] = set()
         self._saved: tuple[int, ...] | None = None
         self._started = False
 
@@ -74,8 +67,8 @@ class Checkpoint(Hook):
         # Their names are in the folders above, perhaps since a moment ago.
         for above in self.folder.absolute().parents[:2]:
             disk.sync_folder(above)
-        for path in reversed(saved.files(self.folder)):
-            if saved.step_of(path) > trainer.step and _whole(path) is not None:
+        for path in reversed(files(self.folder)):
+            if checkpoint.step_of(path) > trainer.step and load_whole(path) is not None:
                 raise ValueError(
                     f"folder must hold no checkpoints after the run's step, {trainer.step}, got "
                     f"{path}; go on with trainer.resume({str(self.folder.parent)!r}), choose "
@@ -83,11 +76,11 @@ class Checkpoint(Hook):
                 )
         # An error about what could not be saved should come now, not after hours.
         state = trainer.state_dict()
-        check_finite(state)
+        checkpoint.check_finite(state["players"], "players")
         checkpoint.check_plain(state, "state")
-        saved.remove_leftovers(self.folder)
-        here = saved.path_of(self.folder, trainer.step)
-        self._saved = None if _whole(here) is None else _place(trainer)
+        checkpoint.remove_leftovers(self.folder)
+        here = checkpoint.path_of(self.folder, trainer.step)
+        self._saved = None if load_whole(here) is None else _place(trainer)
         self._started = True
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
@@ -106,37 +99,46 @@ class Checkpoint(Hook):
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
         if self._saved != _place(trainer) and trainer.between_steps:
             self._save(trainer)
-        elif trainer.skipped.in_row == 0:
-            self._prune(trainer)  # by now ranks have been compared
+        self._prune(trainer)  # by now ranks have been compared
         if trainer.stop_reason is not None and trainer.stop_reason.startswith("SIG"):
             words = "stopped by %s after step %d, saved in %s; run the same command to go on"
             logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
 
     def _save(self, trainer: Run) -> None:
-        path = saved.path_of(self.folder, trainer.step)
+        path = checkpoint.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
-        if trainer.skipped.in_row == 0:  # else what there is to go back to lies before, and stays
-            self._good.add(path)
-            self._prune(trainer)
+        self._whole.add(path)
+        self._prune(trainer)
 
     def _prune(self, trainer: Run) -> None:
-        saved.prune(self.folder, self.keep, self._is_good, trainer.compared_step)
-        self._good.intersection_update(saved.files(self.folder))
+        """Remove what is older than the newest whole files, so many as are kept; not pinned ones.
 
-    def _is_good(self, path: Path) -> bool:
-        """Return whether a file is one to go back to; what was once read is not read again."""
-        if path not in self._good:
-            state = _whole(path)
-            # A run that is stopped saves amid skipped steps too.
-            if state is None or int(state["skipped"][0]) > 0:
-                return False
-            self._good.add(path)
-        return True
+        If the newest ones were saved after ranks were last compared, as many more stay of those
+        that were saved before.
+        """
+        if trainer.skipped.in_row > 0:  # what there is to go back to lies before, and stays
+            return
+        newest = newest_sure = 0
+        for path in reversed(files(self.folder)):
+            if checkpoint.is_pinned(path):
+                continue
+            is_sure = checkpoint.step_of(path) <= trainer.compared_step
+            if newest >= self.keep and not (is_sure and newest_sure < self.keep):
+                self._whole.discard(path)
+                try:
+                    disk.remove(path)
+                except OSError as error:  # the newer files are as safe with it as without
+                    logger.error("NOT REMOVED, an older checkpoint stays: %s", error)
+            elif path in self._whole or load_whole(path) is not None:
+                self._whole.add(path)  # and is not read again
+                newest += 1
+                newest_sure += is_sure
 
     def pin(self, step: int) -> Path:
         """Keep the file of a step for ever, and return its new path; OSError if there is none."""
-        path, pinned = (saved.path_of(self.folder, step, pinned=pin) for pin in (False, True))
+        path = checkpoint.path_of(self.folder, step)
+        pinned = checkpoint.path_of(self.folder, step, pinned=True)
         if path.exists() or not pinned.exists():  # a resumed run may come here again
             disk.replace(path, pinned)
             disk.sync_folder(self.folder)
@@ -146,12 +148,14 @@ class Checkpoint(Hook):
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
             return
-        for path in reversed(saved.files(self.folder)):
-            if self._is_good(path):
-                trainer.load_state_dict(saved.load(path))
+        for path in reversed(files(self.folder)):
+            state = load_whole(path)
+            if state is not None and int(state["skipped"][0]) == 0:
+                trainer.load_state_dict(state)
                 return
-            if _whole(path) is not None and not saved.is_pinned(path):
-                disk.remove(path)  # of the steps that are gone back from
+            # A run that is stopped saves amid skipped steps too, which are now gone back from.
+            if state is not None and not checkpoint.is_pinned(path):
+                disk.remove(path)
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:
@@ -171,8 +175,8 @@ class Checkpoint(Hook):
 
     def _set_aside(self, step: int) -> None:
         """Rename what was saved after a step, so that no run goes on from it by itself."""
-        for path in reversed(saved.files(self.folder)):
-            if saved.step_of(path) > step:
+        for path in reversed(files(self.folder)):
+            if checkpoint.step_of(path) > step:
                 aside = self.folder / path.name.replace("step", "emergency")
                 disk.replace(path, aside)
                 logger.error("saved when ranks may have differed already, set aside: %s", aside)
@@ -184,11 +188,3 @@ def _place(trainer: Run) -> tuple[int, ...]:
     if trainer.batch == trainer.batches_per_epoch:  # the end of an epoch begins the next
         return trainer.step, trainer.epoch + 1, 0
     return trainer.step, trainer.epoch, trainer.batch
-
-
-def _whole(path: Path) -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None if it is not there or not whole."""
-    try:
-        return checkpoint.load(path)
-    except CheckpointError:
-        return None

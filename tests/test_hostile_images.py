@@ -416,12 +416,12 @@ def test_hostile_tars(tmp_path):
     assert not torch.equal(images[4], images[3])  # the last of two with one name counts
     with tarfile.open(tmp_path / "all.tgz", "w:gz") as file:
         file.add(root)
-    with pytest.raises(ValueError, match="a zip or a tar that is not compressed, got .*tgz: inv"):
+    with pytest.raises(ValueError, match=r"a zip or a tar that is not compressed, got .*tgz: inv"):
         data.image_folder(tmp_path / "all.tgz")
     content = root.read_bytes()
     root.write_bytes(content[: content.index(b"twice.png") + 600])
     with pytest.raises(
-        ValueError, match="root must be a folder, .* got .*: unexpected end of data"
+        ValueError, match=r"root must be a folder, .* got .*: unexpected end of data"
     ):
         data.image_folder(root)
 
@@ -431,10 +431,10 @@ def test_a_damaged_zip_is_named(tmp_path):
     root = build(tmp_path / "all", good(2), zipped=True)
     file = root.read_bytes()
     root.write_bytes(file.replace(b"PK\x01\x02", b"PK\xff\xff"))
-    with pytest.raises(ValueError, match="root must be a folder, .* got .*; Bad magic number"):
+    with pytest.raises(ValueError, match=r"root must be a folder, .* got .*; Bad magic number"):
         data.image_folder(root)
     root.write_bytes(cut(file))
-    with pytest.raises(ValueError, match="root must be a folder, .* got .*; File is not a zip"):
+    with pytest.raises(ValueError, match=r"root must be a folder, .* got .*; File is not a zip"):
         data.image_folder(root)
 
 

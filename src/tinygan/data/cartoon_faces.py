@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinygan import seeds
@@ -26,10 +27,10 @@ _VARIATION = (
     "brow", "background_hue", "clothes_hue",
 )  # fmt: skip
 
-Place = torch.Tensor | float
+Place = Tensor | float
 
 
-class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class CartoonFaces(Dataset[tuple[Tensor, Tensor]]):
     """Faces drawn from a finite grid of attributes, each with its own small variations.
 
     Face ``i`` is a pure function of (seed, i), on every machine of the same PyTorch build. All are
@@ -110,7 +111,7 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Return the number of faces."""
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return face ``index``, (C, H, W) in [-1, 1], and its label, () or (6,) of int64."""
         return scale(self.pixels[index]), self.labels[index]
 
@@ -122,7 +123,7 @@ class _Canvas:
     smaller side; painting blends over one pixel at the edge, so that nothing is jagged.
     """
 
-    def __init__(self, image_size: tuple[int, int], vary: dict[str, torch.Tensor]) -> None:
+    def __init__(self, image_size: tuple[int, int], vary: dict[str, Tensor]) -> None:
         height, width = image_size
         self.pixel = 2 / min(image_size)
         y = (torch.arange(height) - (height - 1) / 2) * self.pixel
@@ -134,45 +135,41 @@ class _Canvas:
         self.y = (torch.cos(tilt) * y - torch.sin(tilt) * x) / scale
         self.image = torch.empty(len(tilt), 3, height, width)
 
-    def paint(
-        self, shape: torch.Tensor, colour: torch.Tensor, where: torch.Tensor | None = None
-    ) -> None:
+    def paint(self, shape: Tensor, colour: Tensor, where: Tensor | None = None) -> None:
         """Paint ``shape`` in ``colour`` (N, 3) on the images where ``where`` (N,) is true."""
         alpha = (0.5 - shape / self.pixel).clamp(0, 1)
         if where is not None:
             alpha = alpha * where.view(-1, 1, 1)
         self.image.lerp_(colour[:, :, None, None].expand_as(self.image), alpha[:, None])
 
-    def ellipse(self, cx: Place, cy: Place, rx: Place, ry: Place) -> torch.Tensor:
+    def ellipse(self, cx: Place, cy: Place, rx: Place, ry: Place) -> Tensor:
         radius = torch.minimum(torch.as_tensor(rx), torch.as_tensor(ry))
         return (torch.hypot((self.x - cx) / rx, (self.y - cy) / ry) - 1) * radius
 
-    def box(
-        self, cx: Place, cy: Place, half_x: float, half_y: float, corner: float
-    ) -> torch.Tensor:
-        dx = (self.x - cx).abs() - (half_x - corner)
-        dy = (self.y - cy).abs() - (half_y - corner)
+    def box(self, cx: Place, cy: Place, hx: float, hy: float, corner: float) -> Tensor:
+        dx = (self.x - cx).abs() - (hx - corner)
+        dy = (self.y - cy).abs() - (hy - corner)
         outside = torch.hypot(dx.clamp(min=0), dy.clamp(min=0))
         return outside + torch.maximum(dx, dy).clamp(max=0) - corner
 
-    def line(self, ax: Place, ay: Place, bx: Place, by: Place, width: float) -> torch.Tensor:
+    def line(self, ax: Place, ay: Place, bx: Place, by: Place, width: float) -> Tensor:
         dx, dy = torch.as_tensor(bx - ax), torch.as_tensor(by - ay)
         along = (((self.x - ax) * dx + (self.y - ay) * dy) / (dx**2 + dy**2)).clamp(0, 1)
         return torch.hypot(self.x - ax - along * dx, self.y - ay - along * dy) - width / 2
 
-    def outline(self, shape: torch.Tensor, width: float) -> torch.Tensor:
+    def outline(self, shape: Tensor, width: float) -> Tensor:
         """Return the shape's edge as a stroke, at least a pixel wide so that it stays visible."""
         return shape.abs() - max(width, self.pixel) / 2
 
 
-def _pastel(hue: torch.Tensor, value: float, saturation: float) -> torch.Tensor:
+def _pastel(hue: Tensor, value: float, saturation: float) -> Tensor:
     """Return colours (N, 3) in [0, 1] for hues (N, 1, 1) in [-1, 1], once round the wheel."""
     thirds = torch.tensor([0, 2 * math.pi / 3, 4 * math.pi / 3])
     wheel = torch.cos(hue[:, 0] * math.pi - thirds)
     return value * (1 - saturation / 2 + saturation / 2 * wheel)
 
 
-def _draw(attributes: torch.Tensor, variation: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _draw(attributes: Tensor, variation: Tensor, size: tuple[int, int]) -> Tensor:
     """Draw faces from the back to the front: (N, 3, H, W), nearly in [0, 1]."""
     vary = dict(zip(_VARIATION, variation.T[:, :, None, None]))
     canvas = _Canvas(size, vary)
@@ -245,7 +242,7 @@ def _draw(attributes: torch.Tensor, variation: torch.Tensor, size: tuple[int, in
     return canvas.image
 
 
-def _in_bytes(image: torch.Tensor, channels: int) -> torch.Tensor:
+def _in_bytes(image: Tensor, channels: int) -> Tensor:
     if channels == 1:
         # ITU-R BT.601 luma, as Pillow's "L" mode weighs colours.
         image = (image * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)

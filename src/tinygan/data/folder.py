@@ -115,14 +115,9 @@ class ImageFiles(Images):
     """The images of a folder, a zip or a tar; made by ``image_folder``."""
 
     def __init__(
-        self,
-        root: str | os.PathLike[str],
-        image_size: int | tuple[int, int],
-        channels: int,
-        labels: Labels,
-        max_pixels: int,
+        self, root: Any, size: int | tuple[int, int], channels: int, labels: Labels, max_pixels: int
     ) -> None:
-        image_size = checks.size("image_size", image_size, at_least=8)
+        image_size = checks.size("image_size", size, at_least=8)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
         self.max_pixels = checks.count("max_pixels", max_pixels)
@@ -161,7 +156,7 @@ class ImageFiles(Images):
 
     def in_bytes(self, index: int) -> torch.Tensor:
         """Return an image before it is scaled, (C, H, W) of uint8, or raise ``BadImageError``."""
-        name = self.names[index]
         with decoding.one_error():
-            picture = decoding.decode(self.source.read(name), self.channels, self.max_pixels)
+            content = self.source.read(self.names[index])
+            picture = decoding.decode(content, self.channels, self.max_pixels)
         return decoding.to_pixels(picture, self.image_size)

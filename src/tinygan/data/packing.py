@@ -81,12 +81,11 @@ def pack(
     """
     checks.count("workers", workers, at_least=0)
     checks.number("max_bad", max_bad, "[0, 1]")
-    path, ranks = _checked(path), distributed.join() if ranks is None else ranks
+    path, ranks = Path(path), distributed.join() if ranks is None else ranks
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)
         wanted = {
-            "format": FORMAT,
             "transform": decoding.TRANSFORM,
             "image_size": list(images.image_size),
             "channels": channels,
@@ -101,26 +100,21 @@ def pack(
             if not reason:
                 images.rejected = saved["rejected"]
                 images.refuse_bad(max_bad)
-                if images.rejected:
-                    bad = listed(images.rejected)
-                    _log.warning("%s was packed without bad files: %s.", path, bad)
+                images.warn()
                 _describe(path, saved, images)
                 return
             _log.warning("%s is packed anew: %s.", path, reason)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            _renamed(path) as file,
-            tqdm(total=len(images), unit="image", desc="packing", delay=1, disable=hidden) as bar,
-        ):
+        bar = tqdm(total=len(images), unit="image", delay=1, disable=None if progress else True)
+        with _renamed(path) as file, bar:
             for done in _write(file, images, max_bad, workers):
                 bar.update(done)
                 ranks.sign()
             status = os.fstat(file.fileno())
-            made = {"bytes": status.st_size, "time": status.st_mtime_ns}
+            wanted |= {"format": FORMAT, "bytes": status.st_size, "time": status.st_mtime_ns}
             # First, for an array without a manifest could be anybody's, and is never written over.
-            _describe(path, wanted | made | {"sha256": _sha256(Path(file.name))}, images)
+            _describe(path, wanted | {"sha256": _sha256(Path(file.name))}, images)
 
-    hidden = None if progress else True
     ranks.first(work, f"packing {path}")
     return open_packed(path)
 
@@ -137,7 +131,7 @@ def open_packed(path: str | os.PathLike[str]) -> PackedImages:
         >>> len(open_packed(pack(".", "faces.npy", image_size=64, workers=0).path))
         1
     """
-    return PackedImages(_checked(path))
+    return PackedImages(Path(path))
 
 
 class PackedImages(Images):
@@ -169,32 +163,25 @@ class PackedImages(Images):
         return PackedImages, (self.path, self._sha256)
 
 
-def _checked(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if path.suffix != ".npy":
-        raise ValueError(f"path must end in .npy, got {path}; use {path.with_suffix('.npy')}.")
-    return path
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     """Return what is known of an array, or {} if nothing is there; refuse a stranger's files."""
+    if path.suffix != ".npy":
+        raise ValueError(f"path must end in .npy, got {path}; use {path.with_suffix('.npy')}.")
     beside = path.with_suffix(".json")
     if not os.path.lexists(path) and not os.path.lexists(beside):
         return {}
-    with suppress(ValueError, TypeError, LookupError, AttributeError):
+    with suppress(ValueError, TypeError, LookupError):
         manifest: dict[str, Any] = json.loads(beside.read_bytes() if beside.is_file() else b"")
-        if manifest["format"].startswith("tinygan packed images"):
+        if manifest["format"] == FORMAT:
             return manifest
     raise ValueError(
-        f"path must be free, or an array that data.pack made, with its {beside.name}; got {path} "
-        "with other files; move them away, or name another path."
+        f"path must be free, or an array that this version's data.pack made, with its "
+        f"{beside.name}; got {path} with other files; move them away, or name another path."
     )
 
 
 def _trouble(path: Path, manifest: dict[str, Any]) -> str:
     """Return why an array is not the one that its manifest describes, or nothing."""
-    if manifest["format"] != FORMAT:
-        return f"its format is {manifest['format']!r}, known is {FORMAT!r}"
     if not path.is_file():
         return "the array is missing"
     status, time = path.stat(), manifest["time"]

@@ -105,7 +105,7 @@ def pack(
                 return
             _log.warning("%s is packed anew: %s.", path, reason)
         path.parent.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(total=len(images), unit="image", delay=1, disable=None if progress else True)
+        bar = tqdm(desc="packing", total=len(images), delay=1, disable=None if progress else True)
         with _renamed(path) as file, bar:
             for done in _write(file, images, max_bad, workers):
                 bar.update(done)

@@ -30,9 +30,6 @@ TUTORIAL = {"batch_size": 128, "image_size": 64, "ngf": 64, "ndf": 64, "num_epoc
 SMALL = {"batch_size": 32, "image_size": 32, "ngf": 32, "ndf": 32, "num_epochs": 10, "lr": 5e-4}
 
 
-MOST_ROWS = 50  # of a picture that shows each class
-
-
 def argument_parser() -> argparse.ArgumentParser:
     """Return a parser of the tutorial's inputs, and of the output folder."""
     parser = argparse.ArgumentParser(
@@ -76,8 +73,8 @@ def complete(arguments: argparse.Namespace) -> argparse.Namespace:
     arguments.ranks = distributed.join()
     arguments.device = arguments.ranks.device if arguments.ngpu > 0 else torch.device("cpu")
     drawn = arguments.dataroot is None and arguments.packed is None
-    small = drawn and arguments.device.type == "cpu"
-    for name, value in (SMALL if small else TUTORIAL).items():
+    sizes = SMALL if drawn and arguments.device.type == "cpu" else TUTORIAL
+    for name, value in sizes.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.packed is None and arguments.dataroot is not None:
@@ -99,15 +96,12 @@ def load(arguments: argparse.Namespace) -> data.Loader:
     a, root, packed = arguments, arguments.dataroot, arguments.packed
     if root is not None and a.no_pack:
         images = data.image_folder(root, a.image_size, a.nc, labels=a.labels)
-        say(f"Training on {len(images)} images of {root}.")
     elif root is not None:
         if root.exists() and not packed.exists():
             say(f"Decoding the images of {root} once, into {packed}; --no-pack does without.")
         images = data.pack(root, packed, a.image_size, a.nc, labels=a.labels, workers=a.workers)
-        say(f"Training on {len(images)} images of {root}, which are decoded in {packed}.")
     elif packed is not None:
         images = data.open_packed(packed)
-        say(f"Training on {len(images)} images that are decoded in {packed}.")
     else:
         say(
             f"No --dataroot: training on {a.num_faces} built-in drawn faces. For CelebA, get "
@@ -115,7 +109,8 @@ def load(arguments: argparse.Namespace) -> data.Loader:
             "it as --dataroot."
         )
         images = data.CartoonFaces(a.num_faces, a.image_size, a.nc)
-    # Workers change nothing for images that are decoded, or drawn, already.
+    if packed is not None:
+        say(f"Training on {len(images)} images of {packed if root is None else root}.")
     return data.Loader(
         images, a.batch_size, seed=a.seed, flip=a.flip, workers=a.workers, device=a.device,
         pin_memory=a.device.type == "cuda",
@@ -149,7 +144,6 @@ def make_trainer(
             hooks.Animation(out),
             hooks.LossPlot(out),
             hooks.RealBesideFake(out),
-            hooks.every(1, tell_of_stopping),
             hooks.Checkpoint(out, every=every),
         ],
         seed=a.seed,
@@ -158,63 +152,46 @@ def make_trainer(
     )
 
 
-def tell_of_stopping(trainer: tinygan.GANTrainer, report: tinygan.Report) -> None:
-    """Say at once that a Ctrl-C was heard, for the pictures take a moment."""
-    if trainer.stop_reason is not None:
-        say(f"\n{trainer.stop_reason}: saving and drawing; once more to end at once.")
-
-
 def main() -> None:
     """Train, and say where the pictures are."""
     parser = argument_parser()
     arguments = parser.parse_args()
-    if arguments.ngpu < 0:
-        parser.error(f"--ngpu must be 0 or more, got {arguments.ngpu}; use 1, say")
     if arguments.ngpu > 1 and not distributed.is_launched():
         distributed.launch(arguments.ngpu)
+    out, trainer, start = arguments.out, None, 0
     try:
         complete(arguments)
-        loader = load(arguments)
-        steps = arguments.num_epochs * len(loader)
-        trainer = make_trainer(arguments, steps, loader.dataset.num_classes)
-        resumed = trainer.resume(arguments.resume or arguments.out)
+        loader, epochs = load(arguments), arguments.num_epochs
+        trainer = make_trainer(arguments, epochs * len(loader), loader.dataset.num_classes)
+        resumed = trainer.resume(arguments.resume or out)
         if arguments.resume and resumed is None:
-            raise ValueError(
-                f"--resume must be a checkpoint, got {arguments.resume}; give a .pt file."
-            )
-    # A bad input, an extra that is not installed, a disk that is full; or one of these elsewhere.
-    except (ValueError, ImportError, OSError, distributed.RankError) as error:
-        refuse(parser, error)
-    except KeyboardInterrupt:
-        say("\nStopped before the first step; the same command goes on.")
-        raise SystemExit(130) from None
-    ranks = "" if trainer.ranks.count == 1 else f"{trainer.ranks.count} ranks on "
-    say(
-        f"{arguments.num_epochs} epoch{'' if arguments.num_epochs == 1 else 's'} of "
-        f"{len(loader)} steps on {ranks}{arguments.device.type}, "
-        f"in batches of {arguments.batch_size} images of {arguments.image_size} pixels."
-    )
-    if resumed is not None:
-        say(f"Going on from {resumed}, at step {trainer.step}; another --out begins anew.")
-    start = trainer.step
-    try:
-        trainer.fit(loader, epochs=arguments.num_epochs)
-    except ValueError as error:
-        if trainer.step > start:
-            raise
-        refuse(parser, error)  # found before the first step: an input again
-    except distributed.RankError as error:
-        refuse(parser, error, status=1)
-    except (KeyboardInterrupt, SystemExit) as end:
+            raise ValueError(f"--resume must be a checkpoint, a .pt file, got {arguments.resume}.")
+        start = trainer.step
+        ranks = "" if trainer.ranks.count == 1 else f"{trainer.ranks.count} ranks on "
         say(
-            f"\nStopped by {trainer.stop_reason or 'a hook'} at step {trainer.step}. What there "
-            f"is so far is in {arguments.out}; "
-            f"the same command{' without --resume' if arguments.resume else ''} goes on."
+            f"{epochs} epoch{'' if epochs == 1 else 's'} of {len(loader)} steps on {ranks}"
+            f"{arguments.device.type}, in batches of {arguments.batch_size} images of "
+            f"{arguments.image_size} pixels."
+        )
+        if resumed is not None:
+            say(f"Going on from {resumed}, at step {start}; another --out begins anew.")
+        trainer.fit(loader, epochs=epochs)
+    except (KeyboardInterrupt, SystemExit) as end:
+        step = 0 if trainer is None else trainer.step
+        say(
+            f"\nStopped at step {step}, saved in {out}; the same command goes on, without --resume."
         )
         # What a shell expects of Ctrl-C, or of another signal.
         raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else end.code) from None
+    except distributed.RankError as error:
+        refuse(parser, error, status=1)
+    # A bad input, an extra that is not installed, a disk that is full.
+    except (ValueError, ImportError, OSError) as error:
+        if trainer is not None and trainer.step > start:
+            raise
+        refuse(parser, error)
     if trainer.ranks.is_first:
-        finish(trainer, arguments.out, loader.dataset)
+        finish(trainer, out, loader.dataset)
 
 
 def refuse(parser: argparse.ArgumentParser, error: Exception, status: int = 2) -> NoReturn:
@@ -229,8 +206,7 @@ def finish(trainer: tinygan.GANTrainer, out: Path, images: torch.utils.data.Data
     torch.save(trainer.generator.state_dict(), out / "generator.pt")
     rows = ""
     if trainer.num_classes is not None:
-        rows = ", ".join(images.classes[:MOST_ROWS])
-        count = min(trainer.num_classes, MOST_ROWS)
+        rows, count = ", ".join(images.classes[:50]), min(trainer.num_classes, 50)
         noise, labels = trainer.fixed_noise[:8].repeat(count, 1), torch.arange(count)
         made = trainer.generate(noise, labels=labels.repeat_interleave(8))
         tinygan.pictures.grid(made).save(out / "classes.png")
@@ -238,16 +214,14 @@ def finish(trainer: tinygan.GANTrainer, out: Path, images: torch.utils.data.Data
     for name, content in {
         "real_beside_fake.png": "real images beside generated ones",
         "progress.html": "the generator's progress, with play, pause and a slider",
-        "progress.gif": "the same as an animation",
-        "samples": "each picture of it",
+        "progress.gif": "the same as an animation; its pictures are in samples",
         "classes.png": f"a row for each class, with the same noise: {rows}",
         "loss_plot.png": "both players' losses",
-        "training_images.png": "what the nets were shown",
+        "log.jsonl": "every step's numbers; log.txt has the tutorial's",
         "generator.pt": "the generator's weights",
-        "log.txt, log.jsonl": "the tutorial's log, and every step's numbers",
         "checkpoints": "the run itself, to go on from",
     }.items():
-        if (out / name.split(",")[0]).exists():
+        if (out / name).exists():
             print(f"  {name:22}{content}")
 
 

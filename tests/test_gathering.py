@@ -14,6 +14,7 @@ from tinygan.data import gathering
 from tinygan.data.decoding import scale
 
 import strategies
+from processes import eventually
 
 CPU = torch.device("cpu")
 
@@ -157,22 +158,21 @@ def test_drawn_faces_are_gathered(monkeypatch):
     assert torch.equal(attributes, faces.attributes[:4])
 
 
-class Nested:
+class Mixed:
     """Images with all that a DataLoader may put together."""
 
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        return torch.zeros(1, 2, 2), {"number": index, "name": str(index)}, (torch.ones(2), 1.5)
+        return torch.zeros(1, 2, 2), str(index), (torch.ones(2), 1.5)
 
 
 def test_ordinary_batches_are_moved():
-    """With a device the tensors of an ordinary batch are moved there, however they are nested."""
-    images, named, (ones, number) = next(iter(data.Loader(Nested(), 2, device="meta")))
-    assert {tensor.device.type for tensor in (images, named["number"], ones, number)} == {"meta"}
-    assert isinstance(named["name"], list)
-    assert {type(name) for name in named["name"]} == {str}
+    """With a device the tensors of an ordinary batch are moved there."""
+    images, names, (ones, number) = next(iter(data.Loader(Mixed(), 2, device="meta")))
+    assert {tensor.device.type for tensor in (images, ones, number)} == {"meta"}
+    assert {type(name) for name in names} == {str}
     assert next(iter(data.Loader(torch.zeros(2, 3), 2))).device == CPU
 
 
@@ -195,77 +195,57 @@ def test_images_in_memory_come_on_the_device_that_is_asked_for():
     assert len(moved) == 1
 
 
-class SlowLane:
-    """A lane on which a copy happens as late as it may: when it is received.
-
-    So a tensor that is used without waiting shows in the images.
-    """
-
-    def __init__(self):
-        self.under_way, self.most = 0, 0
-        self.thread = threading.get_ident()
-
-    def buffer(self, shape):
-        """Return memory that is not zero."""
-        assert threading.get_ident() == self.thread
-        return torch.full(shape, 77, dtype=torch.uint8)
-
-    def send(self, host):
-        """Note what is to be copied where."""
-        assert threading.get_ident() == self.thread
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        return torch.full_like(host, 99), host
-
-    def receive(self, sent, host):
-        """Copy, as late as is allowed."""
-        assert threading.get_ident() == self.thread
-        self.under_way -= 1
-        return sent.copy_(host)
-
-
 @given(count=st.integers(1, 30), size=st.integers(1, 8), seed=st.integers(0, 100))
-def test_batches_that_are_sent_ahead_are_the_same(count, size, seed):
-    """Gathered by a thread and sent by another lane, batches have the very same bytes and order."""
+def test_batches_that_are_gathered_ahead_are_the_same(count, size, seed):
+    """Gathered by a thread, batches have the very same bytes and order."""
     pixels = random_bytes(count, 1, 2, 3, seed=seed)
     plan = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).split(size)
-    lane = SlowLane()
-    found = list(gathering.sent_ahead(pixels, plan, lane))
+    found = list(gathering.ahead(pixels, plan, CPU))
     assert_same(found, [pixels[indices] for indices in plan])
-    assert lane.under_way == 0
-    assert lane.most == min(2, len(plan))  # the next one is on its way while one is used
 
 
-def test_the_lane_serves_whole_batches(monkeypatch):
-    """A gatherer whose images do not fit sends them; flips, labels and scale are the same."""
+def test_a_gatherer_of_images_that_do_not_fit_gives_the_same(monkeypatch):
+    """Flips, labels and scale are those of images that are on the device."""
     images = InMemory(20, labelled=True)
     plan = list(torch.randperm(20).split(6))
     flips = torch.arange(20) % 3 == 0
     resident = gathering.Gatherer(images.pixels, images.labels, CPU)
+    monkeypatch.setattr(gathering, "fits", lambda size, device: False)
     streaming = gathering.Gatherer(images.pixels, images.labels, CPU)
-    monkeypatch.setattr(streaming, "_lane", SlowLane())
+    assert (resident.resident, streaming.resident) == (True, False)
     assert_same(streaming.batches(plan, flips), list(resident.batches(plan, flips)))
-    assert streaming._lane.most == 2
 
 
-@pytest.mark.parametrize(("free", "fits"), [(400, True), (399, False)])
-def test_images_move_to_a_gpu_if_they_take_a_quarter_of_what_is_free(monkeypatch, free, fits):
-    """A quarter at most, by the device's own word; else a lane is built, and the images stay."""
-    pixels = random_bytes(1, 1, 10, 10)
+def test_the_next_batch_is_gathered_while_one_is_used(monkeypatch):
+    """By another thread, and no more than one."""
+    begun, select = [], torch.index_select
+
+    def watched(pixels, axis, indices, out):
+        begun.append(threading.current_thread().name)
+        return select(pixels, axis, indices, out=out)
+
+    monkeypatch.setattr(torch, "index_select", watched)
+    batches = gathering.ahead(random_bytes(4, 1, 2, 2), torch.arange(4).split(1), CPU)
+    for number in (2, 3, 4, 4):
+        next(batches)
+        eventually(lambda number=number: len(begun) == number)
+    assert {name.partition("_")[0] for name in begun} == {"gathering"}
+
+
+@pytest.mark.parametrize(("free", "fit"), [(400, True), (399, False)])
+def test_images_move_to_a_gpu_if_they_take_a_quarter_of_what_is_free(monkeypatch, free, fit):
+    """A quarter at most, by the device's own word; else they stay."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1000))
-    monkeypatch.setattr(gathering, "Lane", lambda device: f"a lane to {device}")
-    # The CPU stands in for the GPU, which is asked for by its type alone.
-    monkeypatch.setattr(gathering, "_is_gpu", lambda device: True)
-    gatherer = gathering.Gatherer(pixels, None, CPU)
-    assert gatherer._lane == (None if fits else "a lane to cpu")
+    assert gathering.fits(100, torch.device("cuda")) is fit
+    assert gathering.fits(100, CPU)
 
 
 def test_a_broken_gathering_is_an_error_and_leaves_no_thread():
     """What the thread cannot do is raised where batches are taken; it ends with the iteration."""
     pixels = random_bytes(4, 1, 2, 2)
     with pytest.raises((IndexError, RuntimeError), match="index out of range"):
-        list(gathering.sent_ahead(pixels, [torch.tensor([0]), torch.tensor([9])], SlowLane()))
-    batches = gathering.sent_ahead(pixels, torch.arange(4).split(1), SlowLane())
+        list(gathering.ahead(pixels, [torch.tensor([0]), torch.tensor([9])], CPU))
+    batches = gathering.ahead(pixels, torch.arange(4).split(1), CPU)
     next(batches)
     assert any(thread.name.startswith("gathering") for thread in threading.enumerate())
     batches.close()
@@ -278,12 +258,12 @@ BYTES = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("pixels", "labels", "sentence"),
     [
-        (BYTES[:9], None, r"pixels must be .* 10 rows, .* got \(9, 3, 8, 8\) of torch.uint8; "),
-        (BYTES.float(), None, r"pixels must be .* got \(10, 3, 8, 8\) of torch.float32; "),
-        (BYTES[:, 0], None, r"pixels must be .* got \(10, 8, 8\) of torch.uint8; "),
-        (BYTES.tolist(), None, "pixels must be .* got list; "),
-        (BYTES, torch.zeros(3), r"labels must be .* 10 rows, .* got \(3,\) of torch.float32; "),
-        (BYTES, [0] * 10, "labels must be .* got list; "),
+        (BYTES[:9], None, r"pixels must be .*, with N = 10, got torch.Size\(\[9, 3, 8, 8\]\); or"),
+        (BYTES.float(), None, r"pixels must be .* of torch.uint8, .*"),
+        (BYTES[:, 0], None, r"pixels must be .* got torch.Size\(\[10, 8, 8\]\); or"),
+        (BYTES.tolist(), None, "pixels must be .* got <class 'list'>; or"),
+        (BYTES, torch.zeros(3), r"got .* and torch.Size\(\[3\]\); or"),
+        (BYTES, [0] * 10, "got .* and <class 'list'>; or"),
     ],
 )
 def test_pixels_and_labels_that_cannot_be_gathered_are_refused(pixels, labels, sentence):

@@ -75,7 +75,7 @@ FLOAT, INT = (Image.fromarray(np.full((9, 9), 70_000, kind)) for kind in (np.flo
 DAMAGE, HIDDEN = ANY, "passed over"
 EMPTY, NONE = "empty", "no JPEG, PNG, PPM, BMP, TIFF, AVIF, WEBP or GIF image"
 ENDLESS = "truncated, the JPEG's end marker is missing"
-RANGE = "mode F, which has no plain conversion to grey or colour"
+RANGE = "mode F, with no plain conversion to colour"
 CORPUS = {
     "plain.jpg": (JPEG, None),
     "progressive.jpg": (encoded("JPEG", progressive=True), None),
@@ -139,7 +139,7 @@ CORPUS = {
     "strip.png": (forged(101, 1), "101 x 1 pixels, over 100 times as long as wide"),
     "float.tif": (
         encoded("TIFF", FLOAT),
-        "mode F, which has no plain conversion to grey or colour",
+        RANGE,
     ),
     "half.png": (cut(PNG), DAMAGE),
     "noise inside.png": (PNG[:60] + b"noise" + PNG[65:], DAMAGE),
@@ -285,10 +285,6 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
         "loop.png": "Too many levels of symbolic links",
         "socket.png": "no regular file",
     }
-    os.remove("01.png")
-    os.mkfifo("01.png")
-    with pytest.raises(ValueError, match=r"got '01.png' in .* \(no regular file\)"):
-        images[1]
 
 
 def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -373,11 +369,11 @@ def test_hostile_zips(tmp_path, monkeypatch):
         "bzip2.png": "zip compression of type 12",
         "checksum.png": "Bad CRC-32 for file 'checksum.png'",
         "empty.png": "empty",
-        "huge.png": "2147483648 bytes, more than 579108864, a great many for max_pixels",
+        "huge.png": "2147483648 bytes, a great many for max_pixels",
         "lost.png": "Bad magic number for file header",
         "method.png": "zip compression of type 99",
         "more than it says.png": "Bad CRC-32 for file 'more than it says.png'",
-        "secret.png": "encrypted",
+        "secret.png": "File 'secret.png' is encrypted, password required for extraction",
     }
     assert len(list(images)) == 6
     assert not torch.equal(images[5], images[4])  # the last of two with one name counts
@@ -420,11 +416,13 @@ def test_hostile_tars(tmp_path):
     assert not torch.equal(images[4], images[3])  # the last of two with one name counts
     with tarfile.open(tmp_path / "all.tgz", "w:gz") as file:
         file.add(root)
-    with pytest.raises(ValueError, match=r"got .*: a compressed tar, which cannot be read in plac"):
+    with pytest.raises(ValueError, match=r"a zip or a tar that is not compressed, got .*tgz: inv"):
         data.image_folder(tmp_path / "all.tgz")
     content = root.read_bytes()
     root.write_bytes(content[: content.index(b"twice.png") + 600])
-    with pytest.raises(ValueError, match=r"root must be an archive that can be read, got .*unexp"):
+    with pytest.raises(
+        ValueError, match=r"root must be a folder, .* got .*: unexpected end of data"
+    ):
         data.image_folder(root)
 
 
@@ -433,10 +431,10 @@ def test_a_damaged_zip_is_named(tmp_path):
     root = build(tmp_path / "all", good(2), zipped=True)
     file = root.read_bytes()
     root.write_bytes(file.replace(b"PK\x01\x02", b"PK\xff\xff"))
-    with pytest.raises(ValueError, match=r"root must be an archive that can be read, got .*: Bad"):
+    with pytest.raises(ValueError, match=r"root must be a folder, .* got .*; Bad magic number"):
         data.image_folder(root)
     root.write_bytes(cut(file))
-    with pytest.raises(ValueError, match=r"root must be a folder, a zip or a tar, got .*another k"):
+    with pytest.raises(ValueError, match=r"root must be a folder, .* got .*; File is not a zip"):
         data.image_folder(root)
 
 

@@ -94,10 +94,8 @@ def test_a_worker_that_is_dead_or_stuck_ends_the_run(name, stuck):
     assert ended.returncode == (0 if in_thread in calls else 1), ended
     reason = r"worker \(pid.*\) (exited|is killed)" if act is die else "timed out after 2 seconds"
     assert re.search(f"RuntimeError: DataLoader {reason}", ended.stderr), ended
-    # One that dies may have kept back the batches before.
-    batch = {sleep: "2", halt: "0", die: "[012]"}[act]
-    note = f"while loading batch {batch} of epoch 0 with workers=2 and timeout=2 s; workers=0 loads"
-    assert re.search(note, ended.stderr), ended
+    note = "while loading in epoch 0 with workers=2 and timeout=2 s; workers=0 shows where it fails"
+    assert note in ended.stderr, ended
     assert child.is_gone()
 
 

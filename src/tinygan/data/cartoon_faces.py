@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from tinygan import seeds
@@ -26,14 +27,15 @@ _VARIATION = (
     "brow", "background_hue", "clothes_hue",
 )  # fmt: skip
 
-Place = torch.Tensor | float
+Place = Tensor | float
 
 
-class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class CartoonFaces(Dataset[tuple[Tensor, Tensor]]):
     """Faces drawn from a finite grid of attributes, each with its own small variations.
 
     Face ``i`` is a pure function of (seed, i), on every machine of the same PyTorch build. All are
-    drawn when the set is made, some thousands a second at 32 or 64 pixels.
+    drawn when the set is made, some thousands a second at 32 or 64 pixels: ``pixels``,
+    (length, C, H, W) of uint8, and ``attributes``, (length, 6) of int64.
 
     Args:
         length: how many faces.
@@ -43,23 +45,13 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         label: the attribute that is a face's class, for nets with ``num_classes``; None for all
             of them as its label.
 
-    Attributes:
-        pixels: the faces, (length, C, H, W) of uint8.
-        attributes: what each face has, (length, 6) of int64.
-        labels: its class, (length,), or all attributes.
-        num_classes: how many values the attribute ``label`` takes, or None.
-        configuration: what these faces are, for comparison with those of another run.
-
     Raises:
-        ValueError: for a size under 8, a length under 1, channels other than 1 or 3, or a label
-            that is no attribute.
+        ValueError: for an argument out of range.
 
     Examples:
-        >>> faces = CartoonFaces(10, image_size=32)
-        >>> image, attributes = faces[3]
-        >>> image.shape, attributes.shape
-        (torch.Size([3, 32, 32]), torch.Size([6]))
-        >>> faces.ATTRIBUTES
+        >>> CartoonFaces(10, image_size=32)[3][0].shape
+        torch.Size([3, 32, 32])
+        >>> CartoonFaces.ATTRIBUTES
         {'skin': 6, 'hair': 6, 'hair_style': 4, 'eyes': 4, 'mouth': 3, 'glasses': 3}
     """
 
@@ -79,18 +71,21 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         label: str | None = None,
     ) -> None:
         checks.count("length", length)
-        if label is not None and label not in self.ATTRIBUTES:
-            raise ValueError(
-                f"label must be one of {', '.join(self.ATTRIBUTES)}, got {label!r}; use eyes."
-            )
-        self.channels = channels
-        self.num_classes = None if label is None else self.ATTRIBUTES[label]
         self.image_size = checks.size("image_size", image_size, at_least=8)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
-        draws = torch.stack([_draws(seed, index) for index in range(length)])
-        counts = torch.tensor(list(self.ATTRIBUTES.values()))
-        self.attributes = self.labels = (draws[:, : len(counts)] * counts).long()
+        self.channels = channels
+        names, counts = list(self.ATTRIBUTES), torch.tensor(list(self.ATTRIBUTES.values()))
+        draws = [len(counts), len(_VARIATION)]
+        uniform = torch.stack(
+            [
+                torch.rand(sum(draws), generator=seeds.generator(seed, "face", i))
+                for i in range(length)
+            ]
+        )
+        grid, variation = uniform.split(draws, dim=1)
+        self.attributes = self.labels = (grid * counts).long()
+        self.num_classes: int | None = None
         self.configuration: dict[str, str | int] = {
             "images": length,
             "image_size": str(self.image_size),
@@ -98,15 +93,17 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             "seed": int(seed),
         }
         if label is not None:
-            self.labels = self.attributes[:, list(self.ATTRIBUTES).index(label)]
+            if label not in names:
+                raise ValueError(f"label must be one of {', '.join(names)}, got {label!r}.")
+            self.labels = self.attributes[:, names.index(label)]
+            self.num_classes = self.ATTRIBUTES[label]
             self.configuration["label"] = label
-        variation = draws[:, len(counts) :] * 2 - 1
         # Drawn in chunks of a size at which a shape's temporaries stay in cache.
         chunk = max(1, 2**18 // math.prod(self.image_size))
         self.pixels = torch.cat(
             [
-                _draw(attributes, dict(zip(_VARIATION, v.T)), self.image_size, channels)
-                for attributes, v in zip(self.attributes.split(chunk), variation.split(chunk))
+                _in_bytes(_draw(*faces, self.image_size), channels)
+                for faces in zip(self.attributes.split(chunk), (variation * 2 - 1).split(chunk))
             ]
         )
 
@@ -114,15 +111,9 @@ class CartoonFaces(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Return the number of faces."""
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return face ``index``, (C, H, W) in [-1, 1], and its label, () or (6,) of int64."""
         return scale(self.pixels[index]), self.labels[index]
-
-
-def _draws(seed: int, index: int) -> torch.Tensor:
-    """Return all the random numbers of one face, uniform in [0, 1)."""
-    count = len(CartoonFaces.ATTRIBUTES) + len(_VARIATION)
-    return torch.rand(count, generator=seeds.generator(seed, "face", index))
 
 
 class _Canvas:
@@ -132,65 +123,56 @@ class _Canvas:
     smaller side; painting blends over one pixel at the edge, so that nothing is jagged.
     """
 
-    def __init__(self, image_size: tuple[int, int], variation: dict[str, torch.Tensor]) -> None:
+    def __init__(self, image_size: tuple[int, int], vary: dict[str, Tensor]) -> None:
         height, width = image_size
         self.pixel = 2 / min(image_size)
         y = (torch.arange(height) - (height - 1) / 2) * self.pixel
         x = (torch.arange(width) - (width - 1) / 2) * self.pixel
         self.frame_y = y.view(1, -1, 1)
-        move = {name: value.view(-1, 1, 1) for name, value in variation.items()}
-        tilt, scale = move["tilt"] * 0.14, 1.14 + move["scale"] * 0.08
-        x, y = x.view(1, 1, -1) - move["x"] * 0.08, y.view(1, -1, 1) - move["y"] * 0.06
+        tilt, scale = vary["tilt"] * 0.14, 1.14 + vary["scale"] * 0.08
+        x, y = x.view(1, 1, -1) - vary["x"] * 0.08, y.view(1, -1, 1) - vary["y"] * 0.06
         self.x = (torch.cos(tilt) * x + torch.sin(tilt) * y) / scale
         self.y = (torch.cos(tilt) * y - torch.sin(tilt) * x) / scale
         self.image = torch.empty(len(tilt), 3, height, width)
 
-    def paint(
-        self, shape: torch.Tensor, colour: torch.Tensor, where: torch.Tensor | None = None
-    ) -> None:
+    def paint(self, shape: Tensor, colour: Tensor, where: Tensor | None = None) -> None:
         """Paint ``shape`` in ``colour`` (N, 3) on the images where ``where`` (N,) is true."""
         alpha = (0.5 - shape / self.pixel).clamp(0, 1)
         if where is not None:
             alpha = alpha * where.view(-1, 1, 1)
         self.image.lerp_(colour[:, :, None, None].expand_as(self.image), alpha[:, None])
 
-    def ellipse(self, cx: Place, cy: Place, rx: Place, ry: Place) -> torch.Tensor:
+    def ellipse(self, cx: Place, cy: Place, rx: Place, ry: Place) -> Tensor:
         radius = torch.minimum(torch.as_tensor(rx), torch.as_tensor(ry))
         return (torch.hypot((self.x - cx) / rx, (self.y - cy) / ry) - 1) * radius
 
-    def box(
-        self, cx: Place, cy: Place, half_x: float, half_y: float, corner: float
-    ) -> torch.Tensor:
-        dx = (self.x - cx).abs() - (half_x - corner)
-        dy = (self.y - cy).abs() - (half_y - corner)
+    def box(self, cx: Place, cy: Place, hx: float, hy: float, corner: float) -> Tensor:
+        dx = (self.x - cx).abs() - (hx - corner)
+        dy = (self.y - cy).abs() - (hy - corner)
         outside = torch.hypot(dx.clamp(min=0), dy.clamp(min=0))
         return outside + torch.maximum(dx, dy).clamp(max=0) - corner
 
-    def line(self, ax: Place, ay: Place, bx: Place, by: Place, width: float) -> torch.Tensor:
+    def line(self, ax: Place, ay: Place, bx: Place, by: Place, width: float) -> Tensor:
         dx, dy = torch.as_tensor(bx - ax), torch.as_tensor(by - ay)
         along = (((self.x - ax) * dx + (self.y - ay) * dy) / (dx**2 + dy**2)).clamp(0, 1)
         return torch.hypot(self.x - ax - along * dx, self.y - ay - along * dy) - width / 2
 
-    def outline(self, shape: torch.Tensor, width: float) -> torch.Tensor:
+    def outline(self, shape: Tensor, width: float) -> Tensor:
         """Return the shape's edge as a stroke, at least a pixel wide so that it stays visible."""
         return shape.abs() - max(width, self.pixel) / 2
 
 
-def _pastel(hue: torch.Tensor, value: float, saturation: float) -> torch.Tensor:
-    """Return colours (N, 3) in [0, 1] for hues in [-1, 1], once round the wheel."""
+def _pastel(hue: Tensor, value: float, saturation: float) -> Tensor:
+    """Return colours (N, 3) in [0, 1] for hues (N, 1, 1) in [-1, 1], once round the wheel."""
     thirds = torch.tensor([0, 2 * math.pi / 3, 4 * math.pi / 3])
-    wheel = torch.cos(hue[:, None] * math.pi - thirds)
+    wheel = torch.cos(hue[:, 0] * math.pi - thirds)
     return value * (1 - saturation / 2 + saturation / 2 * wheel)
 
 
-def _draw(
-    attributes: torch.Tensor,
-    variation: dict[str, torch.Tensor],
-    image_size: tuple[int, int],
-    channels: int,
-) -> torch.Tensor:
-    """Draw faces from the back to the front: uint8 (N, C, H, W)."""
-    canvas = _Canvas(image_size, variation)
+def _draw(attributes: Tensor, variation: Tensor, size: tuple[int, int]) -> Tensor:
+    """Draw faces from the back to the front: (N, 3, H, W), nearly in [0, 1]."""
+    vary = dict(zip(_VARIATION, variation.T[:, :, None, None]))
+    canvas = _Canvas(size, vary)
     paint, ellipse = canvas.paint, canvas.ellipse
     skin_index, hair_index, style, eye_index, mouth, glasses = attributes.T
     skin = torch.tensor(SKIN)[skin_index] / 255
@@ -199,16 +181,15 @@ def _draw(
     white, dark = torch.full_like(skin, 0.97), torch.full_like(skin, 0.08)
     cheeks = 0.82 * skin + torch.tensor([0.15, 0.03, 0.04])
     lips = 0.55 * skin + torch.tensor([0.33, 0.04, 0.06])
-    vary = {name: value.view(-1, 1, 1) for name, value in variation.items()}
 
-    background = _pastel(variation["background_hue"], 0.95, 0.45)
+    background = _pastel(vary["background_hue"], 0.95, 0.45)
     light = 1.0 - 0.12 * canvas.frame_y[:, None]
     canvas.image[:] = (background[:, :, None, None] * light).clamp(0, 1)
 
     width = 0.5 + 0.05 * vary["head_width"]
     long, curly, short = (style == HAIR_STYLES.index(s) for s in ("long", "curly", "short"))
     paint(torch.maximum(ellipse(0, 0.1, width + 0.2, 0.85), canvas.y - 0.8), hair * 0.85, long)
-    paint(ellipse(0, 1.15, 0.85, 0.45), _pastel(variation["clothes_hue"], 0.8, 0.75))
+    paint(ellipse(0, 1.15, 0.85, 0.45), _pastel(vary["clothes_hue"], 0.8, 0.75))
     paint(canvas.box(0, 0.68, 0.19, 0.3, 0.1), skin * 0.86)
     curls = [
         ellipse(1.1 * width * math.sin(a), 0.02 - 0.62 * math.cos(a), 0.25, 0.25)
@@ -258,7 +239,10 @@ def _draw(
         bridge = canvas.line(0.05 - eye_x + 0.12, eye_y, eye_x - 0.17, eye_y, 0.045)
         paint(bridge, dark, worn)
 
-    image = canvas.image
+    return canvas.image
+
+
+def _in_bytes(image: Tensor, channels: int) -> Tensor:
     if channels == 1:
         # ITU-R BT.601 luma, as Pillow's "L" mode weighs colours.
         image = (image * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)

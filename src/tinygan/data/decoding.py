@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import Any
 
 import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -34,58 +35,43 @@ def one_error() -> Iterator[None]:
             yield
         except BadImageError:
             raise
+        # So broad because damaged bytes make decoders raise nearly anything: OSError, SyntaxError,
+        # ValueError, TypeError, EOFError, MemoryError, struct.error, zlib.error...
         except Exception as error:
-            # So broad because damaged bytes make decoders raise nearly anything: OSError,
-            # SyntaxError, ValueError, TypeError, EOFError, MemoryError, struct.error, zlib.error...
-            raise BadImageError(_reason(error)) from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):
+                reason = f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+            elif isinstance(error, OSError) and error.strerror:
+                reason = error.strerror  # without the path, which need not be printable
+            raise BadImageError(reason) from error
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the path, which need not be printable
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def decode(file: IO[bytes], channels: int, max_pixels: int) -> Image.Image:
+def decode(content: bytes, channels: int, max_pixels: int) -> Image.Image:
     """Decode a picture as it is meant to be seen: upright, on white, its first frame.
 
     Gives mode "RGB" or "L". Raises BadImageError, or whatever Pillow raises for damage.
     """
-    if _is_cut_off(file):
+    # A JPEG's decoder does not insist on its end. Phones append whole films to their photos.
+    cut_off = content[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in content
+    if cut_off and not ImageFile.LOAD_TRUNCATED_IMAGES:
         raise BadImageError("truncated, the JPEG's end marker is missing")
-    with Image.open(file, formats=FORMATS) as picture:
-        _check_header(picture, max_pixels)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise BadImageError(f"{width} x {height} pixels, more than max_pixels, {max_pixels}")
+        if max(width, height) > LONGEST * min(width, height):
+            raise BadImageError(f"{width} x {height} pixels, over {LONGEST} times as long as wide")
+        if picture.mode in ("F", "LAB"):
+            raise BadImageError(f"mode {picture.mode}, with no plain conversion to colour")
         picture.load()
         # Photos outlive broken EXIF blocks, which are common: they stay as they are stored.
         with suppress(Exception):
             ImageOps.exif_transpose(picture, in_place=True)
-        return _on_white(_in_8_bits(picture)).convert("RGB" if channels == 3 else "L")
-
-
-def _is_cut_off(file: IO[bytes]) -> bool:
-    """Return whether a JPEG has no end marker, which its decoder does not insist on."""
-    file.seek(0)
-    if file.read(3) != b"\xff\xd8\xff" or ImageFile.LOAD_TRUNCATED_IMAGES:
-        return False
-    size = file.seek(0, 2)
-    # First where it should be, then everywhere: phones append whole films to their photos.
-    for start in (max(0, size - 2**16), 0):
-        file.seek(start)
-        if b"\xff\xd9" in file.read():
-            return False
-    return True
-
-
-def _check_header(picture: Image.Image, max_pixels: int) -> None:
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise BadImageError(f"{width} x {height} pixels, more than max_pixels, {max_pixels}")
-    if max(width, height) > LONGEST * min(width, height):
-        raise BadImageError(f"{width} x {height} pixels, over {LONGEST} times as long as wide")
-    if picture.mode in ("F", "LAB"):
-        raise BadImageError(f"mode {picture.mode}, which has no plain conversion to grey or colour")
+        seen = _in_8_bits(picture)
+        if seen.has_transparency_data:
+            white = Image.new("RGBA", seen.size, "white")
+            seen = Image.alpha_composite(white, seen.convert("RGBA"))
+        return seen.convert("RGB" if channels == 3 else "L")
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
@@ -99,13 +85,6 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
     if brightest > 65535:
         raise BadImageError("grey values over 65535, whose range is unknown")
     return grey.point(lambda value: value * (255 / 65535) + 0.5).convert("L")
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture.convert("RGBA"))
 
 
 def to_pixels(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:

@@ -31,19 +31,16 @@ def image_folder(
 ) -> ImageFiles:
     """Find the images of a folder, a zip or a tar, at any depth; decode each when it is asked for.
 
-    Each is turned upright if its EXIF block says so, put on white where it is transparent, resized
-    until its short side fits, cropped about its centre and scaled to [-1, 1], as the DCGAN tutorial
-    does. Archives are read in place, links are followed. What is empty or no file is left out, what
-    is no image by its name is passed over; warnings name both. A damaged image ends the run when it
-    is decoded: ``pack`` leaves those out.
+    Each is turned upright, put on white where it is transparent, resized until its short side fits,
+    cropped about its centre and scaled to [-1, 1], as the DCGAN tutorial does. Warnings name what
+    is left out. A damaged image ends the run when it is decoded: ``pack`` leaves those out.
 
     Args:
         root: the folder, zip or tar; the tar may not be compressed.
         image_size: height and width in pixels, at least 8; one int for a square.
         channels: 3 for colour or 1 for grey, whatever the files have.
         labels: "folders" if sub-folders are classes; or a table from file names below ``root`` to
-            classes: a mapping, or a .csv or .json file, which may be in ``root``. Classes are
-            names, which are sorted, or numbers from 0.
+            classes: a mapping, or a .csv or .json file, which may be in ``root``.
         max_pixels: how many an image may have; larger ones are bad, and never decoded.
 
     Returns:
@@ -51,15 +48,12 @@ def image_folder(
         (image, label), label () of int64.
 
     Raises:
-        ValueError: for a root that is missing, of another kind or without images; for images
-            without a class, naming them; for a size under 8 or channels other than 1 or 3.
+        ValueError: for a root without images or of another kind; for images without a class.
 
     Examples:
-        >>> import tempfile
         >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
-        ...     image_folder(root, image_size=64)[0].shape
+        >>> Image.new("RGB", (178, 218)).save("000001.jpg")
+        >>> image_folder(".", image_size=64)[0].shape
         torch.Size([3, 64, 64])
     """
     images = ImageFiles(root, image_size, channels, labels, max_pixels)
@@ -74,8 +68,7 @@ class Images(Dataset[Example]):
     Attributes:
         names: their file names below the root, sorted.
         labels: their classes, (N,) of int64, or None.
-        classes: the names of the classes, or None.
-        num_classes: how many there are, or None.
+        classes, num_classes: the names of the classes, and how many there are, or None.
         rejected: the files that were left out, and why.
         passed_over: files and folders that are hidden, or no images by their names.
         configuration: what the images are, for comparison with those of another run.
@@ -90,18 +83,16 @@ class Images(Dataset[Example]):
         self.passed_over: list[str] = described["passed_over"]
         self.classes: list[str] | None = described["classes"]
         self.num_classes = None if self.classes is None else len(self.classes)
-        names = "\0".join(self.names).encode("utf-8", "surrogatepass")
         self.configuration: dict[str, str | int] = {
             "images": len(self.names),
             "image_size": str(image_size),
             "channels": channels,
-            "names": hashlib.sha256(names).hexdigest()[:16],
+            "names": _digest("\0".join(self.names).encode("utf-8", "surrogatepass")),
         }
         self.labels: torch.Tensor | None = None
         if self.classes is not None:
             self.labels = torch.tensor(described["labels"], dtype=torch.int64)
-            digest = hashlib.sha256(self.labels.numpy().tobytes())
-            self.configuration["labels"] = digest.hexdigest()[:16]
+            self.configuration["labels"] = _digest(self.labels.numpy().tobytes())
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -116,27 +107,24 @@ class Images(Dataset[Example]):
         raise NotImplementedError
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 class ImageFiles(Images):
     """The images of a folder, a zip or a tar; made by ``image_folder``."""
 
     def __init__(
-        self,
-        root: str | os.PathLike[str],
-        image_size: int | tuple[int, int],
-        channels: int,
-        labels: Labels,
-        max_pixels: int,
+        self, root: Any, size: int | tuple[int, int], channels: int, labels: Labels, max_pixels: int
     ) -> None:
-        image_size = checks.size("image_size", image_size, at_least=8)
+        image_size = checks.size("image_size", size, at_least=8)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
         self.max_pixels = checks.count("max_pixels", max_pixels)
         self.source = source = open_source(root, max_pixels)
         if not source.stamps:
-            raise ValueError(
-                f"root must hold images ({', '.join(EXTENSIONS)}), got {root} with none; "
-                "check the path."
-            )
+            kinds = ", ".join(EXTENSIONS)
+            raise ValueError(f"root must hold images ({kinds}), got {root} with none; check it.")
         super().__init__(image_size, channels, vars(source) | read_labels(labels, source))
 
     def refuse_bad(self, max_bad: float) -> None:
@@ -155,8 +143,7 @@ class ImageFiles(Images):
             (self.passed_over, "passed over as no images by their names"),
         ):
             if names:
-                root, count = self.source.root, len(names)
-                _log.warning("%s: %s (%d): %s.", root, what, count, listed(names))
+                _log.warning("%s: %s (%d): %s.", self.source.root, what, len(names), listed(names))
 
     def _pixels(self, index: int) -> torch.Tensor:
         try:
@@ -169,6 +156,7 @@ class ImageFiles(Images):
 
     def in_bytes(self, index: int) -> torch.Tensor:
         """Return an image before it is scaled, (C, H, W) of uint8, or raise ``BadImageError``."""
-        with decoding.one_error(), self.source.open(self.names[index]) as file:
-            picture = decoding.decode(file, self.channels, self.max_pixels)
+        with decoding.one_error():
+            content = self.source.read(self.names[index])
+            picture = decoding.decode(content, self.channels, self.max_pixels)
         return decoding.to_pixels(picture, self.image_size)

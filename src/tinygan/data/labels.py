@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,8 +12,6 @@ from typing import Any
 
 from tinygan.data.decoding import BadImageError
 from tinygan.data.sources import EXTENSIONS, Source, listed
-
-_log = logging.getLogger(__name__)
 
 Labels = str | Path | Mapping[str, int | str] | None
 
@@ -24,31 +21,25 @@ _MOST = 2**20
 
 def read_labels(labels: Labels, source: Source) -> dict[str, Any]:
     """Return the names of the ``classes``, and the ``labels`` of the source's images, or Nones."""
-    table: Mapping[str, int | str] | None
     if labels is None or isinstance(labels, Mapping):
-        table = labels
+        table: Mapping[str, Any] | None = labels
     else:
         table = _folders(source.names) if labels == "folders" else _table(Path(labels), source)
     if table is None:
         return {"classes": None, "labels": None}
-    kind = "the table" if isinstance(labels, Mapping) else labels
     # A table may have the files' bare names, if no two files share one.
     bare = Counter(PurePosixPath(name).name for name in source.names)
-    keys = [
-        last if name not in table and bare[last := PurePosixPath(name).name] == 1 else name
+    keys = {
+        name: last if name not in table and bare[last := PurePosixPath(name).name] == 1 else name
         for name in source.names
-    ]
-    missing = [name for name, key in zip(source.names, keys) if key not in table]
+    }
+    missing = [name for name, key in keys.items() if key not in table]
     if missing:
         raise ValueError(
             f"labels must give each image a class, got {len(missing)} of {len(keys)} images in "
-            f"{source.root} without one in {kind}: {listed(missing)}; add or move them."
+            f"{source.root} without one: {listed(missing)}; add or move them."
         )
-    unused = sorted(table.keys() - set(keys) - source.rejected.keys())
-    if unused:
-        _log.warning("%d names in %s have no image: %s.", len(unused), kind, listed(unused))
-    classes, numbers = _numbered([table[key] for key in keys], keys)
-    return {"classes": classes, "labels": numbers}
+    return _numbered({name: table[key] for name, key in keys.items()})
 
 
 def _folders(names: Sequence[str]) -> dict[str, str]:
@@ -59,20 +50,18 @@ def _folders(names: Sequence[str]) -> dict[str, str]:
     return {name: each[0] for name, each in parts.items() if len(each) > 1}
 
 
-def _table(path: Path, source: Source) -> Mapping[str, int | str] | None:
+def _table(path: Path, source: Source) -> dict[str, Any] | None:
     try:
-        if path.suffix.lower() not in (".csv", ".json"):
-            raise ValueError("no .csv or .json")
-        content = path.read_bytes() if path.is_file() else source.open(path.as_posix()).read()
+        content = path.read_bytes() if path.is_file() else source.read(path.as_posix())
         text = content.decode("utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            rows = [row for row in csv.reader(io.StringIO(text)) if row]
-            if rows and PurePosixPath(rows[0][0]).suffix.lower() not in EXTENSIONS:
-                del rows[0]  # the columns' names
-            return {row[0].strip(): row[1].strip() for row in rows}
-        found = json.loads(text)
-        found = found.get("labels", found)  # as StyleGAN's dataset.json has it
-        return None if found is None else dict(found)
+        if path.suffix.lower() == ".json":
+            found = json.loads(text)
+            found = found.get("labels", found)  # as StyleGAN's dataset.json has it
+            return None if found is None else dict(found)
+        rows = [row for row in csv.reader(io.StringIO(text)) if row]
+        if rows and PurePosixPath(rows[0][0]).suffix.lower() not in EXTENSIONS:
+            del rows[0]  # the columns' names
+        return {row[0].strip(): row[1].strip() for row in rows}
     except (ValueError, LookupError, TypeError, AttributeError, OSError, BadImageError) as error:
         raise ValueError(
             'labels must be None, "folders", or a .csv or .json file of names and classes, '
@@ -80,18 +69,18 @@ def _table(path: Path, source: Source) -> Mapping[str, int | str] | None:
         ) from error
 
 
-def _numbered(classes: list[int | str], names: list[str]) -> tuple[list[str], list[int]]:
-    if all(isinstance(each, str) for each in classes):
+def _numbered(classes: dict[str, Any]) -> dict[str, Any]:
+    """Return names of classes, sorted, and the number of each; numbers stand for themselves."""
+    values = list(classes.values())
+    if all(isinstance(each, str) for each in values):
         # "10" comes after "9".
-        numeric = all(each.isdecimal() for each in classes)  # type: ignore[union-attr]
-        ordered = sorted({str(each) for each in classes}, key=int if numeric else None)
+        ordered = sorted(set(values), key=int if all(map(str.isdecimal, values)) else None)
         number = {each: index for index, each in enumerate(ordered)}
-        return ordered, [number[str(each)] for each in classes]
-    for each, name in zip(classes, names):
+        return {"classes": ordered, "labels": [number[each] for each in values]}
+    for name, each in classes.items():
         if not isinstance(each, int) or not 0 <= each < _MOST:
             raise ValueError(
                 f"labels must all be names, or all numbers from 0 to {_MOST - 1}, got {each!r} for "
                 f"{name!r}; correct it."
             )
-    numbers = [int(each) for each in classes]
-    return [str(number) for number in range(max(numbers) + 1)], numbers
+    return {"classes": [str(number) for number in range(max(values) + 1)], "labels": values}

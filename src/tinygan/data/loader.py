@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,12 +19,13 @@ class Loader:
     """Load batches of a data set, shuffled anew each epoch, the same way for the same seed.
 
     Order and flips depend on (seed, epoch) alone: not on the number of workers, the global random
-    state, or what was loaded before. Of several ranks each loads its part of each batch.
+    state, or what was loaded before. Of several ranks each loads its part of each batch; ``whole``
+    is how many images the whole of the last batch has.
 
     Loading is PyTorch's ``DataLoader``, except for data sets with all images in memory, which load
-    many times as fast: packed images, drawn faces, and whatever has ``pixels``, a tensor
-    (N, C, H, W) of uint8, perhaps ``labels``, a tensor (N, ...), and no ``[index]`` of its own.
-    Their batches are images in [-1, 1], or [images, labels], and workers are not needed.
+    many times as fast, without workers: packed images, drawn faces, and whatever has ``pixels``, a
+    tensor (N, C, H, W) of uint8, perhaps ``labels``, (N, ...), and no ``[index]`` of its own. Their
+    batches are images in [-1, 1], or [images, labels].
 
     Args:
         dataset: anything with ``len`` and ``[index]`` that gives an image (C, H, W), or a tuple
@@ -41,17 +42,12 @@ class Loader:
             once, if they take at most a quarter of what is free there.
         ranks: the processes of the run; None for those that torchrun has started.
 
-    Attributes:
-        whole: how many images the whole of the last batch has.
-
     Raises:
-        ValueError: for a batch size under 1 or over the number of images, a timeout of 0, or
-            ``pixels`` or ``labels`` that do not fit.
+        ValueError: for an argument out of range, or ``pixels`` or ``labels`` that do not fit.
         RuntimeError: while iterating, for workers that died or are stuck.
 
     Examples:
-        >>> loader = Loader(torch.zeros(10, 3, 8, 8), batch_size=4)
-        >>> [len(batch) for batch in loader]
+        >>> [len(batch) for batch in Loader(torch.zeros(10, 3, 8, 8), batch_size=4)]
         [4, 4, 2]
     """
 
@@ -70,10 +66,7 @@ class Loader:
         device: torch.device | str | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.ranks = distributed.join() if ranks is None else ranks
-        self.whole = 0
-        self.dataset = dataset
-        self.size = len(dataset)  # type: ignore[arg-type]
+        self.dataset, self.size = dataset, len(dataset)  # type: ignore[arg-type]
         self.batch_size = checks.count("batch_size", batch_size)
         if batch_size > self.size:
             raise ValueError(
@@ -86,9 +79,10 @@ class Loader:
         self.workers = checks.count("workers", workers, at_least=0)
         self.timeout, self.pin_memory = timeout, pin_memory
         self.device = None if device is None else torch.device(device)
+        self.ranks = distributed.join() if ranks is None else ranks
         self._in_memory = in_memory(dataset)
         self._gatherer: Gatherer | None = None
-        self.epoch = self._given = self._resume_after = 0
+        self.whole = self.epoch = self._given = self._resume_after = 0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -109,7 +103,7 @@ class Loader:
         wholes, flips = self._plan(epoch)[given:], self._flips(epoch)
         plan = [indices[self.ranks.part(len(indices))] for indices in wholes]
         if self._in_memory is None:
-            source = self._loaded(epoch, given, plan, flips)
+            source = self._loaded(epoch, plan, flips)
         else:
             # Not before the first iteration: the nets should have had their memory by then.
             if self._gatherer is None:
@@ -123,7 +117,7 @@ class Loader:
         self.epoch, self._given = epoch + 1, 0
 
     def _loaded(
-        self, epoch: int, given: int, plan: list[torch.Tensor], flips: torch.Tensor | None
+        self, epoch: int, plan: list[torch.Tensor], flips: torch.Tensor | None
     ) -> Iterator[Any]:
         # A DataLoader of its own for each iteration: two that run at once, or one that is left
         # half-way or interrupted, cannot disturb each other or the next.
@@ -140,27 +134,16 @@ class Loader:
         try:
             with iterating(loader) as loaded:
                 for indices, batch in zip(plan, loaded):
-                    given += 1
-                    flipped = batch if flips is None else _flipped(batch, flips[indices])
-                    yield flipped if self.device is None else self._moved(flipped, self.device)
+                    if flips is not None:
+                        _flip(batch, flips[indices])
+                    yield _moved(batch, self.device, self.pin_memory)
         except RuntimeError as error:
             if self.workers:
                 error.add_note(
-                    f"while loading batch {given} of epoch {epoch} with workers={self.workers} and "
-                    f"timeout={self.timeout} s; workers=0 loads in the main process, which shows "
-                    "where it fails."
+                    f"while loading in epoch {epoch} with workers={self.workers} and "
+                    f"timeout={self.timeout} s; workers=0 shows where it fails."
                 )
             raise
-
-    def _moved(self, batch: Any, device: torch.device) -> Any:
-        """Move all tensors of a batch, which the ``DataLoader`` may have nested."""
-        if isinstance(batch, torch.Tensor):
-            return batch.to(device, non_blocking=self.pin_memory)
-        if isinstance(batch, Mapping):
-            return {name: self._moved(value, device) for name, value in batch.items()}
-        if isinstance(batch, list | tuple):
-            return [self._moved(value, device) for value in batch]
-        return batch
 
     def _plan(self, epoch: int) -> list[torch.Tensor]:
         """Return the indices of each whole batch of an epoch."""
@@ -188,30 +171,30 @@ class Loader:
         return {"epoch": self.epoch, "given": self._given, "configuration": self.configuration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place that ``state_dict`` returned; the next iteration starts there.
-
-        Raises:
-            ValueError: with every difference, if the batches would be others.
-        """
+        """Go to a saved place; raise ValueError, with every difference, for other batches."""
         checks.same("batches", state["configuration"], self.configuration)
         self.epoch = state["epoch"]
         self._given = self._resume_after = state["given"]
 
 
-def _flipped(batch: Any, which: torch.Tensor) -> Any:
-    """Mirror the images (N, C, H, W) of a batch, which may have labels, where ``which`` is true."""
-    if not isinstance(batch, torch.Tensor):
-        # All images of an example together, such as a photograph and its outline; no labels.
-        return [
-            _flipped(each, which)
-            if index == 0 or (isinstance(each, torch.Tensor) and each.dim() == 4)
-            else each
-            for index, each in enumerate(batch)
-        ]
-    if batch.dim() < 3:
-        raise ValueError(
-            f"flip must be of images (N, C, H, W), got {tuple(batch.shape)}; leave it out."
-        )
-    # In place, for a new tensor would not be in page-locked memory.
-    batch[which] = batch[which].flip(-1)
+def _moved(batch: Any, device: torch.device | None, pinned: bool) -> Any:
+    if isinstance(batch, list | tuple):
+        return [_moved(each, device, pinned) for each in batch]
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device=device, non_blocking=pinned)
     return batch
+
+
+def _flip(batch: Any, which: torch.Tensor) -> None:
+    """Mirror the images (N, C, H, W) of a new batch where ``which`` is true; not its labels.
+
+    In place, for a new tensor would not be in page-locked memory.
+    """
+    several = batch if isinstance(batch, list | tuple) else [batch]
+    images = [each for each in several if isinstance(each, torch.Tensor) and each.dim() == 4]
+    if not images or images[0] is not several[0]:
+        raise ValueError(
+            "flip must be of batches that begin with images (N, C, H, W); leave it out."
+        )
+    for each in images:  # all of an example alike, such as a photograph and its outline
+        each[which] = each[which].flip(-1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,55 +51,69 @@ def pack(
 ) -> PackedImages:
     """Decode the images of a folder, zip or tar once, into the array ``path``, and map that.
 
-    The array is one of NumPy's, uint8 (N, C, H, W). The .json beside it names the images, their
-    labels, and the bad files, which are left out. The images are those of ``image_folder`` with the
-    same arguments, bit for bit.
+    The array is one of NumPy's, uint8 (N, C, H, W): the images of ``image_folder`` with the same
+    arguments, without bad ones. The .json beside it has their names and labels, and the bad files.
 
     An array that is there is used if the files are the same, by their names, sizes and times (in a
-    zip: checksums). Else it is made anew, with a warning that says what has changed. It is written
-    beside its place and renamed, so it is whole or not there. New labels decode nothing anew.
+    zip: checksums). Else it is made anew, with a warning that says what has changed.
 
-    In a run of several ranks rank 0 packs, and the others wait and map the same file. So it must
-    lie on a disk that all see, or have been packed on each machine before.
+    Rank 0 of several packs, and the others wait and map the same file. So it must lie on a disk
+    that all see, or have been packed on each machine before.
 
     Args:
         root, image_size, channels, labels, max_pixels: as for ``image_folder``.
         path: the array; its name ends in .npy. Folders above it are made.
         max_bad: the fraction of files that may be bad, from 0 to 1.
-        workers: processes that decode; 0 decodes in this one. They change nothing but the speed.
+        workers: processes that decode; 0 decodes in this one.
         progress: show a bar, where there is a terminal.
         ranks: the processes of the run; None for those that torchrun has started.
 
     Raises:
         ValueError: as ``image_folder``; for more bad files than ``max_bad``, naming them; for a
             ``path`` where somebody else's file is.
-        RuntimeError: for workers that died or are stuck.
-        RankError: if rank 0 could not pack, or gave no sign for the ranks' timeout.
-        OSError: for example if the disk is full.
+        RuntimeError: for workers that died or are stuck, or a RankError if rank 0 could not pack.
 
     Examples:
-        >>> import tempfile
         >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
-        ...     pack(root, f"{root}/faces.npy", image_size=64, workers=0).pixels.shape
+        >>> Image.new("RGB", (178, 218)).save("000001.jpg")
+        >>> pack(".", "faces.npy", image_size=64, workers=0).pixels.shape
         torch.Size([1, 3, 64, 64])
     """
     checks.count("workers", workers, at_least=0)
     checks.number("max_bad", max_bad, "[0, 1]")
-    path, ranks = _checked(path), distributed.join() if ranks is None else ranks
+    path, ranks = Path(path), distributed.join() if ranks is None else ranks
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)
-        with tqdm(
-            total=len(images), unit="image", desc="packing", delay=1, disable=not progress or None
-        ) as bar:
-
-            def advance(count: int) -> None:
-                bar.update(count)
+        wanted = {
+            "transform": decoding.TRANSFORM,
+            "image_size": list(images.image_size),
+            "channels": channels,
+            "max_pixels": max_pixels,
+            # Before anything is decoded: what changes meanwhile is decoded anew by the next call.
+            "sources": {name: list(stamp) for name, stamp in images.source.stamps.items()},
+        }
+        saved = _manifest(path)
+        if saved:
+            changed = [name for name, value in wanted.items() if saved.get(name) != value]
+            reason = f"{' and '.join(changed)} changed" if changed else _trouble(path, saved)
+            if not reason:
+                images.rejected = saved["rejected"]
+                images.refuse_bad(max_bad)
+                images.warn()
+                _describe(path, saved, images)
+                return
+            _log.warning("%s is packed anew: %s.", path, reason)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bar = tqdm(desc="packing", total=len(images), delay=1, disable=None if progress else True)
+        with _renamed(path) as file, bar:
+            for done in _write(file, images, max_bad, workers):
+                bar.update(done)
                 ranks.sign()
-
-            _pack(images, path, max_bad, workers, advance)
+            status = os.fstat(file.fileno())
+            wanted |= {"format": FORMAT, "bytes": status.st_size, "time": status.st_mtime_ns}
+            # First, for an array without a manifest could be anybody's, and is never written over.
+            _describe(path, wanted | {"sha256": _sha256(Path(file.name))}, images)
 
     ranks.first(work, f"packing {path}")
     return open_packed(path)
@@ -107,21 +122,16 @@ def pack(
 def open_packed(path: str | os.PathLike[str]) -> PackedImages:
     """Map an array that ``pack`` made, on any machine, without the files that it was made of.
 
-    A copy is compared with its checksum first.
-
-    Raises:
-        ValueError: for an array that is missing or damaged, or that ``pack`` did not make.
+    A copy is compared with its checksum first. An array that is missing or damaged, or that
+    ``pack`` did not make, is a ValueError.
 
     Examples:
-        >>> import tempfile
         >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as root:
-        ...     Image.new("RGB", (178, 218)).save(f"{root}/000001.jpg")
-        ...     _ = pack(root, f"{root}/faces.npy", image_size=32, workers=0)
-        ...     len(open_packed(f"{root}/faces.npy"))
+        >>> Image.new("RGB", (178, 218)).save("000001.jpg")
+        >>> len(open_packed(pack(".", "faces.npy", image_size=64, workers=0).path))
         1
     """
-    return PackedImages(_checked(path))
+    return PackedImages(Path(path))
 
 
 class PackedImages(Images):
@@ -133,7 +143,7 @@ class PackedImages(Images):
 
     def __init__(self, path: Path, expected: str | None = None) -> None:
         self.path = path.absolute()  # so that worker processes find it from wherever they are
-        manifest = _manifest(path) or {}
+        manifest = _manifest(path)
         trouble = _trouble(path, manifest) if manifest else "there is none"
         if expected not in (None, manifest.get("sha256")):
             trouble = "it was packed anew meanwhile"
@@ -153,42 +163,35 @@ class PackedImages(Images):
         return PackedImages, (self.path, self._sha256)
 
 
-def _checked(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return what is known of an array, or {} if nothing is there; refuse a stranger's files."""
     if path.suffix != ".npy":
         raise ValueError(f"path must end in .npy, got {path}; use {path.with_suffix('.npy')}.")
-    return path
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    """Return what is known of an array, or None if nothing is there; refuse a stranger's files."""
     beside = path.with_suffix(".json")
     if not os.path.lexists(path) and not os.path.lexists(beside):
-        return None
-    with suppress(ValueError, TypeError, LookupError, AttributeError):
+        return {}
+    with suppress(ValueError, TypeError, LookupError):
         manifest: dict[str, Any] = json.loads(beside.read_bytes() if beside.is_file() else b"")
-        if manifest["format"].startswith("tinygan packed images"):
+        if manifest["format"] == FORMAT:
             return manifest
     raise ValueError(
-        f"path must be free, or an array that data.pack made, with its {beside.name}; got {path} "
-        "with other files; move them away, or name another path."
+        f"path must be free, or an array that this version's data.pack made, with its "
+        f"{beside.name}; got {path} with other files; move them away, or name another path."
     )
 
 
 def _trouble(path: Path, manifest: dict[str, Any]) -> str:
     """Return why an array is not the one that its manifest describes, or nothing."""
-    if manifest["format"] != FORMAT:
-        return f"its format is {manifest['format']!r}, known is {FORMAT!r}"
     if not path.is_file():
         return "the array is missing"
     status, time = path.stat(), manifest["time"]
-    if status.st_size != manifest["bytes"]:
-        return f"it has {status.st_size} bytes instead of {manifest['bytes']}"
-    if status.st_mtime_ns != time:  # a copy; or a crash came between the two renames
-        if _sha256(path) != manifest["sha256"]:
-            return "it is not the array that its manifest describes"
-        with suppress(OSError):  # next time its time is enough
-            os.utime(path, ns=(time, time))
+    if (status.st_size, status.st_mtime_ns) == (manifest["bytes"], time):
+        return ""
+    # A copy, or a crash came between the two renames.
+    if _sha256(path) != manifest["sha256"]:
+        return "it is not the array that its manifest describes"
+    with suppress(OSError):
+        os.utime(path, ns=(time, time))  # next time that is enough
     return ""
 
 
@@ -197,52 +200,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-Advance = Callable[[int], None]
-
-
-def _pack(images: ImageFiles, path: Path, max_bad: float, workers: int, advance: Advance) -> None:
-    wanted = {
-        "format": FORMAT,
-        "transform": decoding.TRANSFORM,
-        "image_size": list(images.image_size),
-        "channels": images.channels,
-        "max_pixels": images.max_pixels,
-        # Before anything is decoded: what changes meanwhile is decoded anew by the next call.
-        "sources": {name: list(stamp) for name, stamp in images.source.stamps.items()},
-    }
-    saved = _manifest(path)
-    if saved is not None:
-        changed = [name for name, value in wanted.items() if saved.get(name) != value]
-        reason = f"{' and '.join(changed)} changed" if changed else _trouble(path, saved)
-        if not reason:
-            images.rejected = saved["rejected"]
-            images.refuse_bad(max_bad)
-            if images.rejected:
-                _log.warning("%s was packed without bad files: %s.", path, listed(images.rejected))
-            _describe(path, saved, images)
-            return
-        _log.warning("%s is packed anew: %s.", path, reason)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed(path) as file:
-        _write(file, images, max_bad, workers, advance)
-        status = os.fstat(file.fileno())
-        made = {"bytes": status.st_size, "time": status.st_mtime_ns}
-        # First, for an array without a manifest could be anybody's, and is never written over.
-        _describe(path, wanted | made | {"sha256": _sha256(Path(file.name))}, images)
-
-
 def _describe(path: Path, manifest: dict[str, Any], images: ImageFiles) -> None:
     """Write the manifest of an array, unless it is there."""
-    names = [name for name in images.names if name not in images.rejected]
-    labels = None
-    if images.labels is not None:
-        label = dict(zip(images.names, images.labels.tolist()))
-        labels = [label[name] for name in names]
+    good = [index for index, name in enumerate(images.names) if name not in images.rejected]
     new = manifest | {
         "rejected": images.rejected,
         "passed_over": images.passed_over,
-        "names": names,
-        "labels": labels,
+        "names": [images.names[index] for index in good],
+        "labels": None if images.labels is None else images.labels[good].tolist(),
         "classes": images.classes,
     }
     if new != manifest:
@@ -254,15 +219,13 @@ def _describe(path: Path, manifest: dict[str, Any], images: ImageFiles) -> None:
 def _renamed(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path``, which gets that name when it is whole and on the disk."""
     own = f"{path.name}.{socket.gethostname()}."
-    for other in path.parent.glob("*.partial"):
-        process = other.name.removeprefix(own).removesuffix(".partial")
-        if process.isdecimal():
-            try:
-                os.kill(int(process), 0)  # an error if it does not run, or for somebody else
-            except ProcessLookupError:
-                disk.remove(other)
-            except PermissionError:
-                pass
+    for left in path.parent.glob(f"{glob.escape(own)}*.partial"):
+        try:
+            os.kill(int(left.name.split(".")[-2]), 0)
+        except ProcessLookupError:
+            disk.remove(left)
+        except PermissionError:  # it runs, and is somebody else's
+            pass
     partial = path.with_name(f"{own}{os.getpid()}.partial")
     try:
         with disk.create(partial) as file:
@@ -292,10 +255,8 @@ class _Attempts(Dataset[tuple[torch.Tensor, str]]):
             return self.blank, str(error)
 
 
-def _write(
-    file: BinaryIO, images: ImageFiles, max_bad: float, workers: int, advance: Advance
-) -> None:
-    """Write the array of the good images, and note the others as rejected."""
+def _write(file: BinaryIO, images: ImageFiles, max_bad: float, workers: int) -> Iterator[int]:
+    """Write the array of the good images, note others as rejected; give how many are done."""
     images.refuse_bad(max_bad)
     attempts, names = _Attempts(images), images.names
     size = min(max(1, _BATCH // attempts.blank.numel()), len(images))
@@ -308,7 +269,7 @@ def _write(
             bad = {names[start + row]: reason for row, reason in enumerate(reasons) if reason}
             images.rejected = dict(sorted((images.rejected | bad).items()))
             images.refuse_bad(max_bad)
-            advance(len(pixels))
+            yield len(pixels)
     bad_indices = [index for index, name in enumerate(names) if name in images.rejected]
     passing = [names[index] for index in bad_indices if not attempts[index][1]]
     if passing:  # they must not be left out for ever

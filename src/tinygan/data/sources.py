@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import tarfile
@@ -10,57 +9,44 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
-
-from tinygan.data.decoding import BadImageError
+from typing import Any
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
     ".ppm", ".pgm",
 )  # fmt: skip
 
-# A name; a size, and a time or checksum; what is wrong with the file, if it is to be an image.
+# A name, with a / at the end if it is a folder's; a size, and a time or checksum; what is wrong.
 Entry = tuple[str, tuple[int, int], str]
 
-# Bytes. Most images are smaller; as they are read from several ends, memory is faster.
-_SMALL = 2**18
+_UNKNOWN = (-1, 0)
 
 
 class Source:
-    """What lies below a root.
+    """What lies below a root: ``names`` of images, ``rejected`` and why, and ``passed_over``.
 
-    ``names`` has the images that are worth opening, ``rejected`` what is known to be bad,
-    ``stamps`` by what both are known again, ``passed_over`` what is hidden or no image by its name.
+    ``stamps`` has what the first two are known again by.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
-        self.root, self._max_bytes = root, max_bytes
+        self.root = root
         self.stamps: dict[str, tuple[int, int]] = {}
         self.rejected: dict[str, str] = {}
         self.passed_over: list[str] = []
         for name, stamp, trouble in sorted(self._entries()):
-            if not is_image(name):
+            if not _is_image(name) and not (trouble and name.endswith("/")):
                 self.passed_over.append(name)
-            else:
-                self._note(name, stamp, trouble or self._trouble(stamp[0]))
-        self.passed_over.sort()
-        self.names = sorted(self.stamps.keys() - self.rejected.keys())
-
-    def _note(self, name: str, stamp: tuple[int, int], trouble: str) -> None:
-        self.stamps[name] = stamp
-        if trouble:
-            self.rejected[name] = trouble
-
-    def _trouble(self, size: int) -> str:
-        if size > self._max_bytes:
-            return f"{size} bytes, more than {self._max_bytes}, a great many for max_pixels"
-        return "" if size else "empty"
+                continue
+            self.stamps[name] = stamp
+            if reason := trouble or _trouble(stamp[0], max_bytes):
+                self.rejected[name] = reason
+        self.names = [name for name in self.stamps if name not in self.rejected]
 
     def _entries(self) -> Iterator[Entry]:
         raise NotImplementedError
 
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file; raise BadImageError, or anything else, for one that cannot be read."""
+    def read(self, name: str) -> bytes:
+        """Read a file; raise anything for one that cannot be read."""
         raise NotImplementedError
 
 
@@ -69,22 +55,22 @@ def open_source(root: str | os.PathLike[str], max_pixels: int) -> Source:
     root = Path(root)
     # A pixel takes 8 bytes at most, as 16-bit RGBA; the rest is for metadata and further frames.
     max_bytes = 8 * max_pixels + 2**26
-    if root.is_dir():
-        return _Folder(root, max_bytes)
-    found = "another kind of file" if root.exists() else "nothing there"
-    if root.is_file():
+    found = []
+    for kind in (_Folder,) if root.is_dir() else (_Tar, _Zip) if root.is_file() else ():
         try:
-            if _is_tar(root):
-                return _Tar(root, max_bytes)
-            if zipfile.is_zipfile(root):
-                return _Zip(root, max_bytes)
+            return kind(root, max_bytes)
         except Exception as error:  # damage has as many errors here as in images
-            raise ValueError(
-                f"root must be an archive that can be read, got {root}: {error}; get it anew."
-            ) from error
-        if tarfile.is_tarfile(root):
-            found = "a compressed tar, which cannot be read in place; decompress it"
-    raise ValueError(f"root must be a folder, a zip or a tar, got {root}: {found}; check the path.")
+            found.append(str(error))
+    raise ValueError(
+        f"root must be a folder, a zip or a tar that is not compressed, got {root}: "
+        f"{'; '.join(found) or 'no file there'}; check the path."
+    )
+
+
+def _trouble(size: int, most: int) -> str:
+    if size > most:
+        return f"{size} bytes, a great many for max_pixels"
+    return "" if size else "empty"
 
 
 def listed(names: Collection[str]) -> str:
@@ -97,17 +83,14 @@ def listed(names: Collection[str]) -> str:
     return ", ".join(first) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def is_image(name: str) -> bool:
-    """Return whether a name is an image's."""
+def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
 
 
 def _is_hidden(name: str) -> bool:
     # Archives made on a Mac carry a hidden twin of every file under __MACOSX.
-    parts = name.split("/")
-    return any(
-        part == "__MACOSX" or (part[:1] == "." and part not in (".", "..")) for part in parts
-    )
+    parts = PurePosixPath(name).parts
+    return any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in parts)
 
 
 class _Folder(Source):
@@ -120,32 +103,25 @@ class _Folder(Source):
             try:
                 names = [folder + name for name in os.listdir(self.root / folder)]
             except OSError as error:
-                self._note(folder, (-1, 0), error.strerror or str(error))
+                yield folder or "/", _UNKNOWN, error.strerror or str(error)
                 continue
             for name in names:
                 try:
                     status = os.stat(self.root / name)
                 except OSError as error:  # such as a link to nowhere
-                    yield name, (-1, 0), error.strerror or str(error)
+                    yield name, _UNKNOWN, error.strerror or str(error)
                     continue
                 identity = status.st_dev, status.st_ino
                 if not stat.S_ISDIR(status.st_mode):
                     trouble = "" if stat.S_ISREG(status.st_mode) else "no regular file"
                     yield name, (status.st_size, status.st_mtime_ns), trouble
                 elif _is_hidden(name) or identity in above:
-                    self.passed_over.append(f"{name}/")
+                    yield f"{name}/", _UNKNOWN, ""
                 else:
                     folders.append((f"{name}/", above | {identity}))
 
-    def open(self, name: str) -> IO[bytes]:
-        path = self.root / name
-        status = os.stat(path)
-        # It may have changed. Opening a FIFO waits for a writer; reading a device may never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImageError("no regular file")
-        if trouble := self._trouble(status.st_size):
-            raise BadImageError(trouble)
-        return open(path, "rb") if status.st_size > _SMALL else io.BytesIO(path.read_bytes())
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
 
 
 class _Zip(Source):
@@ -160,29 +136,20 @@ class _Zip(Source):
     def _entries(self) -> Iterator[Entry]:
         # Of members with the same name the last counts, as when a zip is unpacked.
         for name, member in self._open_archive().NameToInfo.items():
-            trouble = "encrypted" if member.flag_bits & 1 else ""
             # zipfile inflates step by step, but expands bzip2 and LZMA without bound.
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                trouble = f"zip compression of type {member.compress_type}"
+            good = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            trouble = "" if good else f"zip compression of type {member.compress_type}"
             if not member.is_dir():
                 yield name, (member.file_size, member.CRC), trouble
 
-    def open(self, name: str) -> IO[bytes]:
-        member = self._open_archive().getinfo(name)
-        with self._open_archive().open(member) as file:
-            # Not read(): that would inflate what goes beyond the size that is declared.
-            return io.BytesIO(file.read(member.file_size))
+    def read(self, name: str) -> bytes:
+        archive = self._open_archive()
+        with archive.open(name) as file:
+            # Not all of it: that would inflate what goes beyond the size that is declared.
+            return file.read(archive.getinfo(name).file_size)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_archive": None}
-
-
-def _is_tar(root: Path) -> bool:
-    try:
-        tarfile.open(root, "r:").close()
-    except tarfile.TarError:
-        return False
-    return True
 
 
 class _Tar(Source):
@@ -195,8 +162,8 @@ class _Tar(Source):
             if not member.isdir():
                 yield name, (member.size, int(member.mtime)), trouble
 
-    def open(self, name: str) -> IO[bytes]:
+    def read(self, name: str) -> bytes:
         start, size = self._places[name]
         with open(self.root, "rb") as file:
             file.seek(start)
-            return io.BytesIO(file.read(size))
+            return file.read(size)

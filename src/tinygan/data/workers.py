@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from tinygan._run import signals
 
-GRACE = 1.0
-"""Seconds that a worker has for its current batch when its iteration ends."""
+# Seconds that a worker has for its current batch when its iteration ends.
+_GRACE = 1.0
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
         yield loaded
     finally:
         # PyTorch waits 5 seconds for each that is busy, and 5 more after a signal it ignores.
-        late = threading.Timer(GRACE, _kill, [workers])
+        late = threading.Timer(_GRACE, _kill, [workers])
         late.daemon = True
         if _left(workers):  # not after the interpreter's end, when no thread can be started
             late.start()
@@ -57,15 +57,14 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
 
 def _end(workers: list[BaseProcess]) -> None:
     with _no_news_of_children():
-        for process in _kill(workers):
+        _kill(workers)
+        for process in _left(workers):
             process.join()
 
 
-def _kill(workers: list[BaseProcess]) -> list[BaseProcess]:
-    left = _left(workers)
-    for process in left:
+def _kill(workers: list[BaseProcess]) -> None:
+    for process in _left(workers):
         process.kill()
-    return left
 
 
 def _left(workers: list[BaseProcess]) -> list[BaseProcess]:
@@ -77,12 +76,11 @@ def _left(workers: list[BaseProcess]) -> list[BaseProcess]:
 @contextmanager
 def _no_news_of_children() -> Iterator[None]:
     """Within the block no signal tells that a child has died: PyTorch's handler would raise."""
-    of_children = getattr(signal, "SIGCHLD", None)  # not on Windows
-    if of_children is None or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(of_children, signal.SIG_DFL)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(of_children, before)
+        signal.signal(signal.SIGCHLD, before)

@@ -279,7 +279,6 @@ def test_a_class_may_be_measured_more_often_than_another(tmp_path):
     [
         {"best": "other"},
         {"count": 9},
-        {"seed": 1},
         {"module": nn.Flatten()},
     ],
 )

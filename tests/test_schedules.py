@@ -393,10 +393,10 @@ def test_captured_steps_see_what_changes(recorded, kind):
         ]
         listed = of_schedules if kind == "schedules" else [hooks.TorchScheduler(halves)]
         trainer = all_scheduled(hooks=listed, slow=8, capture=captured)
-        trainer.fit(images()[:2], steps=45)
+        trainer.fit(images()[:2], steps=36)
         ends.append(trainer.state_dict())
     assert compared(*ends) == []
-    assert recorded.replayed > 30
+    assert recorded.replayed > 20
 
 
 def test_a_captured_run_with_any_rate_resumes_exactly(monkeypatch, tmp_path):
@@ -727,12 +727,7 @@ def test_a_first_step_that_is_skipped_warns_of_nothing():
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lr_scheduler.ReduceLROnPlateau,
-        lambda optimizer: 3,
-        lambda optimizer: lr_scheduler.ExponentialLR(ADAM([torch.ones(())]), 0.9),
-    ],
+    "make", [lambda optimizer: 3, lambda optimizer: SCHEDULERS["LinearLR"](ADAM([torch.ones(())]))]
 )
 def test_what_cannot_be_stepped_is_refused(make):
     """The error comes before the first step."""

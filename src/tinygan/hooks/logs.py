@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from math import isfinite
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,10 +16,6 @@ from tinygan._run import checks
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import FolderHook, LogHook, not_fatal
 from tinygan.report import COUNTERS, Report
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch.utils.tensorboard import SummaryWriter
 
 TUTORIAL = {
     "loss_discriminator": "Loss_D: {:.4f}",
@@ -188,7 +184,7 @@ class LossPlot(FolderHook):
         self._unread: Unread = []
         self._curves: dict[str, list[list[float]]] = {}
         """Each statistic's steps and values, by its name."""
-        self._figure: Figure | None = None
+        self._figure: Any = None
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if note(self._unread, trainer, report, at_most=100):
@@ -254,7 +250,7 @@ class TensorBoard(FolderHook):
         super().__init__(folder)
         self.every = checks.count("every", every)
         self.images_every = checks.count("images_every", images_every)
-        self._writer: SummaryWriter | None = None
+        self._writer: Any = None
 
     def on_step_start(self, trainer: Run) -> None:
         if self._writer is None:
@@ -265,7 +261,6 @@ class TensorBoard(FolderHook):
             self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=after)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        assert self._writer is not None
         with not_fatal(self.folder):
             if trainer.step % self.every == 0:
                 for name, value in report.floats().items():  # sync

@@ -51,7 +51,6 @@ class Quality(LogHook):
         measure: called as ``measure(real_features, fake_features)``, returns values by name.
         best: the name of the value of which the lowest is best; None to keep no checkpoint.
         labels: the classes of the generated images, (count,) of int64; by default each in turn.
-        seed: of the noise.
 
     Attributes:
         best_value: the lowest value so far, at first infinite.
@@ -77,7 +76,6 @@ class Quality(LogHook):
         measure: Callable[[torch.Tensor, torch.Tensor], Mapping[str, float]] = metrics.quality,
         best: str | None = "fid",
         labels: torch.Tensor | None = None,
-        seed: int = 0,
     ) -> None:
         if module is None or measure is metrics.quality:
             checks.require("torch_fidelity", extra="metrics", wanted_by="Quality")
@@ -89,13 +87,12 @@ class Quality(LogHook):
         super().__init__(folder, "quality.jsonl")
         self.every = checks.count("every", every)
         self.count = checks.count("count", count)
-        self.module, self.measure, self.best = module, measure, best
-        self.labels, self.seed = labels, seed
+        self.module, self.measure, self.best, self.labels = module, measure, best, labels
         self.best_value = math.inf
         self.best_step: int | None = None
         self._real = real
         self._features = torch.empty(0)
-        of = (best, name_of(measure), name_of(module), count, seed, labels)
+        of = (best, name_of(measure), name_of(module), count, labels)
         self._comparison = [str(each) for each in of]
 
     def on_fit_start(self, trainer: Run) -> None:
@@ -147,7 +144,7 @@ class Quality(LogHook):
         parts = (
             trainer.sample(
                 len(places),
-                seed=seeds.mix(self.seed, "quality", part),
+                seed=seeds.mix(0, "quality", part),
                 labels=None if self.labels is None else self.labels[places],
             )
             for part, places in enumerate(torch.arange(self.count).split(PART))

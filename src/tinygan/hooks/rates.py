@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from tinygan import schedules
 from tinygan.hook import Hook, Run
@@ -17,6 +18,7 @@ from tinygan.player import Player
 from tinygan.report import Report
 
 Value: TypeAlias = float | schedules.Schedule
+NUMBERS = (int, float, tuple, torch.Tensor)  # the types of options that can be scheduled
 
 
 class Schedule(Hook):
@@ -50,9 +52,9 @@ class Schedule(Hook):
         for player in _players(trainer, self.player):
             _own_tensors(player.optimizer)
             for group in player.optimizer.param_groups:
-                known = {name: own for name, own in group.items() if _is_number(own)}
+                known = {name: own for name, own in group.items() if type(own) in NUMBERS}
                 for name, value in self.options.items():
-                    if name not in known or _parts(known[name]) != _parts(value):
+                    if name not in known or np.shape(known[name]) != np.shape(value):
                         has = ", ".join(f"{option}={own}" for option, own in known.items())
                         raise ValueError(
                             f"options must be among those of the {player.name}'s optimizer, with "
@@ -80,14 +82,6 @@ def _each(function: Callable[[str, Any, str], Any], name: str, value: Any) -> An
     if isinstance(value, (tuple, list)):
         return tuple(function(f"{name}[{i}]", part, interval) for i, part in enumerate(value))
     return function(name, value, interval)
-
-
-def _is_number(own: object) -> bool:
-    return isinstance(own, (float, int, tuple, torch.Tensor)) and not isinstance(own, bool)
-
-
-def _parts(value: object) -> int | None:
-    return len(value) if isinstance(value, tuple) else None
 
 
 def _players(trainer: Run, name: str | None) -> list[Player]:
@@ -120,7 +114,7 @@ class TorchScheduler(Hook):
 
     Raises:
         ValueError: for another ``per``.
-        TypeError: for a ``make`` that is no function; before the first step, for one that returns
+        TypeError: for a ``make`` that is no function; in the first step, for one that returns
             anything else, or a scheduler that needs an argument to be stepped.
 
     Examples:
@@ -183,14 +177,9 @@ class TorchScheduler(Hook):
         for group, first in zip(groups, self._first[player.name]):
             group.update(copy.deepcopy(first))
         scheduler = self.make(optimizer)
-        if (
-            not isinstance(scheduler, LRScheduler)
-            or isinstance(scheduler, ReduceLROnPlateau)
-            or scheduler.optimizer is not optimizer
-        ):
+        if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
             raise TypeError(
-                "make must return a scheduler of the optimizer that it is given, one that is "
-                f"stepped without an argument, got {scheduler!r}; use another, or write a hook."
+                f"make must return a scheduler of the optimizer that it is given: {scheduler!r}."
             )
         # PyTorch warns of a scheduler that is stepped before its optimizer, and does not see
         # updates that were skipped, replayed or made before the run was resumed.

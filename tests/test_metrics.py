@@ -15,7 +15,7 @@ from torch import nn
 
 from tinygan import data, metrics, seeds
 from tinygan.data.decoding import scale
-from tinygan.metrics.fidelity import Inception, to_bytes
+from tinygan.metrics.fidelity import Inception
 from tinygan.metrics.modes import kl
 
 from helpers import tiny_images
@@ -84,7 +84,7 @@ def test_the_floor_is_what_perfect_samples_score(data_weights, seed, samples):
     """On average over many perfect samples the divergence is the floor, for few samples too."""
     count = len(data_weights)
     generator = seeds.generator(seed, "floor")
-    trials = 100
+    trials = 50
     drawn = data_weights.double().multinomial(samples * trials, True, generator=generator)
     coverages = [
         metrics.mode_coverage(modes, count, data=data_weights) for modes in drawn.split(samples)
@@ -133,12 +133,11 @@ MODES = torch.tensor([0, 1])
     [
         (
             lambda: metrics.nearest_mode(torch.zeros(3), RING, 0.01),
-            "points must be (N, D) and means (K, D), got (3,) and (8, 2); flatten other "
-            "dimensions.",
+            "points must be (N, D) and finite, and means (K, D), got (3,) and (8, 2); flatten",
         ),
         (
             lambda: metrics.nearest_mode(torch.full((1, 2), math.nan), RING, 0.01),
-            "points must be finite, got NaN or infinite values; the generator has diverged.",
+            "points must be (N, D) and finite, and means (K, D), got (1, 2) and (8, 2); flatten",
         ),
         (
             lambda: metrics.nearest_mode(RING, RING, 0.0),
@@ -154,17 +153,12 @@ MODES = torch.tensor([0, 1])
             "modes must be from 0 to 0, got 0 to 1; count from 0, or give a larger count.",
         ),
         (
-            lambda: metrics.mode_coverage(MODES, 2, high_quality=MODES),
-            "high_quality must be (2,) of bool, got (2,) of torch.int64; give one per sample.",
-        ),
-        (
             lambda: metrics.mode_coverage(MODES, 2, reference=torch.ones(3)),
-            "reference must be (2,), got (3,); give one weight per mode.",
+            "reference must be (2,), finite, at least 0 and not all 0, got tensor([1., 1., 1.],",
         ),
         (
             lambda: metrics.mode_coverage(MODES, 2, data=torch.tensor([2.0, -1.0])),
-            "data must have finite weights of at least 0 that are not all 0, got -1 to 2; give "
-            "counts or probabilities.",
+            "data must be (2,), finite, at least 0 and not all 0, got tensor([ 2., -1.],",
         ),
         (
             lambda: metrics.attribute_coverage(torch.zeros(2, 5, dtype=torch.int64)),
@@ -177,20 +171,13 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.attribute_coverage(MODES[:, None], {"mouth": 2}, together=2),
-            "together must be at most the number of attributes, 1, got 2; use 1 for all at once.",
+            "together must be in [1, 1], got 2; use a number in it.",
         ),
         (
             lambda: metrics.features(torch.zeros(3, 8, 8), nn.Flatten()),
             "images must be (N, C, H, W), got (3, 8, 8); give batches of images.",
         ),
-        (
-            lambda: metrics.features(torch.zeros(3, 1, 8, 8), nn.Flatten(), count=4),
-            "images must be 4 or more, got 3; give more, or a smaller count.",
-        ),
-        (
-            lambda: metrics.features([], nn.Flatten()),
-            "images must be 1 or more, got 0; give more, or a smaller count.",
-        ),
+        (lambda: metrics.features([], nn.Flatten()), "images must be one or more, got 0."),
         (
             lambda: metrics.features(torch.full((1, 1, 8, 8), math.inf), nn.Flatten()),
             "features must be finite, got NaN or infinite values; look at the images and the net.",
@@ -202,29 +189,19 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.fid(torch.zeros(3, 2), torch.zeros(1, 2)),
-            "fake must have at least 2 rows, got 1; use more images.",
+            "fake must have at least 2 rows, all finite, got 1; use more images, or look at them.",
         ),
         (
             lambda: metrics.fid(torch.full((3, 2), math.nan), torch.zeros(3, 2)),
-            "real must be finite, got NaN or infinite values; look at the images.",
-        ),
-        (
-            lambda: metrics.frechet_distance(*[torch.eye(2)] * 4),
-            "moments must be (D,), (D, D), (D,), (D, D), got [(2, 2), (2, 2), (2, 2), (2, 2)]; "
-            "give features of one net.",
+            "real must have at least 2 rows, all finite, got 3; use more images, or look at them.",
         ),
         (
             lambda: metrics.kid(torch.zeros(30, 2), torch.zeros(20, 2)),
-            "real must have at least 1000 rows, got 30; use more images or a smaller subset_size",
+            "real must have at least 1000 rows, all finite, got 30; use more",
         ),
         (
             lambda: metrics.precision_recall(torch.zeros(3, 2), torch.zeros(9, 2)),
-            "real must have at least 4 rows, got 3; use more images.",
-        ),
-        (
-            lambda: Inception(nn.Flatten())(torch.zeros(1, 4, 8, 8)),
-            "images must have 1 or 3 channels for Inception, got 4; use another module, such as a "
-            "classifier of your own images.",
+            "real must have at least 4 rows, all finite, got 3; use more",
         ),
     ],
 )
@@ -274,25 +251,14 @@ def test_a_net_is_left_as_it_was():
         assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=4), st.integers(1, 400))
-def test_features_do_not_depend_on_batches(sizes, count):
-    """One tensor, or any batches of it, with or without labels, give the same first features."""
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=4))
+def test_features_do_not_depend_on_batches(sizes):
+    """One tensor, or any batches of it, with or without labels, give the same features."""
     images = torch.arange(float(sum(sizes))).view(-1, 1, 1, 1) / 1000
-    count = min(count, len(images))
-    whole = metrics.features(images, nn.Identity(), count=count)
+    whole = metrics.features(images, nn.Identity())
     batches = [(part, None) for part in images.split(sizes)]
-    assert torch.equal(metrics.features(batches, nn.Identity(), count=count), whole)
-    assert torch.equal(whole, images[:count].flatten(1).double())
-
-
-def test_bytes_are_scaled_and_back():
-    """Each of the 256 bytes is scaled to [-1, 1] and comes back as it was, and beyond is cut."""
-    every = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_bytes(scale(every)), every)
-    assert to_bytes(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
-    images = every.view(1, 1, 16, 16)
-    features = metrics.features(images, nn.Identity())
-    assert torch.equal(features, scale(images).flatten(1).double())
+    assert torch.equal(metrics.features(batches, nn.Identity()), whole)
+    assert torch.equal(whole, images.flatten(1).double())
 
 
 def test_inception_is_given_bytes_of_three_channels():
@@ -303,6 +269,13 @@ def test_inception_is_given_bytes_of_three_channels():
         def forward(self, pixels):
             seen.append(pixels)
             return (pixels.float().mean((1, 2, 3))[:, None],)
+
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(-1, 3, -1, -1)
+    assert torch.equal(metrics.features(every, nn.Identity()), scale(every).flatten(1).double())
+    metrics.features(every, Inception(Net()))
+    assert torch.equal(seen.pop(), every)
+    metrics.features(torch.tensor([-1.5, 1.5]).view(1, 1, 1, 2), Inception(Net()))
+    assert seen.pop()[0, 0, 0].tolist() == [0, 255]  # what is beyond the range is cut
 
     colour = data.CartoonFaces(3, image_size=8).pixels
     found = metrics.features(scale(colour), Inception(Net()))
@@ -353,12 +326,12 @@ def test_fid_of_scaled_and_moved_features(size, factor, shift, seed):
 def test_known_kid(pair):
     """KID of the seeded features is torch-fidelity's own; one whole subset gives one value."""
     real, fake = pair
-    found = metrics.kid(real, fake, subsets=10, subset_size=100)
-    assert found.mean == pytest.approx(0.0477232991793, abs=1e-12)
-    assert found.std == pytest.approx(0.0167318287422, abs=1e-12)
-    found = metrics.kid(real[:400], fake, subsets=1, subset_size=400)
-    assert found.mean == pytest.approx(0.0493806305944, abs=1e-12)
-    assert found.std == 0
+    mean, sd = metrics.kid(real, fake, subsets=10, subset_size=100)
+    assert mean == pytest.approx(0.0477232991793, abs=1e-12)
+    assert sd == pytest.approx(0.0167318287422, abs=1e-12)
+    mean, sd = metrics.kid(real[:400], fake, subsets=1, subset_size=400)
+    assert mean == pytest.approx(0.0493806305944, abs=1e-12)
+    assert sd == 0
 
 
 @pytest.mark.parametrize(("k", "precision", "recall"), [(3, 0.8875, 0.486), (5, 0.9475, 0.598)])
@@ -373,22 +346,22 @@ def test_what_precision_and_recall_mean():
     generator = seeds.generator(0, "clouds")
     wide = torch.randn(500, 2, generator=generator)
     tight = torch.randn(500, 2, generator=generator) * 0.05
-    found = metrics.precision_recall(wide, tight)
-    assert found.precision > 0.8
-    assert found.recall < 0.1
-    assert metrics.precision_recall(tight, wide) == (found.recall, found.precision)
+    precision, recall = metrics.precision_recall(wide, tight)
+    assert precision > 0.8
+    assert recall < 0.1
+    assert metrics.precision_recall(tight, wide) == (recall, precision)
 
 
 def test_quality_is_all_of_them(pair):
     """The four values by name are those of the functions."""
     real, fake = pair
     found = metrics.quality(real, fake)
-    near = metrics.precision_recall(real, fake)
+    precision, recall = metrics.precision_recall(real, fake)
     assert found == {
         "fid": metrics.fid(real, fake),
-        "kid": metrics.kid(real, fake, subsets=10, subset_size=400).mean,
-        "precision": near.precision,
-        "recall": near.recall,
+        "kid": metrics.kid(real, fake, subsets=10, subset_size=400)[0],
+        "precision": precision,
+        "recall": recall,
     }
 
 
@@ -396,12 +369,13 @@ def test_a_missing_extra_names_the_pip_command(monkeypatch):
     """Without torch-fidelity each function that needs it says what to install."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     cloud = torch.rand(9, 2)
-    calls = dict.fromkeys(("fid", "kid", "precision_recall"), (cloud, cloud))
-    calls |= {"inception": (), "frechet_distance": (torch.zeros(2), torch.eye(2)) * 2}
-    for name, arguments in calls.items():
+    sentence = 'tinygan.metrics needs torch_fidelity: pip install "tinygan[metrics]"'
+    for function in (metrics.fid, metrics.kid, metrics.precision_recall):
         with pytest.raises(ImportError) as error:
-            getattr(metrics, name)(*arguments)
-        assert str(error.value) == f'{name} needs torch_fidelity: pip install "tinygan[metrics]"'
+            function(cloud, cloud)
+        assert str(error.value) == sentence
+    with pytest.raises(ImportError):
+        metrics.inception()
 
 
 def test_missing_weights_say_where_they_are(monkeypatch, tmp_path):
@@ -474,10 +448,16 @@ def test_coverage_of_constructed_attributes():
     assert (both.found, both.count) == (2, 6)
 
 
-def test_the_reader_reads_drawn_faces():
+@pytest.fixture
+def few_held_out(monkeypatch):
+    """Let readers try fewer faces."""
+    monkeypatch.setattr(metrics.faces, "HELD_OUT", 200)
+
+
+def test_the_reader_reads_drawn_faces(few_held_out):
     """Even one of few faces reads most attributes of others right, and knows how many."""
-    reader = metrics.AttributeReader(32, faces=1200)
-    faces = data.CartoonFaces(300, image_size=32)
+    reader = metrics.AttributeReader(32, faces=1000)
+    faces = data.CartoonFaces(200, image_size=32)
     right = (reader.read(faces.pixels) == faces.attributes).double().mean(0)
     assert right.min() > 0.7
     assert right.mean() > 0.9
@@ -492,7 +472,7 @@ def test_the_reader_reads_drawn_faces():
     )
 
 
-def test_the_reader_is_a_function_of_its_seed():
+def test_the_reader_is_a_function_of_its_seed(few_held_out):
     """Neither is the global random state drawn from, nor does it matter; gradients may be off."""
 
     def read(seed):

@@ -13,8 +13,7 @@ from string import Template
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-LEGIBLE = 64
-"""Images with a smaller side than this many pixels are magnified in grids."""
+LEGIBLE = 64  # pixels; images with a smaller side are magnified in grids
 
 
 def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
@@ -30,7 +29,7 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(
             f"pictures need images (N, C, H, W), got {tuple(images.shape)}; leave out hooks that "
-            "show images, or draw what you have in the trainer's sample=."
+            "show images, or draw pictures in the trainer's sample=."
         )
     # Here, because it takes as long to import as PyTorch.
     from torchvision.transforms.functional import to_pil_image
@@ -39,9 +38,8 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
     shown = images.detach()[:, : 3 if images.shape[1] >= 3 else 1].float().cpu()
     factor = max(1, round(LEGIBLE / min(shown.shape[2:])))
     shown = shown.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    picture: Image.Image = to_pil_image(
-        make_grid(shown, 8, padding, normalize=True, value_range=(-1, 1))
-    )
+    shown = make_grid(shown, 8, padding, normalize=True, value_range=(-1, 1))
+    picture: Image.Image = to_pil_image(shown)
     return picture
 
 
@@ -49,15 +47,13 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     """Put pictures side by side on white, each under its title.
 
     Examples:
-        >>> real, fake = Image.new("RGB", (530, 530)), Image.new("RGB", (530, 530))
-        >>> both = titled(("Real Images", real), ("Fake Images", fake))
+        >>> both = titled(*[(name, Image.new("RGB", (9, 9))) for name in ("Real", "Fake")])
     """
     margin, line = 24, 40
     width = sum(picture.width + margin for _, picture in panels) + margin
     height = max(picture.height for _, picture in panels) + margin + line
     page = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=22)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=22)
     x = margin
     for title, picture in panels:
         draw.text((x + picture.width / 2, line / 2), title, "black", font, anchor="mm")
@@ -75,12 +71,7 @@ def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0
 
 
 def save_html(
-    frames: Sequence[Path],
-    path: Path,
-    *,
-    title: str,
-    captions: Sequence[str],
-    seconds_per_frame: float = 0.25,
+    frames: Sequence[Path], path: Path, *, captions: Sequence[str], seconds_per_frame: float = 0.25
 ) -> None:
     """Write picture files, each with its caption, as one page with play, pause and a slider."""
     images = []
@@ -92,7 +83,6 @@ def save_html(
         images.append(f'<img src="data:image/webp;base64,{content}" alt="{html.escape(caption)}">')
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
     page = Template(template).substitute(
-        title=html.escape(title),
         frames="\n".join(images),
         last=len(images) - 1,
         milliseconds=round(1000 * seconds_per_frame),

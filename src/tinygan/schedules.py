@@ -2,16 +2,12 @@
 
 Schedules have no state, so a resumed run has the right numbers without saving anything, and a
 schedule means the same for every batch size. Images are counted before the step: the first step
-sees 0.
-
-A schedule can replace a number in ``hooks.Schedule`` (learning rates, betas), penalty weights, the
-strength of augmentations and the half-life of the moving average. Any function of an int will do;
-make it a module's own function or a ``functools.partial`` of one, whose name a checkpoint can tell.
+sees 0. Any function of an int will do; make it a module's own function or a ``functools.partial``
+of one, whose name a checkpoint can tell.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,25 +19,14 @@ Schedule: TypeAlias = Callable[[int], float]
 """Maps the number of real images that a run has seen to a value."""
 
 
-def constant(value: float) -> Schedule:
-    """Return a schedule that never changes.
-
-    Examples:
-        >>> constant(2e-4)(1_000_000)
-        0.0002
-    """
-    return partial(_constant, value=checks.number("value", value, "(-inf, inf)"))
-
-
 def linear(start: float, end: float, *, until: int, begin: int = 0) -> Schedule:
     """Return a straight line from ``start`` at image ``begin`` to ``end`` at image ``until``.
 
     Raises ValueError for values that are not finite, and for ``until`` not after ``begin``.
 
     Examples:
-        >>> fade = linear(0.2, 0.0, until=1000)
-        >>> fade(0), fade(500), fade(5000)
-        (0.2, 0.1, 0.0)
+        >>> linear(0.2, 0.0, until=1000)(500)
+        0.1
     """
     return _between(_linear, "(-inf, inf)", start, end, until, begin)
 
@@ -53,22 +38,20 @@ def cosine(start: float, end: float, *, until: int, begin: int = 0) -> Schedule:
     Loshchilov and Hutter (2017), equation 5, without restarts, as in R3GAN (Huang et al., 2024).
 
     Examples:
-        >>> rate = cosine(2e-4, 5e-5, until=1_000_000)
-        >>> rate(0), round(rate(500_000), 9), rate(1_000_000)
-        (0.0002, 0.000125, 5e-05)
+        >>> round(cosine(2e-4, 5e-5, until=1_000_000)(500_000), 9)
+        0.000125
     """
     return _between(_cosine, "(-inf, inf)", start, end, until, begin)
 
 
 def exponential(start: float, end: float, *, until: int, begin: int = 0) -> Schedule:
-    """Return a change by the same factor with each image; arguments and errors as in ``linear``.
+    """Return start (end / start)^t, t as in ``cosine``: a change by one factor with each image.
 
-    start (end / start)^t, where t goes from 0 at ``begin`` to 1 at ``until``. Both are above 0.
+    Arguments and errors are as in ``linear``, and both values above 0.
 
     Examples:
-        >>> weight = exponential(10.0, 0.1, until=1_000_000)
-        >>> weight(0), weight(500_000), weight(1_000_000)
-        (10.0, 1.0, 0.1)
+        >>> exponential(10.0, 0.1, until=1_000_000)(500_000)
+        1.0
     """
     return _between(_exponential, "(0, inf)", start, end, until, begin)
 
@@ -76,13 +59,12 @@ def exponential(start: float, end: float, *, until: int, begin: int = 0) -> Sche
 def warm_up(value: float | Schedule, *, images: int) -> Schedule:
     """Return a value, or another schedule, times n / ``images`` for the first ``images`` images.
 
-    Goyal et al. (2017), section 2.2. Raises ValueError for ``images`` below 1 or a value that is
-    not finite, and TypeError for one that is neither a number nor a schedule.
+    Goyal et al. (2017), section 2.2. Raises ValueError for ``images`` below 1, and for values that
+    ``checked`` refuses.
 
     Examples:
-        >>> rate = warm_up(cosine(2e-4, 0.0, until=1_000_000), images=10_000)
-        >>> rate(0), rate(1_000_000)
-        (0.0, 0.0)
+        >>> warm_up(cosine(2e-4, 0.0, until=1_000_000), images=10_000)(0)
+        0.0
     """
     value = checked("value", value, "(-inf, inf)")
     return partial(_warm_up, value=value, images=checks.count("images", images))
@@ -107,24 +89,16 @@ def value_at(
 def checked(name: str, value: float | Schedule, interval: str) -> float | Schedule:
     """Return a number as a float, or a schedule as it is.
 
-    Raises ValueError for a number outside the interval or a schedule that starts outside it, and
-    TypeError for a function that does not take the number of images.
+    Raises ValueError for a number outside the interval or a schedule that starts outside it.
 
     Examples:
         >>> checked("weight", 10, "[0, inf)")
         10.0
     """
-    if not callable(value):
-        return checks.number(name, value, interval)
-    try:
-        inspect.signature(value).bind(0)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be a number or a function of the images seen, got {value!r}; give it "
-            "its arguments, as in schedules.cosine(2e-4, 0.0, until=1_000_000)."
-        ) from None
-    value_at(value, 0, name, interval)
-    return value
+    if callable(value):
+        value_at(value, 0, name, interval)
+        return value
+    return checks.number(name, value, interval)
 
 
 def _between(
@@ -134,36 +108,27 @@ def _between(
     end = checks.number("end", end, interval)
     checks.count("begin", begin, at_least=0)
     checks.count("until", until, at_least=begin + 1)
-    return partial(curve, start=start, end=end, until=until, begin=begin)
+    return partial(_value, curve=curve, start=start, end=end, until=until, begin=begin)
 
 
-def _constant(images: int, *, value: float) -> float:
-    return value
+def _value(
+    images: int, *, curve: Callable[..., float], start: float, end: float, until: int, begin: int
+) -> float:
+    t = min(1.0, max(0.0, (images - begin) / (until - begin)))
+    # Rounding may carry the value past the ends.
+    return min(max(curve(start, end, t), min(start, end)), max(start, end))
 
 
-def _linear(images: int, *, start: float, end: float, until: int, begin: int) -> float:
-    t = _progress(images, begin, until)
-    return _clamped(start * (1 - t) + end * t, start, end)
+def _linear(start: float, end: float, t: float) -> float:
+    return start * (1 - t) + end * t
 
 
-def _cosine(images: int, *, start: float, end: float, until: int, begin: int) -> float:
-    left = (1 + math.cos(math.pi * _progress(images, begin, until))) / 2
-    return _clamped(start * left + end * (1 - left), start, end)
+def _cosine(start: float, end: float, t: float) -> float:
+    return _linear(end, start, (1 + math.cos(math.pi * t)) / 2)
 
 
-def _exponential(images: int, *, start: float, end: float, until: int, begin: int) -> float:
-    t = _progress(images, begin, until)
-    # Not start * (end / start)**t: the quotient may overflow.
-    return _clamped(start ** (1 - t) * end**t, start, end)
-
-
-def _progress(images: int, begin: int, until: int) -> float:
-    return min(1.0, max(0.0, (images - begin) / (until - begin)))
-
-
-def _clamped(value: float, start: float, end: float) -> float:
-    # Rounding may have carried the value past the ends.
-    return min(max(value, min(start, end)), max(start, end))
+def _exponential(start: float, end: float, t: float) -> float:
+    return float(start ** (1 - t) * end**t)  # not start * (end / start)**t, which may overflow
 
 
 def _warm_up(seen: int, *, value: float | Schedule, images: int) -> float:

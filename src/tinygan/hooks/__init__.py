@@ -2,9 +2,8 @@
 
 from tinygan.hook import every
 from tinygan.hooks.checkpoint import Checkpoint
-from tinygan.hooks.curves import LossPlot, TensorBoard
 from tinygan.hooks.images import Animation, RealBesideFake, SampleGrid, TrainingGrid
-from tinygan.hooks.logs import JSONLog, ProgressBar, TutorialLog
+from tinygan.hooks.logs import JSONLog, LossPlot, ProgressBar, TensorBoard, TutorialLog
 from tinygan.hooks.quality import Quality
 from tinygan.hooks.rates import Schedule, TorchScheduler
 

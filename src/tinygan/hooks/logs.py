@@ -1,30 +1,36 @@
-"""Statistics in the terminal and in files: the tutorial's line, a progress bar, JSON lines."""
+"""Statistics in the terminal, in files, as curves and in TensorBoard."""
 
 from __future__ import annotations
 
 import json
 import os
-from abc import abstractmethod
 from math import isfinite
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from tinygan import pictures
 from tinygan._run import checks
 from tinygan.hook import Hook, Run
-from tinygan.hooks.run_folder import FolderHook, LogFile, prepared
-from tinygan.report import Report
+from tinygan.hooks.run_folder import FolderHook, LogHook, not_fatal
+from tinygan.report import COUNTERS, Report
 
-TUTORIAL = ("loss_discriminator", "loss_generator", "d_real", "d_fake", "d_fake_after")
-"""The tutorial's Loss_D, Loss_G, D(x), and D(G(z)) before D's update and after it."""
+TUTORIAL = {
+    "loss_discriminator": "Loss_D: {:.4f}",
+    "loss_generator": "Loss_G: {:.4f}",
+    "d_real": "D(x): {:.4f}",
+    "d_fake": "D(G(z)): {:.4f}",
+    "d_fake_after": "{:.4f}",
+}
 
 
-class TutorialLog(Hook):
+class TutorialLog(LogHook):
     r"""Print the tutorial's line at an epoch's first step and every so many steps from there.
 
-    It is the tutorial's to the character, with ``?`` for a count that is not known::
+    It is the tutorial's to the character, with ``?`` for a count that is not known. It needs the
+    statistics of ``algorithms.gan``::
 
         [0/5][50/1583]\tLoss_D: 0.3567\tLoss_G: 12.2064\tD(x): 0.9364\tD(G(z)): 0.1409 / 0.0000
 
@@ -34,56 +40,27 @@ class TutorialLog(Hook):
         >>> log = TutorialLog("runs/faces", every=50)
     """
 
-    first_rank_only = True
-
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, every: int = 50) -> None:
-        self.folder = None if folder is None else Path(folder)
+        super().__init__(folder, "log.txt")
         self.every = checks.count("every", every)
-        self._file = None if self.folder is None else LogFile(self.folder / "log.txt")
-
-    def on_fit_start(self, trainer: Run) -> None:
-        if self.folder is not None:
-            prepared(self.folder)
 
     def on_step_start(self, trainer: Run) -> None:
         if trainer.step == 0:
-            self._write("Starting Training Loop...")
+            self._print("Starting Training Loop...")
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         index = trainer.batch - 1  # the tutorial counts from 0
         if index % self.every != 0:
             return
-        missing = [name for name in TUTORIAL if name not in report]
-        if missing:
-            raise ValueError(
-                f"TutorialLog shows {', '.join(TUTORIAL)}, got a report without "
-                f"{', '.join(missing)}; use JSONLog for the statistics of other algorithms."
-            )
-        values = report.floats()  # sync
-        loss_d, loss_g, d_real, d_fake, d_fake_after = (values[name] for name in TUTORIAL)
+        values = torch.stack([report[name] for name in TUTORIAL]).tolist()  # sync
+        *shown, after = (form.format(value) for form, value in zip(TUTORIAL.values(), values))
         epochs, batches = trainer.total_epochs, trainer.batches_per_epoch
-        self._write(
-            f"[{trainer.epoch}/{'?' if epochs is None else epochs}]"
-            f"[{index}/{'?' if batches is None else batches}]"
-            f"\tLoss_D: {loss_d:.4f}\tLoss_G: {loss_g:.4f}\tD(x): {d_real:.4f}"
-            f"\tD(G(z)): {d_fake:.4f} / {d_fake_after:.4f}"
-        )
+        place = f"[{trainer.epoch}/{epochs or '?'}][{index}/{batches or '?'}]"
+        self._print("\t".join([place, *shown]) + f" / {after}")
 
-    def on_fit_end(self, trainer: Run) -> None:
-        if self._file is not None:
-            self._file.finish()
-
-    def _write(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         tqdm.write(line)  # prints above a progress bar, if there is one
-        if self._file is not None:
-            self._file.write([line])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self._file is None else self._file.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._file is not None and state:
-            self._file.load_state_dict(state)
+        self._write([line])
 
 
 class ProgressBar(Hook):
@@ -112,7 +89,7 @@ class ProgressBar(Hook):
             values = report.floats()  # sync
             # Losses first: a narrow terminal cuts off the rest.
             names = sorted(values, key=lambda name: not name.startswith("loss_"))
-            shown = {short(name): f"{values[name]:.3f}" for name in names}
+            shown = {name: f"{values[name]:.3f}" for name in names}
             self._bar.set_postfix(shown, refresh=False)
 
     def on_fit_end(self, trainer: Run) -> None:
@@ -126,38 +103,28 @@ class ProgressBar(Hook):
             self._bar.close()
 
 
-def short(name: str) -> str:
-    """Return the tutorial's name of a loss, Loss_G, and any other name as it is."""
-    return {"loss_generator": "Loss_G", "loss_discriminator": "Loss_D"}.get(name, name)
+Unread: TypeAlias = list[tuple[dict[str, int], Report]]
+"""Steps' counters and statistics, of which the latter are still on the device."""
 
 
-class RowsHook(FolderHook):
-    """A hook that reads every step's statistics, for many steps at a time: one wait for all."""
-
-    def __init__(self, folder: str | os.PathLike[str], every: int) -> None:
-        super().__init__(folder)
-        self.every = checks.count("every", every)
-        self._unread: list[tuple[dict[str, int], Report]] = []
-
-    @abstractmethod
-    def _take(self, rows: list[dict[str, float]]) -> None:
-        """Take what was read, one row per step: counters and statistics."""
-
-    def on_step_end(self, trainer: Run, report: Report) -> None:
-        counters = {"step": trainer.step, "epoch": trainer.epoch, "images": trainer.images}
-        self._unread.append((counters, report))
-        if len(self._unread) >= self.every:
-            self._read()
-
-    def _read(self) -> None:
-        if self._unread:
-            unread, self._unread = self._unread, []
-            # Not one table: a penalty is only in the reports of the steps in which it is due.
-            values = iter(torch.cat([report.stacked() for _, report in unread]).tolist())  # sync
-            self._take([step | {name: next(values) for name in report} for step, report in unread])
+def note(unread: Unread, trainer: Run, report: Report, at_most: int) -> bool:
+    """Add a step; return whether there are as many now as should be kept at most."""
+    unread.append(({name: getattr(trainer, name) for name in COUNTERS}, report))
+    return len(unread) >= at_most
 
 
-class JSONLog(RowsHook):
+def rows(unread: Unread) -> list[dict[str, float]]:
+    """Read and forget what was noted, a row for each step, with one wait for the device for all."""
+    if not unread:
+        return []
+    # Not one table: a penalty is only in the reports of the steps in which it is due.
+    values = iter(torch.cat([report.stacked() for _, report in unread]).tolist())  # sync
+    found = [counters | {name: next(values) for name in report} for counters, report in unread]
+    unread.clear()
+    return found
+
+
+class JSONLog(LogHook):
     """Write every step's counters and statistics to ``log.jsonl``, one JSON object per line.
 
     A value that is not finite is null. There is no time in it, so two runs with one seed write the
@@ -169,28 +136,154 @@ class JSONLog(RowsHook):
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 50) -> None:
-        super().__init__(folder, every)
-        self._file = LogFile(self.folder / "log.jsonl")
+        super().__init__(folder, "log.jsonl")
+        self.every = checks.count("every", every)
+        self._unread: Unread = []
 
-    def _take(self, rows: list[dict[str, float]]) -> None:
-        self._file.write(map(as_json, rows))
+    def on_step_end(self, trainer: Run, report: Report) -> None:
+        if note(self._unread, trainer, report, self.every):
+            self._read()
+
+    def _read(self) -> None:
+        self._write(map(as_json, rows(self._unread)))
 
     def on_fit_end(self, trainer: Run) -> None:
         self._read()
-        self._file.finish()
+        self._flush()
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._read()
 
     def state_dict(self) -> dict[str, Any]:
         self._read()
-        return self._file.state_dict()
+        return super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._file.load_state_dict(state)
+        super().load_state_dict(state)
         self._unread = []
 
 
 def as_json(row: dict[str, float]) -> str:
     """Return a row as one line of JSON, with null for infinite values and NaN."""
     return json.dumps({name: value if isfinite(value) else None for name, value in row.items()})
+
+
+class LossPlot(FolderHook):
+    """Draw all losses, and below them the other statistics, as ``loss_plot.png``.
+
+    It is drawn at the end of each epoch and of the run. Raises ImportError without matplotlib:
+    ``pip install "tinygan[plots]"``.
+
+    Examples:
+        >>> plot = LossPlot("runs/faces")
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        checks.require("matplotlib", extra="plots", wanted_by="LossPlot")
+        super().__init__(folder)
+        self._unread: Unread = []
+        self._curves: dict[str, list[list[float]]] = {}
+        """Each statistic's steps and values, by its name."""
+        self._figure: Any = None
+
+    def on_step_end(self, trainer: Run, report: Report) -> None:
+        if note(self._unread, trainer, report, at_most=100):
+            self._read()
+
+    def _read(self) -> None:
+        for row in rows(self._unread):
+            for name in row.keys() - set(COUNTERS):
+                self._curves.setdefault(name, []).append([row["step"], row[name]])
+
+    def on_epoch_end(self, trainer: Run) -> None:
+        with not_fatal(self.folder):
+            self._draw()
+
+    def on_fit_end(self, trainer: Run) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        # A Figure of its own, without pyplot, needs no display and no global state.
+        from matplotlib.figure import Figure
+
+        self._read()
+        # One for all pictures: each has megabytes, which Python's collector is slow to find.
+        figure = self._figure = self._figure or Figure(figsize=(10, 8), layout="constrained")
+        figure.clear()
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 3))
+        above.set(title="Losses During Training", ylabel="Loss")
+        below.set(xlabel="iterations", ylabel="Other statistics")
+        # The generator's first, as in the tutorial.
+        for name, curve in sorted(self._curves.items(), reverse=True):
+            axes = above if name.startswith("loss_") else below
+            axes.plot(*zip(*curve), label=name.removeprefix("loss_"))
+        for axes in (above, below):
+            if axes.lines:
+                axes.legend()
+        figure.savefig(self.folder / "loss_plot.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        self._read()
+        return {
+            name: torch.tensor(curve, dtype=torch.float64) for name, curve in self._curves.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._curves = {name: curve.tolist() for name, curve in state.items()}
+        self._unread = []
+
+
+class TensorBoard(FolderHook):
+    """Write statistics and the fixed noise's images for ``tensorboard --logdir runs/faces``.
+
+    They are written every so many steps, in the folder's folder ``tensorboard``; each time waits
+    for the device. Raises ImportError without tensorboard: ``pip install "tinygan[tensorboard]"``.
+
+    Examples:
+        >>> board = TensorBoard("runs/faces", every=50, images_every=500)
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every: int = 50, images_every: int = 500
+    ) -> None:
+        checks.require("tensorboard", extra="tensorboard", wanted_by="TensorBoard")
+        super().__init__(folder)
+        self.every = checks.count("every", every)
+        self.images_every = checks.count("images_every", images_every)
+        self._writer: Any = None
+
+    def on_step_start(self, trainer: Run) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What an earlier one wrote of later steps is discarded.
+            after = trainer.step + 1
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=after)
+
+    def on_step_end(self, trainer: Run, report: Report) -> None:
+        with not_fatal(self.folder):
+            if trainer.step % self.every == 0:
+                for name, value in report.floats().items():  # sync
+                    self._writer.add_scalar(name, value, trainer.step)
+            if trainer.step % self.images_every == 0:
+                self._write_samples(trainer)
+
+    def _write_samples(self, trainer: Run) -> None:
+        if self._writer is not None:
+            picture = np.asarray(pictures.grid(trainer.pictures()))
+            self._writer.add_image("samples", picture, trainer.step, dataformats="HWC")
+
+    def on_fit_end(self, trainer: Run) -> None:
+        self._write_samples(trainer)
+        self._close()
+
+    def on_exception(self, trainer: Run, error: BaseException) -> None:
+        self._close()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from tinygan import schedules
 from tinygan.hook import Hook, Run
@@ -17,14 +18,13 @@ from tinygan.player import Player
 from tinygan.report import Report
 
 Value: TypeAlias = float | schedules.Schedule
+NUMBERS = (int, float, tuple, torch.Tensor)  # the types of options that can be scheduled
 
 
 class Schedule(Hook):
     """Set options of the players' optimizers before each step, from the number of images seen.
 
-    There is no state: a resumed run has seen as many images. What the optimizers were made with
-    does not matter, and all parameter groups get the same. A run is resumed only with the same
-    schedules.
+    There is no state: a resumed run has seen as many images. All parameter groups get the same.
 
     Args:
         player: the name of the player whose optimizer to set; None for all players.
@@ -32,23 +32,16 @@ class Schedule(Hook):
             ``betas`` a pair of either: ``(0.0, schedules.cosine(...))``.
 
     Raises:
-        ValueError: for no options, or values below 0 (for betas, outside [0, 1)); as ``fit``
-            begins, for an unknown player, or options that its optimizer does not have.
+        ValueError: for values below 0 (for betas, outside [0, 1)); as ``fit`` begins, for options
+            that the optimizer does not have.
+        AttributeError: as ``fit`` begins, for an unknown player.
         TypeError: for an option that is neither a number nor a function of the images seen.
 
     Examples:
-        >>> falling = Schedule(lr=schedules.cosine(2e-4, 5e-5, until=1_000_000))
-        >>> warm = Schedule("generator", lr=schedules.warm_up(2e-4, images=10_000))
+        >>> falling = Schedule("generator", lr=schedules.cosine(2e-4, 5e-5, until=1_000_000))
     """
 
-    def __init__(
-        self, player: str | None = None, **options: Value | tuple[Value, ...] | list[Value]
-    ) -> None:
-        if not options:
-            raise ValueError(
-                "Schedule must be given an option to set, got none; for example "
-                "lr=schedules.cosine(2e-4, 5e-5, until=1_000_000)."
-            )
+    def __init__(self, player: str | None = None, **options: Value | tuple[Value, ...]) -> None:
         self.player = player
         self.options = {
             name: _each(schedules.checked, name, value) for name, value in options.items()
@@ -59,9 +52,9 @@ class Schedule(Hook):
         for player in _players(trainer, self.player):
             _own_tensors(player.optimizer)
             for group in player.optimizer.param_groups:
-                known = {name: own for name, own in group.items() if _is_settable(name, own)}
+                known = {name: own for name, own in group.items() if type(own) in NUMBERS}
                 for name, value in self.options.items():
-                    if name not in known or _parts(known[name]) != _parts(value):
+                    if name not in known or np.shape(known[name]) != np.shape(value):
                         has = ", ".join(f"{option}={own}" for option, own in known.items())
                         raise ValueError(
                             f"options must be among those of the {player.name}'s optimizer, with "
@@ -70,11 +63,10 @@ class Schedule(Hook):
 
     def on_step_start(self, trainer: Run) -> None:
         def now(name: str, value: Value, interval: str) -> float:
-            return schedules.value_at(value, trainer.images, name, interval)
+            found = schedules.value_at(value, trainer.images, name, interval)
+            return _single(found) if name == "lr" else found
 
         values = {name: _each(now, name, value) for name, value in self.options.items()}
-        if "lr" in values:
-            values["lr"] = _single(values["lr"])
         for player in _players(trainer, self.player):
             for group in player.optimizer.param_groups:
                 for name, value in values.items():
@@ -92,24 +84,8 @@ def _each(function: Callable[[str, Any, str], Any], name: str, value: Any) -> An
     return function(name, value, interval)
 
 
-def _is_settable(name: str, own: object) -> bool:
-    """Return whether an option is a number or several: not parameters, their names or a flag."""
-    is_flag = isinstance(own, bool) or own is None
-    return not is_flag and name not in ("params", "param_names")
-
-
-def _parts(value: object) -> int | None:
-    return len(value) if isinstance(value, (tuple, list)) else None
-
-
 def _players(trainer: Run, name: str | None) -> list[Player]:
-    found = [player for player in trainer.players if name in (None, player.name)]
-    if not found:
-        known = ", ".join(player.name for player in trainer.players)
-        raise ValueError(
-            f"player must be one of {known}, got {name!r}; use one of these, or None for all."
-        )
-    return found
+    return list(trainer.players) if name is None else [getattr(trainer.players, name)]
 
 
 def _own_tensors(optimizer: Optimizer) -> None:
@@ -128,9 +104,8 @@ def _single(rate: float) -> float:
 class TorchScheduler(Hook):
     """Step a scheduler of ``torch.optim.lr_scheduler`` for each player's optimizer.
 
-    A scheduler resets its optimizer when it is made, so one that is made in ``on_fit_start``
-    resumes at a wrong rate, without a warning. This hook makes it from the optimizer's first
-    options, repeats the steps that it has taken, and gives the optimizer its present options back.
+    In a resumed run it is made from the optimizer's first options and repeats the steps that it has
+    taken; then the optimizer gets its present options back.
 
     Args:
         make: called as ``make(optimizer)``; returns a scheduler, each time the same.
@@ -138,14 +113,13 @@ class TorchScheduler(Hook):
         per: when the schedulers are stepped: after each "step", or each "epoch".
 
     Raises:
-        ValueError: for another ``per``; as ``fit`` begins, for an unknown player.
-        TypeError: for a scheduler instead of a function that makes one; as ``fit`` begins, for one
-            that needs an argument to be stepped.
+        ValueError: for another ``per``.
+        TypeError: for a ``make`` that is no function; in the first step, for one that returns
+            anything else, or a scheduler that needs an argument to be stepped.
 
     Examples:
-        >>> from functools import partial
         >>> from torch.optim.lr_scheduler import CosineAnnealingLR
-        >>> falling = TorchScheduler(partial(CosineAnnealingLR, T_max=10_000))
+        >>> falling = TorchScheduler(lambda optimizer: CosineAnnealingLR(optimizer, T_max=10_000))
     """
 
     def __init__(
@@ -155,7 +129,7 @@ class TorchScheduler(Hook):
         player: str | None = None,
         per: str = "step",
     ) -> None:
-        if isinstance(make, LRScheduler) or not callable(make):
+        if not callable(make):
             raise TypeError(
                 f"make must be a function of an optimizer, got {make!r}; for example "
                 "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=10_000)."
@@ -168,13 +142,10 @@ class TorchScheduler(Hook):
         self._first: dict[str, list[dict[str, Any]]] = {}
         """The options of each player's groups before its scheduler was first made."""
         self._steps = 0
-        """How often the schedulers were stepped."""
-
-    def on_fit_start(self, trainer: Run) -> None:
-        self._prepare(trainer)
 
     def on_step_start(self, trainer: Run) -> None:
-        self._prepare(trainer)  # another state may have been loaded in the middle of a run
+        if not self._schedulers:  # at the beginning, or because another state was loaded
+            self._schedulers = [self._made(player) for player in _players(trainer, self.player)]
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if self.per == "step":
@@ -185,7 +156,7 @@ class TorchScheduler(Hook):
             self._step(trainer)
 
     def _step(self, trainer: Run) -> None:
-        self._prepare(trainer)
+        self.on_step_start(trainer)  # a resumed run may begin with its epoch's end
         self._steps += 1
         for scheduler in self._schedulers:
             scheduler.step()
@@ -193,48 +164,36 @@ class TorchScheduler(Hook):
                 if not isinstance(group["lr"], torch.Tensor):
                     group["lr"] = _single(group["lr"])
 
-    def _prepare(self, trainer: Run) -> None:
-        """Make the schedulers, if they are not there, and bring them to where they stood."""
-        if not self._schedulers:
-            self._schedulers = [self._made(player) for player in _players(trainer, self.player)]
-
     def _made(self, player: Player) -> LRScheduler:
+        """Return a new scheduler that has taken as many steps, and leave the rates as they are."""
         optimizer = player.optimizer
         _own_tensors(optimizer)
-        groups = optimizer.param_groups
-        is_new = player.name not in self._first
-        if is_new:
-            left_out = ("params", "param_names", *EXECUTION)
-            self._first[player.name] = [
-                {name: copy.deepcopy(own) for name, own in group.items() if name not in left_out}
-                for group in groups
-            ]
-        now = [dict(group) for group in groups]
+        groups, known = optimizer.param_groups, player.name in self._first
+        present = [dict(group) for group in groups]
+        if not known:
+            left_out = {"params", "param_names", *EXECUTION}
+            kept = [{name: g[name] for name in g.keys() - left_out} for g in groups]
+            self._first[player.name] = copy.deepcopy(kept)
         for group, first in zip(groups, self._first[player.name]):
             group.update(copy.deepcopy(first))
         scheduler = self.make(optimizer)
-        if (
-            not isinstance(scheduler, LRScheduler)
-            or isinstance(scheduler, ReduceLROnPlateau)
-            or scheduler.optimizer is not optimizer
-        ):
+        if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
             raise TypeError(
-                "make must return a scheduler of the optimizer that it is given, one that is "
-                f"stepped without an argument, got {scheduler!r}; use another, or write a hook."
+                f"make must return a scheduler of the optimizer that it is given: {scheduler!r}."
             )
         # PyTorch warns of a scheduler that is stepped before its optimizer, and does not see
         # updates that were skipped, replayed or made before the run was resumed.
         optimizer._opt_called = True  # type: ignore[attr-defined]
         for _ in range(self._steps):
             scheduler.step()
-        if not is_new:
-            for group, present in zip(groups, now):
-                group.update(present)
+        if known:
+            for group, options in zip(groups, present):
+                group.update(options)
         return scheduler
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self._first, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._first, self._steps = state["first"], state["steps"]
+        self._first, self._steps = dict(state["first"]), state["steps"]
         self._schedulers = []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ class FolderHook(Hook):
 
     first_rank_only = True
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder = None if folder is None else Path(folder)
 
     def on_fit_start(self, trainer: Run) -> None:
-        prepared(self.folder)
+        if self.folder is not None:
+            prepared(self.folder)
 
 
 def prepared(folder: Path) -> Path:
@@ -45,16 +45,9 @@ def prepared(folder: Path) -> Path:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all: half a picture would spoil the animation."""
-    memory = io.BytesIO()
-    picture.save(memory, "PNG")
     temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_bytes(memory.getvalue())
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):  # the first error is the one to raise
-            temporary.unlink(missing_ok=True)
-        raise
+    picture.save(temporary, "PNG")
+    temporary.replace(path)
 
 
 @contextmanager
@@ -66,43 +59,41 @@ def not_fatal(path: Path) -> Iterator[None]:
         logger.error("NOT WRITTEN, training continues: %s: %s", path, error)
 
 
-class LogFile:
-    """A file of lines, which forgets those that a resumed run will write again.
+class LogHook(FolderHook):
+    """A hook that writes lines to a file, and forgets those that a resumed run will write again.
 
-    Its state is its size: 0 for a new run, so that it replaces what an earlier run left, but only
-    when it first writes. Lines that could not be written are kept and written with the next.
+    Its state is the file's size: 0 for a new run, so that it replaces what an earlier run left, but
+    only when it first writes. Lines that could not be written are kept and written with the next.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        self._pending = ""
+    def __init__(self, folder: str | os.PathLike[str] | None, name: str) -> None:
+        super().__init__(folder)
+        self._path = None if self.folder is None else self.folder / name
+        self._size, self._pending = 0, ""
 
-    def write(self, lines: Iterable[str]) -> None:
-        """Append lines; log a failure and try again next time."""
-        self._pending += "".join(f"{line}\n" for line in lines)
-        with not_fatal(self.path):
-            self.finish()
+    def _write(self, lines: Iterable[str]) -> None:
+        if self._path is not None:
+            self._pending += "".join(f"{line}\n" for line in lines)
+            with not_fatal(self._path):
+                self._flush()
 
-    def finish(self) -> None:
-        """Write the lines that are still to be written, or raise OSError."""
-        if not self._pending:
+    def _flush(self) -> None:
+        if self._path is None or not self._pending:
             return
-        data = self._pending.encode()
-        with open(self.path, "ab") as file:
+        with open(self._path, "ab") as file:
             # Cut off an earlier run's lines, those of steps to be done again, and failed writes.
-            self.size = min(self.size, file.tell())
-            file.truncate(self.size)
-            file.write(data)
+            file.truncate(min(self._size, file.tell()))
+            file.write(self._pending.encode())
             file.flush()
             os.fsync(file.fileno())  # a checkpoint may count on these bytes
-        self.size += len(data)
+            self._size = file.tell()
         self._pending = ""
 
+    def on_fit_end(self, trainer: Run) -> None:
+        self._flush()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the size in bytes, and what is still to be written."""
-        return {"size": self.size, "pending": self._pending}
+        return {"size": self._size, "pending": self._pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state back; the next write cuts the file to its size."""
-        self.size, self._pending = state["size"], state["pending"]
+        self._size, self._pending = state["size"], state["pending"]

@@ -2,8 +2,6 @@
 
 from tinygan.metrics.faces import AttributeReader, attribute_coverage
 from tinygan.metrics.fidelity import (
-    KernelDistance,
-    PrecisionRecall,
     features,
     fid,
     frechet_distance,
@@ -16,9 +14,7 @@ from tinygan.metrics.modes import ModeCoverage, classify, mode_coverage, nearest
 
 __all__ = [
     "AttributeReader",
-    "KernelDistance",
     "ModeCoverage",
-    "PrecisionRecall",
     "attribute_coverage",
     "classify",
     "features",

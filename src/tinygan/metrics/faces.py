@@ -28,8 +28,7 @@ class AttributeReader:
     """Reads the attributes of drawn faces, ``data.CartoonFaces``, from their images.
 
     A convolutional net that learns from drawn faces when it is made, in about 20 seconds on one
-    core. The global random state neither matters nor changes. It reads some value out of any image,
-    so its answers for blurred or broken faces are guesses.
+    core. It reads some value out of any image: its answers for blurred or broken faces are guesses.
 
     Args:
         image_size: height and width of the faces to read, in pixels.
@@ -70,10 +69,9 @@ class AttributeReader:
     def _learn(self, drawn: CartoonFaces, generator: torch.Generator) -> None:
         images = torch.cat([_small(batch) for batch in image_batches(drawn.pixels)])
         batches = len(images) // BATCH
-        optimizer = torch.optim.AdamW(self._net.parameters(), lr=RATE, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, RATE, total_steps=EPOCHS * batches + 1
-        )
+        optimizer = torch.optim.AdamW(self._net.parameters(), weight_decay=0.05)
+        steps = EPOCHS * batches + 1
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         for _ in range(EPOCHS):
             order = torch.randperm(len(images), generator=generator)
             for indices in order[: batches * BATCH].split(BATCH):
@@ -88,11 +86,8 @@ class AttributeReader:
     def read(self, images: torch.Tensor | Iterable[object]) -> torch.Tensor:
         """Return each image's attributes, (N, 6) of int64, as in ``CartoonFaces.attributes``.
 
-        Args:
-            images: (N, C, H, W), in [-1, 1] or uint8, or batches of these.
-
-        Raises:
-            ValueError: for images of another size or number of channels.
+        Images are (N, C, H, W), in [-1, 1] or uint8, or batches of these. Raises ValueError for
+        another size or number of channels.
         """
         logits = features((self._fitting(batch) for batch in image_batches(images)), self._net)
         return torch.stack([part.argmax(1) for part in logits.split(self._counts, 1)], dim=1)
@@ -113,9 +108,8 @@ def _net(channels: int, outputs: int, generator: torch.Generator) -> nn.Module:
     nn.init.zeros_(last.bias)
     parts: list[nn.Module] = []
     for inputs, width in itertools.pairwise((channels, WIDTH, 2 * WIDTH, 4 * WIDTH)):
-        convolution = nn.utils.skip_init(
-            nn.Conv2d, inputs, width, 3, stride=2, padding=1, bias=False
-        )
+        shape = {"kernel_size": 3, "stride": 2, "padding": 1}
+        convolution = nn.utils.skip_init(nn.Conv2d, inputs, width, **shape, bias=False)
         nn.init.kaiming_normal_(convolution.weight, generator=generator)
         parts += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
     return nn.Sequential(*parts, nn.Flatten(), last)
@@ -133,8 +127,7 @@ def attribute_coverage(
 ) -> dict[str, ModeCoverage]:
     """Return the ``ModeCoverage`` of each attribute, or of each combination of several.
 
-    One misread sample makes a value count as found, so look at the divergence too, which a few of
-    them hardly change.
+    One misread sample makes a value count as found, so look at the divergence too.
 
     Args:
         attributes: (N, A) of int64, from ``AttributeReader.read``.
@@ -155,11 +148,7 @@ def attribute_coverage(
             f"attributes must be (N, {len(counts)}), got {tuple(attributes.shape)}; give one "
             f"column for each of {', '.join(counts)}."
         )
-    if checks.count("together", together) > len(counts):
-        raise ValueError(
-            f"together must be at most the number of attributes, {len(counts)}, got {together}; "
-            f"use {len(counts)} for all at once."
-        )
+    checks.number("together", together, f"[1, {len(counts)}]")
     columns = dict(zip(counts, attributes.T))
     for name, column in columns.items():
         check_range(name, column, counts[name])

@@ -11,14 +11,13 @@ import importlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from tinygan._run import batches as batches_of
 from tinygan._run import checks
-from tinygan._run.checks import require
 from tinygan.data.decoding import scale
 from tinygan.nets.traits import evaluating
 
@@ -26,41 +25,30 @@ CHUNK = 256  # images that a net is applied to at a time
 
 
 @torch.no_grad()
-def features(
-    images: torch.Tensor | Iterable[object], module: nn.Module, *, count: int | None = None
-) -> torch.Tensor:
+def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torch.Tensor:
     """Apply a net to images and return its flattened output, (N, D) of float64 on the CPU.
 
     The net runs in evaluation mode, on its own device and in its own dtype, and is left as it was.
-    Raises ValueError for fewer images than ``count``, or features that are not finite.
+    Raises ValueError for no images, or features that are not finite.
 
     Args:
         images: (N, C, H, W), in [-1, 1] or uint8; or batches of these, with or without labels. On
             several ranks, a loader gives all images with ``ranks=tinygan.distributed.ALONE``.
         module: ``inception()``, or any other net.
-        count: use only this many images, the first.
 
     Examples:
         >>> features(torch.zeros(5, 3, 8, 8), nn.Flatten()).shape
         torch.Size([5, 192])
     """
-    if count is not None:
-        checks.count("count", count)
     example = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0))
     dtype = example.dtype if example.is_floating_point() else torch.float32
-    found: list[torch.Tensor] = []
-    done = 0
     with evaluating(module):
-        for chunk in image_batches(images):
-            taken = chunk if count is None else chunk[: count - done]
-            found.append(module(taken.to(example.device, dtype)).flatten(1).double().cpu())
-            done += len(taken)
-            if done == count:
-                break
-    if done < (count or 1):
-        raise ValueError(
-            f"images must be {count or 1} or more, got {done}; give more, or a smaller count."
-        )
+        found = [
+            module(chunk.to(example.device, dtype)).flatten(1).double().cpu()
+            for chunk in image_batches(images)
+        ]
+    if not found:
+        raise ValueError("images must be one or more, got 0.")
     together = torch.cat(found)
     if not together.isfinite().all():
         raise ValueError(
@@ -96,7 +84,7 @@ def inception(
         Traceback (most recent call last):
         ValueError: weights must be those of torch-fidelity's Inception net, got elsewhere.pth: ...
     """
-    library = _library("feature_extractor_inceptionv3", wanted_by="inception")
+    library = _library("feature_extractor_inceptionv3")
     path = None if weights is None else os.fspath(weights)
     try:
         # Its layers are first initialised from the global generator.
@@ -122,18 +110,9 @@ class Inception(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the features (N, 2048) of images (N, 1 or 3, H, W)."""
-        if images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"images must have 1 or 3 channels for Inception, got {images.shape[1]}; use "
-                "another module, such as a classifier of your own images."
-            )
-        found: torch.Tensor = self.net(to_bytes(images.expand(-1, 3, -1, -1)))[0]
+        pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        found: torch.Tensor = self.net(pixels.expand(-1, 3, -1, -1))[0]
         return found
-
-
-def to_bytes(images: torch.Tensor) -> torch.Tensor:
-    """Return images in [-1, 1] as uint8, the inverse of scaling bytes."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def fid(real: torch.Tensor, fake: torch.Tensor) -> float:
@@ -147,14 +126,9 @@ def fid(real: torch.Tensor, fake: torch.Tensor) -> float:
         >>> round(fid(grid, grid + 3), 6)
         18.0
     """
-    library = _library("metric_fid", wanted_by="fid")
-    moments = []
-    for given in _checked(real, fake, 2):
-        found = library.fid_features_to_statistics(given)
-        mean = torch.from_numpy(found["mu"])
-        # NumPy's covariance of a single feature is a number.
-        moments += [mean, torch.as_tensor(found["sigma"]).reshape(len(mean), len(mean))]
-    return frechet_distance(*moments)
+    real, fake = _checked(real, fake, 2)
+    covariances = [torch.atleast_2d(given.T.cov()) for given in (real, fake)]
+    return frechet_distance(real.mean(0), covariances[0], fake.mean(0), covariances[1])
 
 
 def frechet_distance(
@@ -169,29 +143,13 @@ def frechet_distance(
         >>> frechet_distance(torch.zeros(2), torch.eye(2), torch.ones(2), torch.eye(2))
         2.0
     """
-    library = _library("metric_fid", wanted_by="frechet_distance")
-    moments = (real_mean, real_covariance, fake_mean, fake_covariance)
-    size = len(real_mean)
-    shapes = [tuple(moment.shape) for moment in moments]
-    if shapes != [(size,), (size, size)] * 2:
-        raise ValueError(
-            f"moments must be (D,), (D, D), (D,), (D, D), got {shapes}; give features of one net."
-        )
-    arrays = [moment.detach().double().cpu().numpy() for moment in moments]
-    one, other = (dict(zip(("mu", "sigma"), pair)) for pair in (arrays[:2], arrays[2:]))
-    found = library.fid_statistics_to_metric(one, other, verbose=False)
+    library = _library("metric_fid")
+    real, fake = (
+        {"mu": mean.detach().double().cpu().numpy(), "sigma": sigma.detach().double().cpu().numpy()}
+        for mean, sigma in ((real_mean, real_covariance), (fake_mean, fake_covariance))
+    )
+    found = library.fid_statistics_to_metric(real, fake, verbose=False)
     return float(found[library.KEY_METRIC_FID])
-
-
-class KernelDistance(NamedTuple):
-    """The result of ``kid``: mean and standard deviation over its subsets.
-
-    Examples:
-        >>> mean, std = KernelDistance(0.05, 0.02)
-    """
-
-    mean: float
-    std: float
 
 
 def kid(
@@ -201,8 +159,8 @@ def kid(
     subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 2020,
-) -> KernelDistance:
-    """Return the kernel distance of real and fake features, over random subsets of both.
+) -> tuple[float, float]:
+    """Return mean and standard deviation of the kernel distance of random subsets of the features.
 
     The unbiased squared maximum mean discrepancy with kernel (x.y / D + 1)^3: 0 at best whatever
     the number of images, and at times a little below. A subset has 2 or more features, at most all.
@@ -210,33 +168,19 @@ def kid(
 
     Examples:
         >>> cloud = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-        >>> kid(cloud, cloud + 1, subsets=5, subset_size=50).mean > 0.1
-        True
+        >>> mean, sd = kid(cloud, cloud + 1, subsets=5, subset_size=50)
     """
-    library = _library("metric_kid", wanted_by="kid")
+    library = _library("metric_kid")
     checks.count("subsets", subsets)
     checks.count("subset_size", subset_size, at_least=2)
-    real, fake = _checked(real, fake, subset_size, "use more images or a smaller subset_size")
+    real, fake = _checked(real, fake, subset_size)
     found = library.kid_features_to_metric(
         fake, real, kid_subsets=subsets, kid_subset_size=subset_size, rng_seed=seed, verbose=False
     )
-    return KernelDistance(
-        *(float(found[key]) for key in (library.KEY_METRIC_KID_MEAN, library.KEY_METRIC_KID_STD))
-    )
+    return float(found[library.KEY_METRIC_KID_MEAN]), float(found[library.KEY_METRIC_KID_STD])
 
 
-class PrecisionRecall(NamedTuple):
-    """The result of ``precision_recall``: two shares in [0, 1].
-
-    Examples:
-        >>> precision, recall = PrecisionRecall(0.9, 0.4)
-    """
-
-    precision: float
-    recall: float
-
-
-def precision_recall(real: torch.Tensor, fake: torch.Tensor, *, k: int = 3) -> PrecisionRecall:
+def precision_recall(real: torch.Tensor, fake: torch.Tensor, *, k: int = 3) -> tuple[float, float]:
     """Return the share of fakes that look real, and the share of reals that the fakes cover.
 
     A fake counts for precision if it is at most as far from some real one as that one's k-th real
@@ -246,17 +190,15 @@ def precision_recall(real: torch.Tensor, fake: torch.Tensor, *, k: int = 3) -> P
     Examples:
         >>> cloud = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
         >>> precision_recall(cloud, cloud + 9)
-        PrecisionRecall(precision=0.0, recall=0.0)
+        (0.0, 0.0)
     """
-    library = _library("metric_prc", wanted_by="precision_recall")
+    library = _library("metric_prc")
     real, fake = _checked(real, fake, checks.count("k", k) + 1)
     # In parts: all distances of 50,000 images would need 20 GB.
     found = library.prc_features_to_metric(
         fake, real, prc_neighborhood=k, prc_batch_size=2000, save_cpu_ram=True, verbose=False
     )
-    return PrecisionRecall(
-        *(float(found[key]) for key in (library.KEY_METRIC_PRECISION, library.KEY_METRIC_RECALL))
-    )
+    return float(found[library.KEY_METRIC_PRECISION]), float(found[library.KEY_METRIC_RECALL])
 
 
 def quality(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
@@ -269,20 +211,17 @@ def quality(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
         >>> list(quality(cloud, cloud + 1))
         ['fid', 'kid', 'precision', 'recall']
     """
-    near = precision_recall(real, fake)
-    size = min(1000, len(real), len(fake))
-    kernel = kid(real, fake, subsets=10, subset_size=size)
-    return {"fid": fid(real, fake), "kid": kernel.mean, **near._asdict()}
+    precision, recall = precision_recall(real, fake)
+    mean, _ = kid(real, fake, subsets=10, subset_size=min(1000, len(real), len(fake)))
+    return {"fid": fid(real, fake), "kid": mean, "precision": precision, "recall": recall}
 
 
-def _library(module: str, *, wanted_by: str) -> Any:
-    require("torch_fidelity", extra="metrics", wanted_by=wanted_by)
+def _library(module: str) -> Any:
+    checks.require("torch_fidelity", extra="metrics", wanted_by="tinygan.metrics")
     return importlib.import_module(f"torch_fidelity.{module}")
 
 
-def _checked(
-    real: torch.Tensor, fake: torch.Tensor, at_least: int, remedy: str = "use more images"
-) -> list[torch.Tensor]:
+def _checked(real: torch.Tensor, fake: torch.Tensor, at_least: int) -> list[torch.Tensor]:
     """Return both as float64 on the CPU, where torch-fidelity computes."""
     if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
@@ -290,12 +229,9 @@ def _checked(
             f"{tuple(fake.shape)}; make both by metrics.features with one net."
         )
     for name, given in (("real", real), ("fake", fake)):
-        if len(given) < at_least:
+        if len(given) < at_least or not given.isfinite().all():
             raise ValueError(
-                f"{name} must have at least {at_least} rows, got {len(given)}; {remedy}."
-            )
-        if not given.isfinite().all():
-            raise ValueError(
-                f"{name} must be finite, got NaN or infinite values; look at the images."
+                f"{name} must have at least {at_least} rows, all finite, got {len(given)}; use "
+                "more images, or look at them."
             )
     return [each.detach().double().cpu() for each in (real, fake)]

@@ -25,9 +25,8 @@ class ModeCoverage:
         samples: the number of samples, N.
 
     Examples:
-        >>> one_of_two = mode_coverage(torch.tensor([0, 0, 0]), 2)
-        >>> print(f"{one_of_two.found} of {one_of_two.count} modes")
-        1 of 2 modes
+        >>> mode_coverage(torch.tensor([0, 0, 0]), 2).found
+        1
     """
 
     found: int
@@ -44,11 +43,11 @@ def nearest_mode(
     """Return each point's nearest mode, and whether the point is of high quality.
 
     High quality is to lie within three standard deviations of the mode's mean, as in VEEGAN
-    (Srivastava et al., 2017, arXiv:1705.07761) and PacGAN (Lin et al., 2018, arXiv:1712.04086); in
-    two dimensions 98.9 % of the data does. Raises ValueError for other shapes or values.
+    (Srivastava et al., 2017, arXiv:1705.07761) and PacGAN (Lin et al., 2018, arXiv:1712.04086).
+    Raises ValueError for other shapes, or points that are not finite.
 
     Args:
-        points: (N, D), finite.
+        points: (N, D).
         means: (K, D).
         sd: of every mode in every direction, above 0.
 
@@ -59,14 +58,10 @@ def nearest_mode(
         >>> nearest_mode(torch.tensor([[0.1], [3.9], [9.0]]), torch.tensor([[0.0], [4.0]]), 0.1)
         (tensor([0, 1, 1]), tensor([ True,  True, False]))
     """
-    if points.dim() != 2 or means.dim() != 2 or points.shape[1] != means.shape[1]:
+    if points.dim() != 2 or points.shape[1:] != means.shape[1:] or not points.isfinite().all():
         raise ValueError(
-            f"points must be (N, D) and means (K, D), got {tuple(points.shape)} and "
-            f"{tuple(means.shape)}; flatten other dimensions."
-        )
-    if not points.isfinite().all():
-        raise ValueError(
-            "points must be finite, got NaN or infinite values; the generator has diverged."
+            f"points must be (N, D) and finite, and means (K, D), got {tuple(points.shape)} and "
+            f"{tuple(means.shape)}; flatten other dimensions. NaN comes from a diverged generator."
         )
     checks.number("sd", sd, "(0, inf)")
     # In float64: cdist may expand squares, which costs small distances most of their digits.
@@ -85,9 +80,8 @@ def mode_coverage(
 ) -> ModeCoverage:
     """Count the modes found, and measure how unevenly the samples are spread over them.
 
-    All samples count for the reverse KL divergence, as in PacGAN and VEEGAN. Perfect samples do not
-    score 0: a finite sample is never even, and the data may differ from the reference. ``floor`` is
-    their exact expected score, for large N about KL(data || reference) + (K - 1) / 2N.
+    All samples count for the reverse KL divergence, as in PacGAN and VEEGAN. ``floor`` is what
+    perfect samples score, which are never even: about KL(data || reference) + (K - 1) / 2N.
 
     Args:
         modes: each sample's mode, (N,) of int64 in [0, K), from ``nearest_mode`` or ``classify``.
@@ -104,7 +98,6 @@ def mode_coverage(
         >>> coverage.found, round(coverage.reverse_kl, 3), round(coverage.floor, 3)
         (2, 0.693, 0.004)
     """
-    checks.count("count", count)
     if modes.dim() != 1 or modes.dtype != torch.int64 or len(modes) == 0:
         raise ValueError(
             f"modes must be (N,) of int64 with N of at least 1, got {tuple(modes.shape)} of "
@@ -112,23 +105,15 @@ def mode_coverage(
         )
     check_range("modes", modes, count)
     modes = modes.cpu()
-    finders, share = modes, None
-    if high_quality is not None:
-        if high_quality.shape != modes.shape or high_quality.dtype != torch.bool:
-            raise ValueError(
-                f"high_quality must be {tuple(modes.shape)} of bool, got "
-                f"{tuple(high_quality.shape)} of {high_quality.dtype}; give one per sample."
-            )
-        finders, share = modes[high_quality.cpu()], float(high_quality.double().mean())
-    expected = _normalised(
-        "reference", torch.ones(count) if reference is None else reference, count
-    )
+    finders = modes if high_quality is None else modes[high_quality.cpu()]
+    even = torch.ones(count)
+    expected = _normalised("reference", even if reference is None else reference, count)
     of_data = expected if data is None else _normalised("data", data, count)
-    seen = torch.bincount(modes, minlength=count).double() / len(modes)
+    seen = modes.bincount(minlength=count).double() / len(modes)
     return ModeCoverage(
         found=len(finders.unique()),
         count=count,
-        high_quality=share,
+        high_quality=None if high_quality is None else len(finders) / len(modes),
         reverse_kl=kl(seen, expected),
         floor=kl(of_data, expected) + _kl_of_samples(of_data, len(modes)),
         samples=len(modes),
@@ -147,9 +132,8 @@ def classify(
             digits make in base K: 0 to 999 for Stacked MNIST (Metz et al., 2017, arXiv:1611.02163).
 
     Examples:
-        >>> brightest = nn.Flatten()  # logits (N, 10) of images that are one row of ten pixels
-        >>> digits = torch.eye(10)[[4, 0, 7]].view(1, 3, 1, 10)
-        >>> classify(digits, brightest, stacked=True)
+        >>> digits = torch.eye(10)[[4, 0, 7]].view(1, 3, 1, 10)  # each a row of ten pixels
+        >>> classify(digits, nn.Flatten(), stacked=True)
         tensor([407])
     """
     if not stacked:
@@ -178,17 +162,14 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 def _normalised(name: str, weights: torch.Tensor, count: int) -> torch.Tensor:
-    if weights.shape != (count,):
-        raise ValueError(
-            f"{name} must be ({count},), got {tuple(weights.shape)}; give one weight per mode."
-        )
     weights = weights.double().cpu()
-    if not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
+    total = weights.sum()
+    if weights.shape != (count,) or not (weights.min() >= 0 and 0 < total < torch.inf):
         raise ValueError(
-            f"{name} must have finite weights of at least 0 that are not all 0, got "
-            f"{weights.min():g} to {weights.max():g}; give counts or probabilities."
+            f"{name} must be ({count},), finite, at least 0 and not all 0, got {weights}; give "
+            "each mode's count or probability."
         )
-    return weights / weights.sum()
+    return weights / total
 
 
 def _kl_of_samples(p: torch.Tensor, samples: int) -> float:

@@ -167,7 +167,7 @@ def test_one_attribute_of_drawn_faces_is_their_class():
         (torch.zeros(8), "labels must be (N,) of int64, got (8,) of torch.float32 for N=8"),
         (
             torch.arange(8),
-            "labels must be in [0, 3), got [0, 7]; count classes from 0, or build the nets with",
+            "labels must be in [0, 3), got [0, 7]; count classes from 0, and build the nets",
         ),
         (torch.arange(8) - 1, "labels must be in [0, 3), got [-1, 6]"),
     ],

@@ -23,19 +23,16 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
                 f"generator and discriminator must agree on {name}, got {made} and {judged}; "
                 f"build both with the same {name}."
             )
-    if isinstance(_last_layer(discriminator), nn.Sigmoid):
+    last = discriminator
+    while children := list(last.children()):  # what it is sure to end in
+        if not isinstance(last, nn.Sequential) and len(children) > 1:
+            break
+        last = children[-1]
+    if isinstance(last, nn.Sigmoid):
         raise ValueError(
             "discriminator must return logits, got probabilities from a final Sigmoid; remove that "
             "layer: the losses apply it themselves."
         )
-
-
-def _last_layer(net: nn.Module) -> nn.Module:
-    """Return the layer that a net is sure to end in: a chain's last one, or an only child."""
-    children = list(net.children())
-    if children and (isinstance(net, nn.Sequential) or len(children) == 1):
-        return _last_layer(children[-1])
-    return net
 
 
 @torch.no_grad()
@@ -85,6 +82,19 @@ def check_first_batch(
         )
 
 
+def _tried(name: str, net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """Return what a net makes of inputs, with a ValueError for its errors."""
+    try:
+        made: torch.Tensor = net(*inputs)
+    except (RuntimeError, ValueError, TypeError) as error:
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        raise ValueError(
+            f"{name} must take inputs of shape {shapes}, but raised: {error}; check its sizes, "
+            "channels and latent_dim."
+        ) from error
+    return made
+
+
 def check_range(images: torch.Tensor) -> None:
     """Raise ValueError for images outside [-1, 1], and warn of images in [0, 1]."""
     low, high = images.min().item(), images.max().item()
@@ -102,19 +112,6 @@ def check_range(images: torch.Tensor) -> None:
         )
 
 
-def _tried(name: str, net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-    """Return what a net makes of inputs, with a ValueError for its errors."""
-    try:
-        made: torch.Tensor = net(*inputs)
-    except (RuntimeError, ValueError, TypeError) as error:
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise ValueError(
-            f"{name} must take inputs of shape {shapes}, but raised: {error}; check its sizes, "
-            "channels and latent_dim."
-        ) from error
-    return made
-
-
 def check_label_shape(labels: torch.Tensor, count: int) -> None:
     """Raise ValueError for labels that are not (N,) of int64."""
     if labels.shape != (count,) or labels.dtype != torch.int64:
@@ -127,12 +124,9 @@ def check_label_shape(labels: torch.Tensor, count: int) -> None:
 def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
     """Raise ValueError for labels (N,) that are not classes of the nets."""
     check_label_shape(labels, count)
-    if count == 0:
-        return
-    low, high = labels.min().item(), labels.max().item()
+    low, high = labels.aminmax() if count else (0, 0)
     if low < 0 or high >= num_classes:
-        more = "" if low < 0 else f", or build the nets with num_classes={int(high) + 1}"
         raise ValueError(
-            f"labels must be in [0, {num_classes}), got [{low}, {high}]; count classes from 0"
-            f"{more}."
+            f"labels must be in [0, {num_classes}), got [{int(low)}, {int(high)}]; count classes "
+            "from 0, and build the nets with as many num_classes."
         )

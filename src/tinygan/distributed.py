@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from tinygan._run import checks
+
 TIMEOUT = 300.0  # seconds
 
 
@@ -95,8 +97,8 @@ class Ranks:
         with self._noticing():
             dist.all_gather(rows, own, group=self.groups[1])
         if failed := [rank for rank, row in enumerate(rows) if row[0]]:
-            lines = error and map(str.rstrip, traceback.format_exception_only(error))
-            texts = self.gather_objects(lines and "; ".join(lines))
+            lines = map(str.rstrip, traceback.format_exception_only(error)) if error else ()
+            texts = self.gather_objects("; ".join(lines))
             if error is None:
                 raise RankError("; ".join(f"rank {rank} failed: {texts[rank]}" for rank in failed))
         return [row[1:].tolist() for row in rows]
@@ -125,12 +127,16 @@ class Ranks:
                 result = work()
             except BaseException as error:
                 error.add_note(f"while {doing}")
-                with suppress(RankError):  # the first error is the one to raise
-                    self.gather([1], error)
+                self.fail([1], error)
                 raise
         while self.gather([self.is_first])[0] == [0]:
             pass  # that was a sign
         return self.send(result)
+
+    def fail(self, numbers: Sequence[int], error: BaseException) -> None:
+        """Tell the other ranks, which are about to ``gather`` as many numbers, of an error."""
+        with suppress(RankError):  # the first error is the one to raise
+            self.gather(numbers, error)
 
     def sign(self) -> None:
         """Tell those who wait in ``first`` that its work goes on. Cheap to call often."""
@@ -174,8 +180,7 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
         >>> join().count
         1
     """
-    if not timeout > 0:
-        raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
+    checks.number("timeout", timeout, "(0, inf)")
     gpus = torch.cuda.device_count()
     if not dist.is_initialized():
         if (world := os.environ.get("WORLD_SIZE", "1")) == "1":
@@ -185,13 +190,13 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
                 f"WORLD_SIZE is {world}, but {', '.join(missing)} must be set too; start the "
                 "script with torchrun, or unset WORLD_SIZE to train in one process."
             )
-        if 0 < gpus <= int(os.environ.get("LOCAL_RANK", "0")):
+        if 0 < gpus <= (local_rank := int(os.environ.get("LOCAL_RANK", "0"))):
             raise ValueError(
                 f"ranks must have a GPU each, got {gpus} GPUs and more ranks on this machine; "
                 "start fewer, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
             )
         if gpus:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what "cuda" means
+            torch.cuda.set_device(local_rank)  # what "cuda" means
         patience = timedelta(seconds=max(timeout, TIMEOUT))  # some start slowly
         store, rank, count = next(rendezvous("env://", timeout=patience))
         # torchrun's store outlives ranks that it restarts, with what the dead ones have left in it.

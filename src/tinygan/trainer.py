@@ -253,7 +253,6 @@ class Trainer(Run):
         for player in self.players:
             if player.average is not None:  # after the hooks, which may change weights
                 player.average.update(self.images + size, size, player.skipped)
-        self._replica.agree()
 
         self.step += 1
         self.images += size

@@ -102,28 +102,29 @@ def diff_augment(
     """
     translation = checks.number("translation", translation, "[0, 1]")
     cutout = checks.number("cutout", cutout, "[0, 1]")
-    return Augmentation(
-        partial(_eight_each, p=schedules.checked("p", p, "[0, 1]")),
-        partial(_diff_augment, colour=colour, translation=translation, cutout=cutout),
-    )
+    draw = partial(_eight_each, p=schedules.checked("p", p, "[0, 1]"))
+    change = partial(_diff_augment, colour=colour, translation=translation, cutout=cutout)
+    return Augmentation(draw, change if p == 1 else partial(_some, change=change))
 
 
 def _eight_each(
     shape: Sequence[int], generator: torch.Generator, images: int, *, p: float | Schedule
 ) -> Tensor:
-    """Draw seven numbers for each image, and 1 or 0: whether to change it."""
+    """Draw seven numbers for each image, and 1 or 0: whether to use them."""
     seven = torch.rand(shape[0], 7, generator=generator, device=generator.device)
     used = sampling.one_each(shape, generator) < schedules.value_at(p, images, "p", "[0, 1]")
     return torch.cat([seven, used[:, None].to(seven)], 1)
 
 
+def _some(images: Tensor, drawn: Tensor, *, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    # Not by an index: a captured step cannot know how many there will be.
+    return torch.where(drawn[:, 7].view(-1, 1, 1, 1) == 1, change(images, drawn), images)
+
+
 def _diff_augment(
-    images: Tensor, drawn: Tensor, *, colour: bool, translation: float, cutout: float
+    x: Tensor, drawn: Tensor, *, colour: bool, translation: float, cutout: float
 ) -> Tensor:
-    brightness, saturation, contrast, down, right, row, column, used = drawn.T[
-        ..., None, None, None
-    ]
-    x = images
+    brightness, saturation, contrast, down, right, row, column, _ = drawn.T[..., None, None, None]
     if colour:
         x = x + brightness - 0.5
         grey = x.mean(1, keepdim=True)
@@ -131,10 +132,9 @@ def _diff_augment(
         mean = x.mean((1, 2, 3), keepdim=True)
         x = mean + (contrast + 0.5) * (x - mean)
     x = _moved(_moved(x, 2, down, translation), 3, right, translation)
-    if cutout > 0:
-        x = x * ~(_covered(x, 2, row, cutout) & _covered(x, 3, column, cutout))
-    # Not by an index: a captured step cannot know how many there will be.
-    return torch.where(used == 1, x, images)
+    if cutout == 0:
+        return x
+    return x * ~(_covered(x, 2, row, cutout) & _covered(x, 3, column, cutout))
 
 
 def _moved(images: Tensor, axis: int, share: Tensor, translation: float) -> Tensor:

@@ -112,18 +112,13 @@ def check_range(images: torch.Tensor) -> None:
         )
 
 
-def check_label_shape(labels: torch.Tensor, count: int) -> None:
-    """Raise ValueError for labels that are not (N,) of int64."""
+def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
+    """Raise ValueError for labels that are not (N,) of int64, or not classes of the nets."""
     if labels.shape != (count,) or labels.dtype != torch.int64:
         raise ValueError(
             f"labels must be (N,) of int64, got {tuple(labels.shape)} of {labels.dtype} for "
             f"N={count}; give each example the number of its class."
         )
-
-
-def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
-    """Raise ValueError for labels (N,) that are not classes of the nets."""
-    check_label_shape(labels, count)
     low, high = labels.aminmax() if count else (0, 0)
     if low < 0 or high >= num_classes:
         raise ValueError(

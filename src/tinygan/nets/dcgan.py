@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from tinygan._run import checks
-from tinygan.nets.compatibility import check_label_shape
 
 Size: TypeAlias = tuple[int, int]  # height, width
 Norm: TypeAlias = Callable[[int], nn.Module]
@@ -90,7 +89,7 @@ class DCGANGenerator(nn.Module):
                 f"torch.randn(N, {self.latent_dim})."
             )
         z = z.reshape(len(z), -1)
-        _check_labels(labels, self.num_classes, len(z))
+        _check_labels(labels, self.num_classes)
         if labels is not None and self.num_classes is not None:
             known = torch.arange(self.num_classes, device=z.device)
             z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
@@ -159,7 +158,7 @@ class DCGANDiscriminator(nn.Module):
                 f"images must be (N, {self.channels}, {self.image_size[0]}, {self.image_size[1]}), "
                 f"got {tuple(images.shape)}; build the net for their size and channels."
             )
-        _check_labels(labels, self.num_classes, len(images))
+        _check_labels(labels, self.num_classes)
         if self.join > 1:
             images = join_images(images, self.join)
         *body, last = self.main
@@ -216,14 +215,12 @@ def _hidden(
     return [conv, *([norm(conv.out_channels)] if norm else []), activation()]
 
 
-def _check_labels(labels: torch.Tensor | None, num_classes: int | None, count: int) -> None:
-    """Raise ValueError unless labels (N,) are given to a net with classes, and to no other."""
+def _check_labels(labels: torch.Tensor | None, num_classes: int | None) -> None:
+    """Raise ValueError unless labels are given to a net with classes, and to no other."""
+    # The trainer and sampling check their range, before: here it would wait for the device.
     if (labels is None) != (num_classes is None):
         given = "none" if labels is None else f"some of shape {tuple(labels.shape)}"
         raise ValueError(
             f"labels must be given to a net with num_classes, and to no other, got {given} for "
             f"num_classes={num_classes}; build the net with num_classes=10, or without."
         )
-    # The trainer and sampling check their range, before: here it would wait for the device.
-    if labels is not None:
-        check_label_shape(labels, count)

@@ -280,12 +280,11 @@ def test_parts_are_the_batch(size, count):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "sync_batch_norm needs a CUDA device, got cpu; leave it out"),
         ({"capture": True}, "sync_batch_norm cannot be used with capture"),
         ({"penalties": lazy()}, "sync_batch_norm cannot be used with penalties"),
     ],
 )
 def test_sync_batch_norm_is_refused_where_pytorch_has_none(arguments, sentence):
-    """On a CPU, in recorded steps, and with gradients of gradients."""
+    """In recorded steps, and with gradients of gradients."""
     with pytest.raises(ValueError, match=sentence):
         tinygan.GANTrainer(*nets(), **with_execution({"sync_batch_norm": True, **arguments}))

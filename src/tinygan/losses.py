@@ -194,9 +194,4 @@ def each(name: str, cost: object, *shapes: tuple[int, ...], per: str) -> Tensor:
             f"{name} must return one cost per {per}, {tuple(shapes[0])}, got {got}; return a "
             "tensor of that shape: the trainer takes the mean."
         )
-    if not cost.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"{name} must return costs that weights can learn from, got some without gradients; "
-            "detach nothing, and compute slopes with penalties.slopes or create_graph=True."
-        )
     return cost

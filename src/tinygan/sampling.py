@@ -42,17 +42,7 @@ def uniform(count: int, latent_dim: int, generator: torch.Generator) -> torch.Te
 
 def of_prior(prior: Prior, latent_dim: int) -> Draw:
     """Return the function that draws a batch's z, (N, latent_dim), from a prior."""
-
-    def draw(shape: Sequence[int], generator: torch.Generator, images: int) -> torch.Tensor:
-        z = prior(shape[0], latent_dim, generator)
-        if z.shape != (shape[0], latent_dim):
-            raise ValueError(
-                f"prior must draw z of shape {(shape[0], latent_dim)}, got {tuple(z.shape)}; give "
-                "each example a row, as sampling.normal does."
-            )
-        return z
-
-    return draw
+    return lambda shape, generator, images: prior(shape[0], latent_dim, generator)
 
 
 def one_each(shape: Sequence[int], generator: torch.Generator, images: int = 0) -> torch.Tensor:

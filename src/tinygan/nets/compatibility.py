@@ -57,10 +57,11 @@ def check_first_batch(
         classes.append(labels[:1].expand(len(z)).to(z.device))
     with evaluating(generator, discriminator):
         fake = _tried("generator", generator, z, *classes)
-        if len(real) == 0 or (fake.dim() == 4 and real.dim() != 4):
+        if len(real) == 0 or fake.shape[1:] != real.shape[1:]:
             raise ValueError(
-                f"a batch must be images (N, C, H, W), got the shape {tuple(real.shape)}; batch a "
-                "data set with tinygan.data.Loader, and add a missing axis with unsqueeze."
+                f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
+                f"generator makes, got {tuple(real.shape)}; change the nets (image_size, channels) "
+                "or the data, and batch a data set with tinygan.data.Loader."
             )
         if real.dim() == 4:
             check_range(real)
@@ -68,11 +69,6 @@ def check_first_batch(
             raise ValueError(
                 "batch size must be at least 2 with batch norm, got 1; use larger batches, or nets "
                 "with norm=None."
-            )
-        if fake.shape[1:] != real.shape[1:]:
-            raise ValueError(
-                f"examples must have the shape that the generator makes, {tuple(fake.shape[1:])}, "
-                f"got {tuple(real.shape[1:])}; change the nets (image_size, channels) or the data."
             )
         logits = _tried("discriminator", discriminator, fake, *classes)
     if logits.shape[:1] != (len(z) // join,):
@@ -83,15 +79,13 @@ def check_first_batch(
 
 
 def _tried(name: str, net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-    """Return what a net makes of inputs, with a ValueError for its errors."""
+    """Return what a net makes of inputs; its errors name it and their shapes."""
     try:
         made: torch.Tensor = net(*inputs)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise ValueError(
-            f"{name} must take inputs of shape {shapes}, but raised: {error}; check its sizes, "
-            "channels and latent_dim."
-        ) from error
+        error.add_note(f"raised by the {name}, which must take inputs of shape {shapes}")
+        raise
     return made
 
 

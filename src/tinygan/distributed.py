@@ -18,8 +18,6 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from tinygan._run import checks
-
 TIMEOUT = 300.0  # seconds
 
 
@@ -124,16 +122,12 @@ class Ranks:
                 result = work()
             except BaseException as error:
                 error.add_note(f"while {doing}")
-                self.fail([1], error)
+                with suppress(RankError):  # the first error is the one to raise
+                    self.gather([1], error)
                 raise
         while self.gather([self.is_first])[0] == [0]:
             pass  # that was a sign
         return self.send(result)
-
-    def fail(self, numbers: Sequence[int], error: BaseException) -> None:
-        """Tell the other ranks, which are about to ``gather`` as many numbers, of an error."""
-        with suppress(RankError):  # the first error is the one to raise
-            self.gather(numbers, error)
 
     def sign(self) -> None:
         """Tell those who wait in ``first`` that its work goes on. Cheap to call often."""
@@ -170,14 +164,15 @@ _joined: dict[Any, Ranks] = {}
 def join(*, timeout: float = TIMEOUT) -> Ranks:
     """Join the other processes of this run: all must call it, as trainers and loaders do.
 
-    They are those of the script's own process group, or else torchrun's; without either, it is
-    alone. After ``timeout`` seconds without an answer another rank counts as lost.
+    They are those of the script's own process group, or else torchrun's. After ``timeout`` seconds
+    without an answer another rank counts as lost.
 
     Examples:
         >>> join().count
         1
     """
-    checks.number("timeout", timeout, "(0, inf)")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
     gpus = torch.cuda.device_count()
     if not dist.is_initialized():
         if os.environ.get("WORLD_SIZE", "1") == "1":

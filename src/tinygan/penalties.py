@@ -78,9 +78,8 @@ def slopes(d: Discriminator, examples: Tensor) -> Tensor:
     For images (N, C, H, W) that is (N, C H W), or (N / m, m C H W) if D judges m of them together.
 
     Examples:
-        >>> slopes(lambda points: 3 * points[:, 0], torch.zeros(2, 2))
-        tensor([[3., 0.],
-                [3., 0.]])
+        >>> slopes(lambda points: 3 * points[:, 0], torch.zeros(1, 2))
+        tensor([[3., 0.]])
     """
     examples = examples.detach().requires_grad_()
     logits = d(examples)

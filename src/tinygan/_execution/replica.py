@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,7 +82,8 @@ class Replica:
     def fail(self, error: Exception) -> None:
         """Tell the other ranks of an error, unless it came from them: they end by it too."""
         if self.ranks.count > 1 and not isinstance(error, RankError):
-            self.ranks.fail([NO_BATCH, 0, 0], error)
+            with suppress(RankError):  # the first error is the one to raise
+                self.ranks.gather([NO_BATCH, 0, 0], error)
 
     def check_identical(self, step: int) -> None:
         """Raise, on all ranks, if their weights, moments or statistics differ; after ``agree``."""

@@ -139,8 +139,8 @@ def test_a_flat_discriminator_gives_no_nan(kind):
     assert not weight.grad.any()
 
 
-def test_a_weight_may_be_a_schedule():
-    """The cost is that of the weight after the images seen."""
+def test_a_weight_is_a_number_or_a_schedule():
+    """The term is the cost times the weight, or the weight after the images seen."""
     d, (real, fake) = smooth_discriminator(), two_batches(2)
     falling = penalties.r1(schedules.exponential(8.0, 0.5, until=100))
     batch = tinygan.Batch.of(real)
@@ -148,7 +148,8 @@ def test_a_weight_may_be_a_schedule():
         batch.draws.images = images
         batch.draws.drawn.clear()
         expected = now * penalties.r1().cost(d, real, fake)
-        torch.testing.assert_close(falling.term(d, real, fake, batch, 0), expected)
+        for penalty in (falling, penalties.r1(now)):
+            torch.testing.assert_close(penalty.term(d, real, fake, batch, 0), expected)
 
 
 @given(groups=st.integers(1, 4), joined=st.integers(1, 4))

@@ -266,6 +266,8 @@ def test_parts_are_the_batch(size, count):
     """Parts follow each other, differ by one at most, and weigh what they hold."""
     all_ranks = [distributed.Ranks(rank, count) for rank in range(count)]
     parts = [list(range(size))[rank.part(size)] for rank in all_ranks]
+    assert [*map(len, parts)] == all_ranks[0].sizes(size)
+    assert len(parts[-1]) == min(map(len, parts))
     if size >= 2 * count:
         assert [index for part in parts for index in part] == list(range(size))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1

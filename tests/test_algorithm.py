@@ -85,13 +85,13 @@ PARTS = {
 def test_parts_are_the_whole(name):
     """Without batch norm a batch in parts ends where the whole batch does, to 1e-10."""
     ends, rows = [], []
-    for accumulate in (1, 2, 4):
+    for accumulate in (1, 4):
         seen = []
         keep = hooks.every(1, lambda trainer, report, seen=seen: seen.append(report.floats()))
         trainer = tinygan.GANTrainer(
             *nets(norm=None), accumulate=accumulate, hooks=[keep], **PARTS[name]
         )
-        trainer.fit(batches((24, 24, 12)), steps=8)
+        trainer.fit(batches((24, 24, 12)), steps=6)
         ends.append(fingerprint(trainer))
         rows.append(seen)
     for end, row in zip(ends[1:], rows[1:]):

@@ -24,6 +24,11 @@ KINDS = {
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+def rows(share, count=1):
+    """Return what DiffAugment draws for images that it changes, each number the same share."""
+    return torch.cat([torch.full((count, 7), share), torch.ones(count, 1)], 1)
+
+
 def drawn_for(augment, images, seed=0):
     """Return what an augmentation draws for a batch."""
     return augment.draw(images.shape, torch.Generator().manual_seed(seed), 0)
@@ -56,7 +61,7 @@ def test_gradients_flow_through(kind):
 def test_the_middle_of_all_draws_changes_no_colour_and_no_place(images):
     """Brightness 0, saturation and contrast 1, and no move: the image as it is."""
     augment = diff_augment(cutout=0)
-    changed = augment.apply(images, torch.full((len(images), 7), 0.5))
+    changed = augment.apply(images, rows(0.5, len(images)))
     torch.testing.assert_close(changed, images, rtol=0, atol=1e-6)
 
 
@@ -67,7 +72,7 @@ def test_colours_change_as_the_paper_says():
 
     def row(**changed):
         at = {"brightness": 0, "saturation": 1, "contrast": 2}
-        drawn = torch.full((1, 7), 0.5)
+        drawn = rows(0.5)
         for name, value in changed.items():
             drawn[0, at[name]] = value
         return drawn
@@ -87,7 +92,7 @@ def test_colours_change_as_the_paper_says():
 def test_translation_moves_by_whole_pixels(size, down, seed):
     """An image is moved by at most an eighth of its side, and grey comes in from outside."""
     image = torch.rand(1, 2, size, size + 3, generator=torch.Generator().manual_seed(seed)) + 1
-    drawn = torch.full((1, 7), 0.5)
+    drawn = rows(0.5)
     drawn[0, 3] = down
     moved = KINDS["translation"].apply(image, drawn)
     most = int(size / 8 + 0.5)
@@ -115,18 +120,18 @@ def test_cutout_makes_a_rectangle_grey(height, width, share):
     """With its centre in the middle it has the size that it should; at a corner a quarter of it."""
     images = torch.ones(1, 3, height, width)
     augment = diff_augment(colour=False, translation=0, cutout=share)
-    rows, columns = int(height * share + 0.5), int(width * share + 0.5)
-    middle = augment.apply(images, torch.full((1, 7), 0.5))
-    assert (middle == 0).sum() == 3 * rows * columns
-    corner = augment.apply(images, torch.zeros(1, 7))
-    assert (corner == 0).sum() == 3 * (rows - rows // 2) * (columns - columns // 2)
+    high, wide = int(height * share + 0.5), int(width * share + 0.5)
+    middle = augment.apply(images, rows(0.5))
+    assert (middle == 0).sum() == 3 * high * wide
+    corner = augment.apply(images, rows(0.0))
+    assert (corner == 0).sum() == 3 * (high - high // 2) * (wide - wide // 2)
     assert corner[0, 0, 0, 0] == 0
 
 
 @given(side=st.integers(8, 70))
 def test_the_largest_draw_moves_and_cuts_the_most_and_no_further(side):
     """The largest share of [0, 1) in float32, whose product with a count stays under it."""
-    drawn = torch.full((1, 7), 1 - 2**-24)
+    drawn = rows(1 - 2**-24)
     images = 1 + torch.arange(float(side * side)).view(1, 1, side, side)
     most = int(side / 8 + 0.5)
     moved = KINDS["translation"].apply(images, drawn)

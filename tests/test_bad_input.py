@@ -84,12 +84,12 @@ def test_an_int_and_a_square_are_the_same_size():
         (
             nn.Linear(9, 192),
             nn.Flatten(),
-            "generator must take inputs of shape (2, 7), but raised: ",
+            "raised by the generator, which must take inputs of shape (2, 7)",
         ),
         (
             nn.Sequential(nn.Linear(7, 192), nn.Unflatten(1, (3, 8, 8))),
             nn.Sequential(nn.Flatten(), nn.Linear(100, 1)),
-            "discriminator must take inputs of shape (2, 3, 8, 8), but raised: ",
+            "raised by the discriminator, which must take inputs of shape (2, 3, 8, 8)",
         ),
     ],
 )
@@ -97,8 +97,9 @@ def test_nets_of_ones_own_that_do_not_fit(generator, discriminator, sentence):
     """Nets that say nothing of themselves are tried before the first step, and named."""
     discriminator.register_parameter("unused", nn.Parameter(torch.zeros(1)))
     trainer = tinygan.GANTrainer(with_latent_dim(generator, 7), discriminator)
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
         trainer.fit([tiny_images()], epochs=1)
+    assert error.value.__notes__ == [sentence]
 
 
 def test_an_unknown_latent_dim():
@@ -140,17 +141,11 @@ def test_targets(target, sentence):
         (tiny_images().clamp(min=0) * 1.05, "images must be in [-1, 1], got [0, 1.05]; scale"),
         (tiny_images() * float("nan"), "images must be in [-1, 1], got [nan, nan]"),
         (tiny_images()[:1], "batch size must be at least 2 with batch norm, got 1; use larger"),
-        (tiny_images()[:, 0], "must be images (N, C, H, W), got the shape (24, 8, 8); batch a"),
-        (tiny_images()[0], "must be images (N, C, H, W), got the shape (3, 8, 8); batch a data"),
-        (tiny_images()[:0], "must be images (N, C, H, W), got the shape (0, 3, 8, 8); batch a"),
-        (
-            torch.zeros(4, 3, 8, 9),
-            "examples must have the shape that the generator makes, (3, 8, 8), got (3, 8, 9); ",
-        ),
-        (
-            torch.zeros(4, 1, 8, 8),
-            "examples must have the shape that the generator makes, (3, 8, 8), got (1, 8, 8); ",
-        ),
+        (tiny_images()[:, 0], "shape (N, 3, 8, 8) that the generator makes, got (24, 8, 8); ch"),
+        (tiny_images()[0], "shape (N, 3, 8, 8) that the generator makes, got (3, 8, 8); change"),
+        (tiny_images()[:0], "shape (N, 3, 8, 8) that the generator makes, got (0, 3, 8, 8); ch"),
+        (torch.zeros(4, 3, 8, 9), "shape (N, 3, 8, 8) that the generator makes, got (4, 3, 8, 9)"),
+        (torch.zeros(4, 1, 8, 8), "shape (N, 3, 8, 8) that the generator makes, got (4, 1, 8, 8)"),
     ],
 )
 def test_first_batches(batch, sentence):
@@ -229,10 +224,6 @@ def test_ingredients_of_another_kind(arguments, sentence):
             "the penalty 'mine' must return one cost per example, (8,), got NoneType;",
         ),
         (
-            {"penalties": penalties.Penalty(lambda d, real, fake: d(real).detach())},
-            "the penalty 'penalty' must return costs that weights can learn from, got some without",
-        ),
-        (
             {
                 "augment": augmentations.Augmentation(
                     sampling.one_each, lambda images, drawn: images.detach()
@@ -242,7 +233,7 @@ def test_ingredients_of_another_kind(arguments, sentence):
         ),
         (
             {"prior": lambda count, latent_dim, generator: torch.zeros(2, latent_dim)},
-            "prior must draw z of shape (8, ",
+            "noise must draw one row for each example of the whole batch, 8, got (2, ",
         ),
         (
             {

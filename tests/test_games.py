@@ -202,8 +202,11 @@ class Clip(tinygan.Hook):
                 parameter.grad = parameter.grad.clamp(-1e-3, 1e-3)
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("make_hooks", [list, lambda: [Clip()]], ids=["alone", "clipped"])
+@pytest.mark.parametrize(
+    ("dtype", "make_hooks"),
+    [(torch.bfloat16, list), (None, lambda: [Clip()])],
+    ids=["alone, bfloat16", "clipped, float32"],
+)
 def test_a_captured_run_is_the_eager_one(dtype, make_hooks, monkeypatch):
     """Bit for bit, reports too; all four phases and updates of a step are replayed."""
     counts, reports = Counts(), {False: [], True: []}
@@ -214,11 +217,11 @@ def test_a_captured_run_is_the_eager_one(dtype, make_hooks, monkeypatch):
     for captured, kept in reports.items():
         keep = hooks.every(1, lambda trainer, report, kept=kept: kept.append(report.stacked()))
         execution = tinygan.Execution(dtype=dtype, capture=captured)
-        ends[captured] = trained(12, hooks=[*make_hooks(), keep], execution=execution)
+        ends[captured] = trained(10, hooks=[*make_hooks(), keep], execution=execution)
     assert_identical(*(fingerprint(trainer) for trainer in ends.values()))
     assert [*map(bits, reports[False])] == [*map(bits, reports[True])]
     assert counts.recorded == 2 * 9  # of whole batches and of short ones: 4 phases, updates, an end
-    assert counts.replayed == (12 - 2 * 3) * 9
+    assert counts.replayed == (10 - 2 * 3) * 9
 
 
 def test_it_runs_in_bfloat16():

@@ -127,15 +127,14 @@ def test_skipped_steps_are_told(caplog):
     )
 
 
-@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize(
-    ("place", "named"),
+    ("place", "named", "saved"),
     [
-        ("image", "discriminator's loss"),
-        ("noise", "discriminator's loss"),
-        ("discriminator's gradients", "discriminator's gradients"),
-        ("generator's loss", "generator's loss"),
-        ("generator's gradients", "generator's gradients"),
+        ("image", "discriminator's loss", True),
+        ("noise", "discriminator's loss", False),
+        ("discriminator's gradients", "discriminator's gradients", False),
+        ("generator's loss", "generator's loss", False),
+        ("generator's gradients", "generator's gradients", True),
     ],
 )
 def test_a_permanent_one_ends_with_a_diagnosis(place, named, saved, tmp_path):

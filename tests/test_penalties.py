@@ -44,6 +44,11 @@ def drawn_for(penalty, images):
     return [penalty.draw(images.shape, torch.Generator().manual_seed(0), 0).double()]
 
 
+def paid(penalty, d, real, fake):
+    """Return what D pays for each image."""
+    return penalty.weight * penalty.cost(d, real, fake, *drawn_for(penalty, real))
+
+
 def two_batches(count):
     """Return real images and fakes of 8x8 pixels, in float64."""
     images = tiny_images(2 * count).double()
@@ -63,7 +68,7 @@ def test_penalties_of_a_linear_discriminator(kind, shape, weight, scale):
     a = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     real, fake = torch.randn(2, 5, *shape, dtype=torch.float64)
     penalty = KINDS[kind](weight)
-    cost = penalty.cost(lambda x: (x * a).flatten(1).sum(1), real, fake, *drawn_for(penalty, real))
+    cost = paid(penalty, lambda x: (x * a).flatten(1).sum(1), real, fake)
     expected = wanted(kind, weight, a.norm()).expand(5)
     torch.testing.assert_close(cost, expected, rtol=1e-9, atol=1e-9)
 
@@ -82,7 +87,7 @@ def test_penalties_of_a_quadratic_discriminator(kind, weight, curvature):
         "wgan_gp": lambda: e * real + (1 - e) * fake,
         "dragan": lambda: real + drawn[0],
     }[kind]()
-    cost = penalty.cost(lambda x: curvature / 2 * x.flatten(1).square().sum(1), real, fake, *drawn)
+    cost = paid(penalty, lambda x: curvature / 2 * x.flatten(1).square().sum(1), real, fake)
     expected = wanted(kind, weight, abs(curvature) * where.flatten(1).norm(dim=1))
     torch.testing.assert_close(cost, expected, rtol=1e-9, atol=1e-9)
 
@@ -108,15 +113,15 @@ def test_gradients_reach_the_discriminators_weights(kind):
     drawn = drawn_for(penalty, real)
     names = [name for name, _ in net.named_parameters()]
 
-    def paid(*weights):
+    def costs(*weights):
         def d(images):
             return torch.func.functional_call(net, dict(zip(names, weights)), (images,))
 
         return penalty.cost(d, real, fake, *drawn).mean()
 
     weights = [p.detach().clone().requires_grad_() for p in net.parameters()]
-    assert torch.autograd.gradcheck(paid, weights)
-    moved = torch.autograd.grad(paid(*weights), weights, allow_unused=True, materialize_grads=True)
+    assert torch.autograd.gradcheck(costs, weights)
+    moved = torch.autograd.grad(costs(*weights), weights, allow_unused=True, materialize_grads=True)
     # A bias of the last layer shifts logits and not slopes.
     assert [name for name, g in zip(names, moved) if not g.any()] == ["3.bias"]
 
@@ -134,16 +139,17 @@ def test_a_flat_discriminator_gives_no_nan(kind):
     assert not weight.grad.any()
 
 
-def test_a_weight_may_be_a_schedule():
-    """The cost is that of the weight after the images seen."""
+def test_a_weight_is_a_number_or_a_schedule():
+    """The term is the cost times the weight, or the weight after the images seen."""
     d, (real, fake) = smooth_discriminator(), two_batches(2)
     falling = penalties.r1(schedules.exponential(8.0, 0.5, until=100))
     batch = tinygan.Batch.of(real)
     for images, now in ((0, 8.0), (50, 2.0), (100, 0.5), (1000, 0.5)):
         batch.draws.images = images
         batch.draws.drawn.clear()
-        expected = penalties.r1(now).cost(d, real, fake)
-        torch.testing.assert_close(falling.term(d, real, fake, batch, 0), expected)
+        expected = now * penalties.r1().cost(d, real, fake)
+        for penalty in (falling, penalties.r1(now)):
+            torch.testing.assert_close(penalty.term(d, real, fake, batch, 0), expected)
 
 
 @given(groups=st.integers(1, 4), joined=st.integers(1, 4))

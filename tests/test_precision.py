@@ -173,9 +173,11 @@ def test_float16_gradients_are_those_of_the_loss_when_hooks_see_them():
     assert norms[:2] == pytest.approx(norms[2:], rel=0.02)
 
 
-@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", "inductor")]
+)
 def backend(request, monkeypatch):
-    """Compile by this backend: a second for the first, a minute for the one that users get."""
+    """Compile by this backend: seconds for the first, a minute for the one that users get."""
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
     yield request.param

@@ -31,8 +31,10 @@ def all_of(trainer):
     return found
 
 
-@every_recipe
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, (torch.bfloat16, None)[i % 2]) for i, name in enumerate(recipes.RECIPES)],
+)
 def test_a_resumed_run_that_is_watched_is_the_same_run(name, dtype, tmp_path):
     """Every weight moves; samples in each step and a resume within an epoch change no bit."""
     whole = recipes.trainer(name, dtype=dtype)
@@ -79,7 +81,7 @@ def test_replayed_steps_equal_eager_ones(name, device, dtype, monkeypatch, caplo
                 generator_optimizer=ADAM,
                 discriminator_optimizer=ADAM,
             )
-            trainer.fit(recipes.batches(device), steps=24)
+            trainer.fit(recipes.batches(device), steps=24 if name == "R3GAN" else 16)
             ends.append(all_of(trainer))
     assert_identical(*ends)
     assert counts.replayed > 0

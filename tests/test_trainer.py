@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import math
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
@@ -50,6 +50,7 @@ def whole_run(size):
     return trainer
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(stops=st.lists(st.integers(1, 12), max_size=4), size=st.integers(4, 12))
 def test_any_split_of_a_run_is_the_same_run(stops, size):
     """However many calls of fit a run takes, it ends in bit-identical weights and counters."""
@@ -63,8 +64,7 @@ def test_any_split_of_a_run_is_the_same_run(stops, size):
         assert getattr(whole, name) == getattr(parts, name), name
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("steps", [1, 3, 4, 5])
+@pytest.mark.parametrize(("workers", "steps"), [(0, 1), (0, 3), (0, 4), (0, 5), (2, 3), (2, 4)])
 def test_a_saved_run_goes_on_bit_for_bit(workers, steps):
     """Saved in an epoch or at either side of its edge, and loaded anew, a run ends the same."""
     images = tiny_images()
@@ -110,8 +110,7 @@ class Interrupt(tinygan.Hook):
 @pytest.mark.parametrize(
     ("event", "step"), [("step_start", 2), ("step_start", 4), ("step_end", 4), ("epoch_end", 4)]
 )
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(("workers", "anew"), [(0, False), (0, True), (2, True)])
 def test_an_interrupted_run_goes_on_bit_for_bit(event, step, workers, anew):
     """Broken off between steps, and continued in place or loaded anew, a run ends the same."""
     images = tiny_images()
@@ -142,10 +141,11 @@ def test_looking_at_the_loader_changes_nothing():
             next(iter(loader))
 
         def on_step_start(self, trainer):
-            next(iter(loader))
+            if loader.workers == 0 or trainer.step == 1:  # a worker takes long to start
+                next(iter(loader))
 
         def on_step_end(self, trainer, report):
-            next(iter(loader))
+            self.on_step_start(trainer)
 
     for workers in (0, 1):
         loader = data.Loader(images, 6, workers=workers)
@@ -272,6 +272,7 @@ def test_resuming_without_the_optimizers_is_seen():
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(seed=strategies.seeds, other=strategies.seeds)
 def test_one_seed_one_run(seed, other):
     """Two runs of one seed are bit-identical, whatever the global generators do; others differ."""
@@ -515,8 +516,9 @@ def test_a_loss_of_ones_own_is_minimised():
         fake=lambda logits: (-logits).exp(),
         generator=lambda logits: logits,
     )
-    trainer = tiny_trainer(loss=upside_down)
-    trainer.fit(batches_of(images), epochs=40)
+    fast = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.999))
+    trainer = tiny_trainer(loss=upside_down, discriminator_optimizer=fast)
+    trainer.fit(batches_of(images), epochs=10)
     judged = trainer.discriminator(images).mean(), trainer.discriminator(trainer.sample(24)).mean()
     assert judged[0] < judged[1]
 

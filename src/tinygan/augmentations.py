@@ -32,12 +32,7 @@ class Augmentation:
             differentiably.
 
     Examples:
-        >>> dim = Augmentation(
-        ...     draw=lambda shape, generator, seen: torch.rand(
-        ...         shape[0], 1, 1, 1, generator=generator, device=generator.device
-        ...     ),
-        ...     apply=lambda images, drawn: images * drawn,
-        ... )
+        >>> dim = Augmentation(sampling.one_each, lambda x, drawn: x * drawn.view(-1, 1, 1, 1))
     """
 
     draw: Draw
@@ -76,27 +71,10 @@ def instance_noise(deviation: float | Schedule = 0.1) -> Augmentation:
     least 0, where images are in [-1, 1].
 
     Examples:
-        >>> noise = instance_noise(schedules.linear(0.1, 0.0, until=1000))
-        >>> noise.draw((2, 3, 8, 8), torch.Generator(), 1000).abs().max()
-        tensor(0.)
+        >>> fading = instance_noise(schedules.linear(0.1, 0.0, until=1000))
     """
     deviation = schedules.checked("deviation", deviation, "[0, inf)")
-    if callable(deviation):
-        return Augmentation(partial(_changing_noise, deviation=deviation), _sum)
-    return Augmentation(partial(sampling.gaussian_noise, deviation=deviation), _sum)
-
-
-def _sum(examples: Tensor, noise: Tensor) -> Tensor:
-    return examples + noise
-
-
-def _changing_noise(
-    shape: Sequence[int], generator: torch.Generator, images: int, *, deviation: Schedule
-) -> Tensor:
-    now = schedules.value_at(deviation, images, "deviation", "[0, inf)")
-    if now == 0:
-        return torch.zeros(tuple(shape), device=generator.device)
-    return sampling.gaussian_noise(shape, generator, deviation=now)
+    return Augmentation(partial(sampling.noise, deviation=deviation), torch.add)
 
 
 def diff_augment(
@@ -109,76 +87,54 @@ def diff_augment(
     """Return DiffAugment (Zhao et al. 2020), for data of a few thousand images or fewer.
 
     It changes each image's colours, moves the image, with grey (0) coming in from outside, and
-    makes a rectangle of it grey.
+    makes a rectangle of it grey. All shares and probabilities are in [0, 1].
 
     Args:
         colour: brightness changes by U(-0.5, 0.5), saturation by a factor from U(0, 2), contrast
             by one from U(0.5, 1.5).
-        translation: the furthest move, up, down, left and right, as a share of the sides in [0, 1].
-        cutout: the sides of the rectangle as a share of the image's, in [0, 1].
-        p: the probability in [0, 1] that an image is augmented: a number, or a schedule (Karras et
-            al. 2020, section 2.2, who draw for each change separately).
-
-    Raises:
-        ValueError: for a share or a probability out of range.
+        translation: the furthest move, up, down, left and right, as a share of the sides.
+        cutout: the sides of the rectangle as a share of the image's.
+        p: the probability that an image is augmented: a number, or a schedule (Karras et al. 2020,
+            section 2.2, who draw for each change separately).
 
     Examples:
-        >>> augment = diff_augment(colour=False, p=schedules.linear(0.0, 0.8, until=100_000))
-        >>> images = torch.ones(2, 3, 8, 8)
-        >>> drawn = augment.draw(images.shape, torch.Generator().manual_seed(0), 0)
-        >>> augment.apply(images, drawn).shape
-        torch.Size([2, 3, 8, 8])
+        >>> gently = diff_augment(colour=False, p=schedules.linear(0.0, 0.8, until=100_000))
     """
     translation = checks.number("translation", translation, "[0, 1]")
     cutout = checks.number("cutout", cutout, "[0, 1]")
-    p = schedules.checked("p", p, "[0, 1]")
+    draw = partial(_eight_each, p=schedules.checked("p", p, "[0, 1]"))
     change = partial(_diff_augment, colour=colour, translation=translation, cutout=cutout)
-    if p == 1:
-        return Augmentation(draw=_seven_each, apply=change)
-    return Augmentation(draw=partial(_eight_each, p=p), apply=partial(_some, change=change))
-
-
-def _seven_each(shape: Sequence[int], generator: torch.Generator, images: int) -> Tensor:
-    return torch.rand(shape[0], 7, generator=generator, device=generator.device)
+    return Augmentation(draw, change if p == 1 else partial(_some, change=change))
 
 
 def _eight_each(
     shape: Sequence[int], generator: torch.Generator, images: int, *, p: float | Schedule
 ) -> Tensor:
-    """Draw the seven, and for each image whether to use them: 1 or 0."""
-    seven = _seven_each(shape, generator, images)
-    now = schedules.value_at(p, images, "p", "[0, 1]")
-    used = sampling.one_each(shape, generator) < now
+    """Draw seven numbers for each image, and 1 or 0: whether to use them."""
+    seven = torch.rand(shape[0], 7, generator=generator, device=generator.device)
+    used = sampling.one_each(shape, generator) < schedules.value_at(p, images, "p", "[0, 1]")
     return torch.cat([seven, used[:, None].to(seven)], 1)
 
 
-def _some(
-    images: Tensor,
-    drawn: Tensor,
-    *,
-    change: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
+def _some(images: Tensor, drawn: Tensor, *, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     # Not by an index: a captured step cannot know how many there will be.
     return torch.where(drawn[:, 7].view(-1, 1, 1, 1) == 1, change(images, drawn), images)
 
 
 def _diff_augment(
-    images: Tensor, drawn: Tensor, *, colour: bool, translation: float, cutout: float
+    x: Tensor, drawn: Tensor, *, colour: bool, translation: float, cutout: float
 ) -> Tensor:
+    brightness, saturation, contrast, down, right, row, column, _ = drawn.T[..., None, None, None]
     if colour:
-        brightness, saturation, contrast = drawn[:, :3].T.reshape(3, -1, 1, 1, 1)
-        images = images + brightness - 0.5
-        grey = images.mean(1, keepdim=True)
-        images = grey + 2 * saturation * (images - grey)
-        mean = images.mean((1, 2, 3), keepdim=True)
-        images = mean + (contrast + 0.5) * (images - mean)
-    images = _moved(images, 2, drawn[:, 3], translation)
-    images = _moved(images, 3, drawn[:, 4], translation)
+        x = x + brightness - 0.5
+        grey = x.mean(1, keepdim=True)
+        x = grey + 2 * saturation * (x - grey)
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = mean + (contrast + 0.5) * (x - mean)
+    x = _moved(_moved(x, 2, down, translation), 3, right, translation)
     if cutout == 0:
-        return images
-    rows = _covered(images, 2, drawn[:, 5], cutout)
-    columns = _covered(images, 3, drawn[:, 6], cutout)
-    return images * ~(rows & columns)
+        return x
+    return x * ~(_covered(x, 2, row, cutout) & _covered(x, 3, column, cutout))
 
 
 def _moved(images: Tensor, axis: int, share: Tensor, translation: float) -> Tensor:
@@ -187,7 +143,7 @@ def _moved(images: Tensor, axis: int, share: Tensor, translation: float) -> Tens
     if most == 0:
         return images
     padded = F.pad(images, [0, 0, most, most] if axis == 2 else [most, most, 0, 0])
-    places = _whole(share, 2 * most + 1) + _places(images, axis)
+    places = (share * (2 * most + 1)).long() + _places(images, axis)
     # Not indexing: no two places are the same, so its gradient is a plain scatter, exact and the
     # same each time on a GPU too.
     return padded.gather(axis, places.expand(images.shape))
@@ -197,14 +153,9 @@ def _covered(images: Tensor, axis: int, share: Tensor, cutout: float) -> Tensor:
     """Return which rows or columns of each image its rectangle covers; its centre is inside."""
     side = images.shape[axis]
     length = int(side * cutout + 0.5)
-    first = _whole(share, side + 1 - length % 2) - length // 2
+    first = (share * (side + 1 - length % 2)).long() - length // 2
     places = _places(images, axis)
     return (places >= first) & (places < first + length)
-
-
-def _whole(share: Tensor, count: int) -> Tensor:
-    """Return a whole number under ``count`` for each image, by its share in [0, 1)."""
-    return (share * count).long().view(-1, 1, 1, 1)
 
 
 def _places(images: Tensor, axis: int) -> Tensor:

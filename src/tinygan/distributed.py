@@ -59,7 +59,8 @@ class Ranks:
         """This rank's GPU, or the CPU on a machine without GPUs."""
         return torch.device(f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu")
 
-    def _sizes(self, size: int) -> list[int]:
+    def sizes(self, size: int) -> list[int]:
+        """Return the sizes of the ranks' parts of a batch, the largest first."""
         # Batch norm needs two images per rank: each rank takes all of a batch that has fewer.
         if size < 2 * self.count:
             return [size] * self.count
@@ -67,17 +68,13 @@ class Ranks:
 
     def part(self, size: int) -> slice:
         """Return which images of a batch are this rank's; parts differ by one image at most."""
-        sizes = self._sizes(size)
+        sizes = self.sizes(size)
         stop = min(size, sum(sizes[: self.rank + 1]))
         return slice(stop - sizes[self.rank], stop)
 
-    def least(self, size: int) -> int:
-        """Return the size of the smallest part of a batch."""
-        return min(self._sizes(size))
-
     def share(self, size: int, multiple: int = 1) -> float:
         """Return the weight of this rank's mean, if each uses a multiple of so many images."""
-        used = [part // multiple for part in self._sizes(size)]
+        used = [part // multiple for part in self.sizes(size)]
         return used[self.rank] / sum(used)
 
     def sum(self, tensor: torch.Tensor) -> None:
@@ -95,8 +92,8 @@ class Ranks:
         with self._noticing():
             dist.all_gather(rows, own, group=self.groups[1])
         if failed := [rank for rank, row in enumerate(rows) if row[0]]:
-            lines = error and map(str.rstrip, traceback.format_exception_only(error))
-            texts = self.gather_objects(lines and "; ".join(lines))
+            lines = map(str.rstrip, traceback.format_exception_only(error)) if error else ()
+            texts = self.gather_objects("; ".join(lines))
             if error is None:
                 raise RankError("; ".join(f"rank {rank} failed: {texts[rank]}" for rank in failed))
         return [row[1:].tolist() for row in rows]
@@ -167,8 +164,8 @@ _joined: dict[Any, Ranks] = {}
 def join(*, timeout: float = TIMEOUT) -> Ranks:
     """Join the other processes of this run: all must call it, as trainers and loaders do.
 
-    They are those of the script's own process group, or else torchrun's; without either, it is
-    alone. After ``timeout`` seconds without an answer another rank counts as lost.
+    They are those of the script's own process group, or else torchrun's. After ``timeout`` seconds
+    without an answer another rank counts as lost.
 
     Examples:
         >>> join().count
@@ -178,18 +175,8 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
     gpus = torch.cuda.device_count()
     if not dist.is_initialized():
-        if (world := os.environ.get("WORLD_SIZE", "1")) == "1":
+        if os.environ.get("WORLD_SIZE", "1") == "1":
             return ALONE
-        if missing := sorted({"RANK", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ)):
-            raise ValueError(
-                f"WORLD_SIZE is {world}, but {', '.join(missing)} must be set too; start the "
-                "script with torchrun, or unset WORLD_SIZE to train in one process."
-            )
-        if 0 < gpus <= int(os.environ.get("LOCAL_RANK", "0")):
-            raise ValueError(
-                f"ranks must have a GPU each, got {gpus} GPUs and more ranks on this machine; "
-                "start fewer, or set CUDA_VISIBLE_DEVICES= to train on the CPU."
-            )
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what "cuda" means
         patience = timedelta(seconds=max(timeout, TIMEOUT))  # some start slowly

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tinygan._run import checks
 
@@ -25,8 +26,8 @@ __all__ = [
     "wasserstein",
 ]
 
-Cost: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-PairedCost: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Cost: TypeAlias = Callable[[Tensor], Tensor]
+PairedCost: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,7 @@ class Loss:
         G pays   E[generator(D(G(z)))]
 
     Examples:
-        >>> exponential = Loss(
-        ...     real=lambda logits: (-logits).exp(),
-        ...     fake=lambda logits: logits.exp(),
-        ...     generator=lambda logits: (-logits).exp(),
-        ... )
+        >>> linear = Loss(real=torch.neg, fake=torch.positive, generator=torch.neg)
     """
 
     real: Cost
@@ -68,7 +65,7 @@ class PairedLoss:
     paired: ClassVar[Literal[True]] = True
 
 
-def cross_entropy(logits: torch.Tensor, target: float) -> torch.Tensor:
+def cross_entropy(logits: Tensor, target: float) -> Tensor:
     """Return -[t log D + (1 - t) log(1 - D)] for each logit, with D = sigmoid(logit).
 
     It stays exact and finite where D rounds to 0 or 1. ``target`` is t, in [0, 1].
@@ -89,43 +86,38 @@ def smoothed(label_smoothing: float) -> Loss:
     """Return ``non_saturating`` with D's target for real examples lowered by ``label_smoothing``.
 
     The other targets stay 0 and 1: it is one-sided (Salimans et al. 2016, section 3.4).
-
-    Raises:
-        ValueError: for a smoothing outside [0, 0.5).
+    Raises ValueError for a smoothing outside [0, 0.5).
 
     Examples:
         >>> smoothed(0.1).real(torch.zeros(1))
         tensor([0.6931])
     """
-    label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 0.5)")
-    return Loss(
-        real=partial(cross_entropy, target=1 - label_smoothing),
-        fake=partial(cross_entropy, target=0.0),
-        generator=partial(cross_entropy, target=1.0),
-    )
+    target = 1 - checks.number("label_smoothing", label_smoothing, "[0, 0.5)")
+    return replace(non_saturating, real=partial(cross_entropy, target=target))
 
 
-non_saturating = smoothed(0.0)
+_as_real = partial(cross_entropy, target=1.0)
+_as_fake = partial(cross_entropy, target=0.0)
+
+non_saturating = Loss(real=_as_real, fake=_as_fake, generator=_as_real)
 """The DCGAN tutorial's loss (Goodfellow et al. 2014, section 3).
 
 D minimises -log D(x) - log(1 - D(G(z))); G minimises -log D(G(z)).
 """
 
 
-def _negative(logits: torch.Tensor, *, cost: Cost) -> torch.Tensor:
-    return -cost(logits)
+def _less_as_fake(logits: Tensor) -> Tensor:
+    return -cross_entropy(logits, 0.0)
 
 
-minimax = replace(
-    non_saturating, generator=partial(_negative, cost=partial(cross_entropy, target=0.0))
-)
+minimax = Loss(real=_as_real, fake=_as_fake, generator=_less_as_fake)
 """The game as it is analysed (Goodfellow et al. 2014, equation 1).
 
 D is as in ``non_saturating``; G minimises log(1 - D(G(z))), whose gradient vanishes when D wins.
 """
 
 
-def _half_square(logits: torch.Tensor, *, target: float) -> torch.Tensor:
+def _half_square(logits: Tensor, *, target: float) -> Tensor:
     return (logits - target).square() / 2
 
 
@@ -140,29 +132,21 @@ D minimises (D(x) - 1)^2 / 2 + D(G(z))^2 / 2; G minimises (D(G(z)) - 1)^2 / 2.
 """
 
 
-def _hinge_real(logits: torch.Tensor) -> torch.Tensor:
+def _hinge_real(logits: Tensor) -> Tensor:
     return F.relu(1 - logits)
 
 
-def _hinge_fake(logits: torch.Tensor) -> torch.Tensor:
+def _hinge_fake(logits: Tensor) -> Tensor:
     return F.relu(1 + logits)
 
 
-def _plus(logits: torch.Tensor) -> torch.Tensor:
-    return logits
-
-
-def _minus(logits: torch.Tensor) -> torch.Tensor:
-    return -logits
-
-
-hinge = Loss(real=_hinge_real, fake=_hinge_fake, generator=_minus)
+hinge = Loss(real=_hinge_real, fake=_hinge_fake, generator=torch.neg)
 """The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17).
 
 D minimises max(0, 1 - D(x)) + max(0, 1 + D(G(z))); G minimises -D(G(z)).
 """
 
-wasserstein = Loss(real=_minus, fake=_plus, generator=_minus)
+wasserstein = Loss(real=torch.neg, fake=torch.positive, generator=torch.neg)
 """The loss of WGAN's critic (Arjovsky et al. 2017, equation 2).
 
 D minimises D(G(z)) - D(x); G minimises -D(G(z)). It has no lower bound, and only means something
@@ -170,11 +154,11 @@ while D's slope is held near 1: combine it with ``penalties.wgan_gp()``.
 """
 
 
-def _prefer_real(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+def _prefer_real(real: Tensor, fake: Tensor) -> Tensor:
     return cross_entropy(real - fake, 1.0)
 
 
-def _prefer_fake(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+def _prefer_fake(real: Tensor, fake: Tensor) -> Tensor:
     return cross_entropy(fake - real, 1.0)
 
 
@@ -194,28 +178,20 @@ def checked(loss: object) -> Loss | PairedLoss:
             f"loss must be a tinygan.losses.Loss or PairedLoss, got {loss!r}; use losses.hinge, or "
             "call the function that makes one, as in losses.smoothed(0.1)."
         )
-    costs: dict[str, Any] = {
-        field.name: partial(_checked_cost, getattr(loss, field.name), f"loss.{field.name}")
-        for field in fields(loss)
-    }
-    return replace(loss, **costs)
+
+    def checking(name: str) -> Any:
+        cost = getattr(loss, name)
+        return lambda *logits: each(f"loss.{name}", cost(*logits), logits[-1].shape, per="logit")
+
+    return replace(loss, **{field.name: checking(field.name) for field in fields(loss)})
 
 
-def _checked_cost(cost: Callable[..., object], name: str, *logits: torch.Tensor) -> torch.Tensor:
-    return each(name, cost(*logits), logits[-1].shape, per="logit")
-
-
-def each(name: str, cost: object, *shapes: tuple[int, ...], per: str) -> torch.Tensor:
+def each(name: str, cost: object, *shapes: tuple[int, ...], per: str) -> Tensor:
     """Return costs of one of these shapes; raise ValueError for means or mixed-up examples."""
-    if not isinstance(cost, torch.Tensor) or cost.shape not in shapes:
-        got = tuple(cost.shape) if isinstance(cost, torch.Tensor) else type(cost).__name__
+    if not isinstance(cost, Tensor) or cost.shape not in shapes:
+        got = tuple(cost.shape) if isinstance(cost, Tensor) else type(cost).__name__
         raise ValueError(
             f"{name} must return one cost per {per}, {tuple(shapes[0])}, got {got}; return a "
             "tensor of that shape: the trainer takes the mean."
-        )
-    if not cost.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"{name} must return costs that weights can learn from, got some without gradients; "
-            "detach nothing, and compute slopes with penalties.slopes or create_graph=True."
         )
     return cost

@@ -20,9 +20,6 @@ __all__ = ["Penalty", "dragan", "r1", "r2", "slopes", "wgan_gp"]
 Discriminator: TypeAlias = Callable[[Tensor], Tensor]
 """D as a function of examples (N, ...); labels, if any, are those of the batch, in its order."""
 
-PenaltyCost: TypeAlias = Callable[..., Tensor]
-"""Maps D, real examples and fakes, both (N, ...), and what was drawn, to costs (N,)."""
-
 
 @dataclass(frozen=True)
 class Penalty:
@@ -40,15 +37,11 @@ class Penalty:
         name: in reports; each penalty of a run needs another.
         weight: the cost's factor, at least 0: a number, or a schedule (``tinygan.schedules``).
 
-    Raises:
-        ValueError: for a value out of range.
-        TypeError: for a weight that is neither a number nor a function of the images seen.
-
     Examples:
         >>> shallow = Penalty(lambda d, real, fake: d(real) ** 2 + d(fake) ** 2, every=4)
     """
 
-    cost: PenaltyCost
+    cost: Callable[..., Tensor]
     every: int = 1
     draw: Draw | None = None
     name: str = "penalty"
@@ -56,7 +49,7 @@ class Penalty:
 
     def __post_init__(self) -> None:
         checks.count("every", self.every)
-        schedules.checked("weight", self.weight, "[0, inf)")
+        object.__setattr__(self, "weight", schedules.checked("weight", self.weight, "[0, inf)"))
 
     def term(
         self, d: Discriminator, real: Tensor, fake: Tensor, batch: Batch, number: int
@@ -67,7 +60,7 @@ class Penalty:
         name = f"the penalty {self.name!r}"
         costs = losses.each(name, self.cost(d, real, fake, *drawn), *shapes, per="example")
         if not callable(self.weight):
-            return costs if self.weight == 1 else self.weight * costs
+            return self.weight * costs
         # Drawn, as if it were random, so that a captured step reads it anew each time.
         weights = batch.draw(f"penalty.{number}.weight", partial(_weights, weight=self.weight))
         return weights[: len(costs)].to(costs) * costs
@@ -85,9 +78,8 @@ def slopes(d: Discriminator, examples: Tensor) -> Tensor:
     For images (N, C, H, W) that is (N, C H W), or (N / m, m C H W) if D judges m of them together.
 
     Examples:
-        >>> slopes(lambda points: 3 * points[:, 0], torch.zeros(2, 2))
-        tensor([[3., 0.],
-                [3., 0.]])
+        >>> slopes(lambda points: 3 * points[:, 0], torch.zeros(1, 2))
+        tensor([[3., 0.]])
     """
     examples = examples.detach().requires_grad_()
     logits = d(examples)
@@ -104,15 +96,13 @@ def r1(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
     2024): D is smooth at first, and sees fine detail in the end. For arguments see ``Penalty``.
 
     Examples:
-        >>> r1(2.0).cost(lambda x: 3 * x[:, 0], torch.ones(2, 1), torch.ones(2, 1))
-        tensor([9., 9.])
         >>> falling = r1(schedules.exponential(10.0, 0.1, until=1_000_000))
     """
-    return _weighted("r1", _r1_cost, weight, every)
+    return Penalty(_r1, every, name="r1", weight=weight)
 
 
-def _r1_cost(d: Discriminator, real: Tensor, fake: Tensor, *, weight: float) -> Tensor:
-    return weight / 2 * slopes(d, real).square().sum(1)
+def _r1(d: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+    return slopes(d, real).square().sum(1) / 2
 
 
 def r2(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
@@ -121,11 +111,11 @@ def r2(weight: float | Schedule = 10.0, *, every: int = 16) -> Penalty:
     Examples:
         >>> both = [r1(1.0, every=1), r2(1.0, every=1)]
     """
-    return _weighted("r2", _r2_cost, weight, every)
+    return Penalty(_r2, every, name="r2", weight=weight)
 
 
-def _r2_cost(d: Discriminator, real: Tensor, fake: Tensor, *, weight: float) -> Tensor:
-    return weight / 2 * slopes(d, fake).square().sum(1)
+def _r2(d: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+    return slopes(d, fake).square().sum(1) / 2
 
 
 def wgan_gp(weight: float | Schedule = 10.0, *, every: int = 1) -> Penalty:
@@ -135,20 +125,16 @@ def wgan_gp(weight: float | Schedule = 10.0, *, every: int = 1) -> Penalty:
     equation 3). See ``r1`` for batch norm, and ``Penalty`` for arguments.
 
     Examples:
-        >>> ones = torch.ones(2, 1)
-        >>> wgan_gp(10.0).cost(lambda x: 3 * x[:, 0], ones, ones, torch.tensor([0.2, 0.7]))
-        tensor([40., 40.])
+        >>> critic = [wgan_gp(10.0)]
     """
-    return _weighted("wgan_gp", _wgan_gp_cost, weight, every, sampling.one_each)
+    return Penalty(_wgan_gp, every, sampling.one_each, "wgan_gp", weight)
 
 
-def _wgan_gp_cost(
-    d: Discriminator, real: Tensor, fake: Tensor, e: Tensor, *, weight: float
-) -> Tensor:
+def _wgan_gp(d: Discriminator, real: Tensor, fake: Tensor, e: Tensor) -> Tensor:
     join: int = getattr(d, "join", 1)
     e = e.to(real)[::join].repeat_interleave(join)  # joined images lie on one line
-    between = fake.lerp(real, e.view(-1, *[1] * (real.dim() - 1)))
-    return weight * (_length(slopes(d, between)) - 1).square()
+    x = fake.lerp(real, e.view(-1, *[1] * (real.dim() - 1)))
+    return (_length(slopes(d, x)) - 1).square()
 
 
 def dragan(weight: float | Schedule = 10.0, *, noise: float = 0.25, every: int = 1) -> Penalty:
@@ -158,19 +144,14 @@ def dragan(weight: float | Schedule = 10.0, *, noise: float = 0.25, every: int =
     al. 2017). See ``r1`` for batch norm, and ``Penalty`` for the other arguments.
 
     Examples:
-        >>> ones = torch.ones(2, 1)
-        >>> dragan(10.0).cost(lambda x: 3 * x[:, 0], ones, ones, 0 * ones)
-        tensor([40., 40.])
+        >>> around_real = dragan(10.0, noise=0.1)
     """
-    noise = checks.number("noise", noise, "[0, inf)")
-    draw = partial(sampling.gaussian_noise, deviation=noise)
-    return _weighted("dragan", _dragan_cost, weight, every, draw)
+    draw = partial(sampling.noise, deviation=checks.number("noise", noise, "[0, inf)"))
+    return Penalty(_dragan, every, draw, "dragan", weight)
 
 
-def _dragan_cost(
-    d: Discriminator, real: Tensor, fake: Tensor, noise: Tensor, *, weight: float
-) -> Tensor:
-    return weight * (_length(slopes(d, real + noise.to(real))) - 1).square()
+def _dragan(d: Discriminator, real: Tensor, fake: Tensor, noise: Tensor) -> Tensor:
+    return (_length(slopes(d, real + noise.to(real))) - 1).square()
 
 
 def _length(slope: Tensor) -> Tensor:
@@ -178,16 +159,6 @@ def _length(slope: Tensor) -> Tensor:
     square = slope.square().sum(1)
     flat = square == 0
     return torch.where(flat, 1.0, square).sqrt() * ~flat
-
-
-def _weighted(
-    name: str, cost: PenaltyCost, weight: float | Schedule, every: int, draw: Draw | None = None
-) -> Penalty:
-    """Return a penalty whose cost has a factor ``weight``, which may be a schedule."""
-    weight = schedules.checked("weight", weight, "[0, inf)")
-    if callable(weight):
-        return Penalty(partial(cost, weight=1.0), every, draw, name, weight)
-    return Penalty(partial(cost, weight=weight), every, draw, name)
 
 
 def _weights(

@@ -22,15 +22,14 @@ def mix(seed: int, *key: str | int) -> int:
     """
     # operator.index takes NumPy's ints, and refuses floats.
     words = [part if isinstance(part, str) else operator.index(part) for part in (seed, *key)]
-    text = repr(words).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+    hashed = hashlib.blake2b(repr(words).encode(), digest_size=8)
+    return int.from_bytes(hashed.digest(), "big") >> 1
 
 
 def generator(seed: int, *key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a fresh generator for the draw that ``key`` names; devices draw different numbers.
 
     Examples:
-        >>> torch.randperm(4, generator=generator(999, "order", 0)).shape
-        torch.Size([4])
+        >>> order = torch.randperm(4, generator=generator(999, "order", 0))
     """
     return torch.Generator(device).manual_seed(mix(seed, *key))

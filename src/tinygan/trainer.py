@@ -248,7 +248,6 @@ class Trainer(Run):
         for player in self.players:
             if player.average is not None:  # after the hooks, which may change weights
                 player.average.update(self.images + size, size, player.skipped)
-        self._replica.agree()
 
         self.step += 1
         self.images += size
@@ -303,7 +302,7 @@ class Trainer(Run):
 
     def _is_too_small(self, size: int) -> bool:
         """Return whether a batch of ``size`` is smaller than what the algorithm needs of a rank."""
-        return bool(self.ranks.least(size) < self._multiple)
+        return bool(self.ranks.sizes(size)[-1] < self._multiple)
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.weights_dtype if tensor.is_floating_point() else tensor.dtype

@@ -225,7 +225,7 @@ def run_corrupted(folder, steps, at):
 def pack_and_freeze(root):
     """Pack a folder of images, in the midst of which rank 0 gives no more signs."""
     data.ImageFiles.in_bytes = freeze
-    data.pack(root, root / "images.packed", image_size=8, workers=0)
+    data.pack(root, root / "images.npy", image_size=8, workers=0)
 
 
 def test_who_waits_for_packing_in_vain_is_told(tmp_path):

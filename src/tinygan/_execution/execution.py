@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from tinygan import distributed
 from tinygan._execution.finite import LossScale
 from tinygan.distributed import Ranks
-from tinygan.nets import traits
 from tinygan.player import Players
 
 NO_SYNC = (
@@ -61,7 +61,7 @@ class Execution:
         where = players[0].device if device is None else torch.device(device)
         for player in players:
             if self.sync_batch_norm:
-                player.module = traits.synchronised(player.module, where)
+                player.module = nn.SyncBatchNorm.convert_sync_batchnorm(player.module)
             own = _checked_dtype(self.dtype, player.weights_dtype)
             player.prepare(where, own, compiled=self.compile)
         dtype = players[0].applied.dtype

@@ -1,4 +1,4 @@
-"""What the ranks of a run exchange: averages in each phase, and agreements between steps."""
+"""What the ranks of a run exchange: averages in each phase, and agreements before these."""
 
 from __future__ import annotations
 
@@ -38,16 +38,15 @@ class Replica:
         """Average gradients, statistics and batch norm's, all weighted by ``share``."""
         if self.ranks.count == 1:
             return
-        measured = list(self.measured())
+        given = list(self.measured())
         # No rank may wait below for one that has failed, or that sends less.
-        if len({logged for _, logged, _ in self.ranks.gather([NO_BATCH, len(measured), 0])}) > 1:
+        if len({logged for _, logged, _ in self.ranks.gather([NO_BATCH, len(given), 0])}) > 1:
             raise RankError("ranks must log the same statistics in each step; do not log in an if.")
         # Weights without a gradient count too: other ranks may have one.
-        given = [torch.zeros_like(w) if w.grad is None else w.grad for w in player.parameters]
+        given += [torch.zeros_like(w) if w.grad is None else w.grad for w in player.parameters]
         # By .data, for graphs that have yet to go backward may have saved these.
         for each in self.players:
             given += [s.data for s in traits.running_statistics(each.module).values()]
-        given += measured
         for dtype in dict.fromkeys(tensor.dtype for tensor in given):
             tensors = [tensor for tensor in given if tensor.dtype == dtype]
             sizes = [tensor.numel() for tensor in tensors]
@@ -64,15 +63,15 @@ class Replica:
         if self.ranks.count == 1:
             return request
         asked = 0 if request is None else 1 + request.signal
-        sizes, digests, asking = zip(*self.ranks.gather([size, digest, asked]))
-        whole = list(zip(sizes, digests))
-        if other := [str(rank) for rank, each in enumerate(whole) if each != whole[0]]:
+        rows = self.ranks.gather([size, digest, asked])
+        if other := [str(rank) for rank, row in enumerate(rows) if row[:2] != rows[0][:2]]:
             raise RankError(
                 "ranks must be given the same batches, of which each takes its part, got other "
-                f"ones than rank 0's on rank {', '.join(other)}, of {', '.join(map(str, sizes))} "
-                "images; use data.Loader, or a DataLoader with "
-                "generator=torch.Generator().manual_seed(1) and no DistributedSampler."
+                f"ones than rank 0's on rank {', '.join(other)}, of sizes {[r[0] for r in rows]}; "
+                "use data.Loader, or a DataLoader with generator=torch.Generator().manual_seed(1) "
+                "and no DistributedSampler."
             )
+        asking = [asked for _, _, asked in rows]
         if not any(asking):
             return None
         reasons = self.ranks.gather_objects(request and request.reason)
@@ -90,21 +89,19 @@ class Replica:
         """Raise, on all ranks, if their weights, moments or statistics differ; after ``agree``."""
         if self.ranks.count == 1:
             return
-        sums = sums_of_bits(self.players)
-        if len({row[0] for row in self.ranks.gather([hash(tuple(sums.values()))])}) > 1:
-            theirs = self.ranks.gather_objects(sums)
-            name = next(n for n in theirs[0] if len({found.get(n) for found in theirs}) > 1)
-            other = [str(r) for r, found in enumerate(theirs) if found.get(name) != theirs[0][name]]
-            raise DifferentRanksError(
-                f"ranks must hold the same bits, got {name} that differs on rank "
-                f"{', '.join(other)} from rank 0's at step {step}; let hooks change weights and "
-                "gradients on every rank alike, and go on from a checkpoint of step "
-                f"{self.compared_step} or before."
-            )
+        theirs = self.ranks.gather_objects(_sums_of_bits(self.players))
+        for name, sum_of_bits in theirs[0].items():
+            if other := [str(r) for r, sums in enumerate(theirs) if sums.get(name) != sum_of_bits]:
+                raise DifferentRanksError(
+                    f"ranks must hold the same bits, got {name} that differs on rank "
+                    f"{', '.join(other)} from rank 0's at step {step}; let hooks change weights "
+                    "and gradients on every rank alike, and go on from a checkpoint of step "
+                    f"{self.compared_step} or before."
+                )
         self.compared_step = step
 
 
-def sums_of_bits(players: Iterable[Player]) -> dict[str, int]:
+def _sums_of_bits(players: Iterable[Player]) -> dict[str, int]:
     """Sum the elements, as integers by their bits, of each tensor that ranks share."""
     shared: dict[str, torch.Tensor] = {}
     for player in players:

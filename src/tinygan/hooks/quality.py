@@ -14,7 +14,6 @@ from torch import nn
 from tinygan import metrics, seeds
 from tinygan._run import checks
 from tinygan._run.checkpoint import remove_leftovers
-from tinygan._run.checks import require
 from tinygan._run.state import name_of
 from tinygan.distributed import ALONE
 from tinygan.hook import Run

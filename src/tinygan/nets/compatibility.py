@@ -23,19 +23,16 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
                 f"generator and discriminator must agree on {name}, got {made} and {judged}; "
                 f"build both with the same {name}."
             )
-    if isinstance(_last_layer(discriminator), nn.Sigmoid):
+    last = discriminator
+    while children := list(last.children()):  # what it is sure to end in
+        if not isinstance(last, nn.Sequential) and len(children) > 1:
+            break
+        last = children[-1]
+    if isinstance(last, nn.Sigmoid):
         raise ValueError(
             "discriminator must return logits, got probabilities from a final Sigmoid; remove that "
             "layer: the losses apply it themselves."
         )
-
-
-def _last_layer(net: nn.Module) -> nn.Module:
-    """Return the layer that a net is sure to end in: a chain's last one, or an only child."""
-    children = list(net.children())
-    if children and (isinstance(net, nn.Sequential) or len(children) == 1):
-        return _last_layer(children[-1])
-    return net
 
 
 @torch.no_grad()
@@ -60,10 +57,11 @@ def check_first_batch(
         classes.append(labels[:1].expand(len(z)).to(z.device))
     with evaluating(generator, discriminator):
         fake = _tried("generator", generator, z, *classes)
-        if len(real) == 0 or (fake.dim() == 4 and real.dim() != 4):
+        if len(real) == 0 or fake.shape[1:] != real.shape[1:]:
             raise ValueError(
-                f"a batch must be images (N, C, H, W), got the shape {tuple(real.shape)}; batch a "
-                "data set with tinygan.data.Loader, and add a missing axis with unsqueeze."
+                f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
+                f"generator makes, got {tuple(real.shape)}; change the nets (image_size, channels) "
+                "or the data, and batch a data set with tinygan.data.Loader."
             )
         if real.dim() == 4:
             check_range(real)
@@ -72,17 +70,23 @@ def check_first_batch(
                 "batch size must be at least 2 with batch norm, got 1; use larger batches, or nets "
                 "with norm=None."
             )
-        if fake.shape[1:] != real.shape[1:]:
-            raise ValueError(
-                f"examples must have the shape that the generator makes, {tuple(fake.shape[1:])}, "
-                f"got {tuple(real.shape[1:])}; change the nets (image_size, channels) or the data."
-            )
         logits = _tried("discriminator", discriminator, fake, *classes)
     if logits.shape[:1] != (len(z) // join,):
         raise ValueError(
             f"discriminator must return logits (N, ...), got {tuple(logits.shape)} for N={len(z)}; "
             "keep the first axis, or, if it judges m images together, give it an attribute join, m."
         )
+
+
+def _tried(name: str, net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """Return what a net makes of inputs; its errors name it and their shapes."""
+    try:
+        made: torch.Tensor = net(*inputs)
+    except Exception as error:
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        error.add_note(f"raised by the {name}, which must take inputs of shape {shapes}")
+        raise
+    return made
 
 
 def check_range(images: torch.Tensor) -> None:
@@ -102,37 +106,16 @@ def check_range(images: torch.Tensor) -> None:
         )
 
 
-def _tried(name: str, net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-    """Return what a net makes of inputs, with a ValueError for its errors."""
-    try:
-        made: torch.Tensor = net(*inputs)
-    except (RuntimeError, ValueError, TypeError) as error:
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise ValueError(
-            f"{name} must take inputs of shape {shapes}, but raised: {error}; check its sizes, "
-            "channels and latent_dim."
-        ) from error
-    return made
-
-
-def check_label_shape(labels: torch.Tensor, count: int) -> None:
-    """Raise ValueError for labels that are not (N,) of int64."""
+def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
+    """Raise ValueError for labels that are not (N,) of int64, or not classes of the nets."""
     if labels.shape != (count,) or labels.dtype != torch.int64:
         raise ValueError(
             f"labels must be (N,) of int64, got {tuple(labels.shape)} of {labels.dtype} for "
             f"N={count}; give each example the number of its class."
         )
-
-
-def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
-    """Raise ValueError for labels (N,) that are not classes of the nets."""
-    check_label_shape(labels, count)
-    if count == 0:
-        return
-    low, high = labels.min().item(), labels.max().item()
+    low, high = labels.aminmax() if count else (0, 0)
     if low < 0 or high >= num_classes:
-        more = "" if low < 0 else f", or build the nets with num_classes={int(high) + 1}"
         raise ValueError(
-            f"labels must be in [0, {num_classes}), got [{low}, {high}]; count classes from 0"
-            f"{more}."
+            f"labels must be in [0, {num_classes}), got [{int(low)}, {int(high)}]; count classes "
+            "from 0, and build the nets with as many num_classes."
         )

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from tinygan._run import checks
-from tinygan.nets.compatibility import check_label_shape
 
 Size: TypeAlias = tuple[int, int]  # height, width
 Norm: TypeAlias = Callable[[int], nn.Module]
@@ -38,21 +37,14 @@ class DCGANGenerator(nn.Module):
         latent_dim: Z, the length of the noise vector.
         base_channels: width of the layer next to the image; it doubles with each stage inwards.
         max_channels: a cap on that doubling, or None.
-        norm: makes the normalisation of a hidden layer, given its width. With None there is no
-            normalisation, and the convolutions get a bias.
+        norm: makes the normalisation of a hidden layer, given its width; None is none, and biases.
         activation: makes the activation of a hidden layer.
-        num_classes: K. If given, ``forward`` also takes labels. They are appended to z as K
+        num_classes: K. If given, ``forward`` also takes labels, which are appended to z as K
             numbers, all 0 but one (Mirza and Osindero 2014).
-
-    Raises:
-        ValueError: for a side under 8 or a count under 1.
 
     Examples:
         >>> DCGANGenerator(image_size=(61, 47))(torch.randn(2, 100)).shape
         torch.Size([2, 3, 61, 47])
-        >>> digits = DCGANGenerator(28, channels=1, num_classes=10)
-        >>> digits(torch.randn(2, 100), torch.tensor([3, 7])).shape
-        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
@@ -90,20 +82,14 @@ class DCGANGenerator(nn.Module):
         self.main = nn.Sequential(*layers, up, nn.Tanh())
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Map noise (N, Z) or (N, Z, 1, 1) to images (N, C, H, W) in [-1, 1].
-
-        A net with classes also needs labels, (N,) of int64.
-
-        Raises:
-            ValueError: for noise or labels of another shape, or missing labels.
-        """
+        """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) of int64, to images (N, C, H, W)."""
         if z.dim() < 2 or z[0].numel() != self.latent_dim:
             raise ValueError(
                 f"z must be (N, {self.latent_dim}), got {tuple(z.shape)}; draw it with "
                 f"torch.randn(N, {self.latent_dim})."
             )
-        z = z.reshape(len(z), self.latent_dim)
-        _check_labels(labels, self.num_classes, len(z))
+        z = z.reshape(len(z), -1)
+        _check_labels(labels, self.num_classes)
         if labels is not None and self.num_classes is not None:
             known = torch.arange(self.num_classes, device=z.device)
             z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
@@ -114,16 +100,13 @@ class DCGANGenerator(nn.Module):
 class DCGANDiscriminator(nn.Module):
     """Turn images into logits by strided convolutions; a high logit means "real".
 
-    Other arguments and errors are as in ``DCGANGenerator``.
-
     Args:
         join: m, how many images D judges together, see ``join_images``.
         num_classes: K. If given, ``forward`` also takes labels, and judges them by a projection
             (Miyato and Koyama 2018, equation 3) of the whole last map. Only with ``join=1``.
+        image_size: this and all others as in ``DCGANGenerator``.
 
     Examples:
-        >>> DCGANDiscriminator(image_size=(61, 47))(torch.zeros(2, 3, 61, 47)).shape
-        torch.Size([2])
         >>> DCGANDiscriminator(28, join=2)(torch.zeros(8, 3, 28, 28)).shape
         torch.Size([4])
     """
@@ -169,19 +152,13 @@ class DCGANDiscriminator(nn.Module):
         self.main = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, smallest, bias=False))
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Map images (N, C, H, W) in [-1, 1] to logits (N,), or (N / m,) if D judges m together.
-
-        A net with classes also needs labels, (N,) of int64.
-
-        Raises:
-            ValueError: for images or labels of another shape, or missing labels.
-        """
+        """Map images (N, C, H, W), and labels (N,) of int64, to logits (N,) or (N / m,)."""
         if images.shape[1:] != (self.channels, *self.image_size):
             raise ValueError(
                 f"images must be (N, {self.channels}, {self.image_size[0]}, {self.image_size[1]}), "
                 f"got {tuple(images.shape)}; build the net for their size and channels."
             )
-        _check_labels(labels, self.num_classes, len(images))
+        _check_labels(labels, self.num_classes)
         if self.join > 1:
             images = join_images(images, self.join)
         *body, last = self.main
@@ -199,9 +176,6 @@ def join_images(images: torch.Tensor, count: int) -> torch.Tensor:
     A D that sees several images at once notices when G makes only a few kinds (PacGAN, Lin et al.
     2018). A D of your own calls this first in its ``forward``, and has an attribute ``join``, m, by
     which trainers know to leave out the images that are left over.
-
-    Raises:
-        ValueError: for images that are not a multiple of the count, or a count under 1.
 
     Examples:
         >>> join_images(torch.zeros(8, 3, 8, 8), 2).shape
@@ -229,7 +203,7 @@ def _stages(
         height, width = size
         kernels.append((4 - height % 2, 4 - width % 2))
         channels = base_channels * 2**stage
-        widths.append(channels if max_channels is None else min(channels, max_channels))
+        widths.append(min(channels, max_channels or channels))
         size = (height + 1) // 2, (width + 1) // 2
     return kernels, widths, size
 
@@ -241,14 +215,12 @@ def _hidden(
     return [conv, *([norm(conv.out_channels)] if norm else []), activation()]
 
 
-def _check_labels(labels: torch.Tensor | None, num_classes: int | None, count: int) -> None:
-    """Raise ValueError unless labels (N,) are given to a net with classes, and to no other."""
+def _check_labels(labels: torch.Tensor | None, num_classes: int | None) -> None:
+    """Raise ValueError unless labels are given to a net with classes, and to no other."""
+    # The trainer and sampling check their range, before: here it would wait for the device.
     if (labels is None) != (num_classes is None):
         given = "none" if labels is None else f"some of shape {tuple(labels.shape)}"
         raise ValueError(
             f"labels must be given to a net with num_classes, and to no other, got {given} for "
             f"num_classes={num_classes}; build the net with num_classes=10, or without."
         )
-    # The trainer and sampling check their range, before: here it would wait for the device.
-    if labels is not None:
-        check_label_shape(labels, count)

@@ -47,14 +47,3 @@ def running_statistics(net: nn.Module) -> dict[str, torch.Tensor]:
         for kind in ("running_mean", "running_var")
         if (statistic := getattr(part, kind)) is not None
     }
-
-
-def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
-    """Return a net, of the same parameters, whose batch norms see the batches of all ranks."""
-    if device.type != "cuda":
-        raise ValueError(
-            f"sync_batch_norm needs a CUDA device, got {device}; leave it out, and each rank's "
-            "batch norm sees its own part of the batch."
-        )
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    return converted

@@ -15,12 +15,11 @@ def weights_init(module: nn.Module) -> None:
     """Draw one layer's weights as the DCGAN paper does; use it as ``net.apply(weights_init)``.
 
     Convolutions are drawn from N(0, 0.02), scales of batch norm from N(1, 0.02); its shifts become
-    0 (Radford et al. 2015, section 4). Other layers are left alone. It draws from PyTorch's global
-    generator, as the tutorial does: call ``torch.manual_seed`` first to repeat it.
+    0 (Radford et al. 2015, section 4). It draws from PyTorch's global generator, as the tutorial
+    does: call ``torch.manual_seed`` first to repeat it.
 
     Examples:
         >>> import tinygan
-        >>> _ = torch.manual_seed(999)
         >>> generator = tinygan.DCGANGenerator().apply(weights_init)
     """
     if isinstance(module, _ConvNd) and is_parametrized(module, "weight"):
@@ -46,9 +45,6 @@ def spectral_norm(net: nn.Module) -> nn.Module:
     in place, by PyTorch's parametrization, which draws from the global generator. Use it for a D
     with ``norm=None``: batch norm would change the slope again. A convolution's weights count as a
     matrix, outputs by all else; its slope may reach its kernel over its stride, rounded up: 2 here.
-
-    Raises:
-        ValueError: for a net without such layers, or one whose weights are already parametrized.
 
     Examples:
         >>> import tinygan

@@ -1,0 +1,30 @@
+"""Captured steps with each change by a hook at each event, once and all the time.
+
+Of these a few are tried in ``tests/test_capture.py``.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from tests import test_capture
+from tests.test_capture import ACTS, EVENTS, MEDDLING, PARTS, Meddle, recorder  # noqa: F401
+
+pytestmark = pytest.mark.filterwarnings("ignore:a penalty of a discriminator with batch norm")
+
+
+@pytest.mark.parametrize(("event", "act", "once"), list(product(EVENTS, ACTS, (True, False))))
+def test_what_hooks_change_is_not_lost(recorder, event, act, once):  # noqa: F811
+    """Gradients, weights, buffers, options and moments that it changed are those used."""
+    test_capture.meddle(recorder, event, act, once)
+
+
+@pytest.mark.parametrize(("event", "act"), MEDDLING)
+@pytest.mark.parametrize("arguments", PARTS, ids=" and ".join)
+def test_turns_and_parts_are_replayed_whatever_hooks_do(recorder, arguments, event, act):  # noqa: F811
+    """Several turns of D and parts of a batch, with a hook that meddles once: equal to eager."""
+    make_hooks = lambda: [Meddle(act, event, (8,))]  # noqa: E731
+    test_capture.assert_same_run(recorder, 12, make_hooks, **arguments)
+    assert recorder.counts.replayed > 0

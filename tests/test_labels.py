@@ -118,7 +118,7 @@ def test_bad_images_need_no_label_and_a_table_may_name_others(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ("folders", "must give each image a class, got 1 of 4 images in .* without one: 'top.png'"),
+        ("folders", "1 of 4 images in .* have no class in labels: 'top.png'"),
         ({"top.png": 0}, "got 3 of 4 images .* one: 'cat/1.png', 'cat/in/2.png', 'dog/1.png';"),
         (
             dict.fromkeys(["1.png", "2.png", "top.png"], 0),
@@ -157,3 +157,22 @@ def test_labels_train_nets_with_classes(tmp_path):
     )
     trainer.fit(data.Loader(packed, 3), epochs=1)
     assert trainer.sample(2, labels=1).shape == (2, 3, 8, 8)
+
+
+def test_a_bare_name_that_a_bad_file_shares_is_no_name(tmp_path):
+    """Or an image would get the class of a file that was left out."""
+    root = build(tmp_path / "pets", ["x/1.png", "2.png"])
+    (root / "1.png").touch()  # empty
+    with pytest.raises(ValueError, match=r"1 of 2 images in .* have no class in labels: 'x/1.png'"):
+        data.pack(
+            root, tmp_path / "pets.npy", 8, labels={"1.png": "cat", "2.png": "dog"}, workers=0
+        )
+
+
+def test_a_table_that_names_a_file_twice_is_refused(tmp_path):
+    """Which class is meant nobody knows."""
+    root = build(tmp_path / "pets")
+    table = tmp_path / "classes.csv"
+    table.write_text("".join(f"{name},a\n" for name in [*NAMES, NAMES[0]]))
+    with pytest.raises(ValueError, match="it names a file twice"):
+        data.image_folder(root, 8, labels=table)

@@ -383,7 +383,7 @@ def test_somebody_elses_file_is_refused_and_left_alone(source, tmp_path, kind):
     (found,) = tmp_path.glob("file.*")
     before = found.read_bytes() if found.is_file() else found.stat().st_mode
     for use in (lambda: pack(source, path), lambda: data.open_packed(path)):
-        with pytest.raises(ValueError, match="path must be free, or an array that"):
+        with pytest.raises(ValueError, match="was not made by this version's data.pack; move"):
             use()
     assert (found.read_bytes() if found.is_file() else found.stat().st_mode) == before
     assert names(tmp_path) == sorted([found.name, "source"])
@@ -525,7 +525,7 @@ def test_a_folder_that_cannot_be_written_is_named(source):
 
 def test_a_missing_array_is_named(tmp_path):
     """Opening without packing says what is missing."""
-    with pytest.raises(ValueError, match="npy: there is none; pack"):
+    with pytest.raises(ValueError, match="npy: there is no such file; pack"):
         data.open_packed(tmp_path / "file.npy")
 
 
@@ -599,3 +599,51 @@ def test_new_labels_decode_nothing_anew(source, tmp_path, monkeypatch, caplog):
     assert pack(source, path, labels=classes).configuration == labelled.configuration
     assert pack(source, path).labels is None
     assert "packed anew" not in caplog.text
+
+
+def test_leftovers_of_dead_processes_go_and_other_files_stay(source, tmp_path):
+    """One that had this process's number, as in a container that was restarted, is dead too."""
+    path = tmp_path / "file.npy"
+    name = f"file.npy.{packing.socket.gethostname()}"
+    mine = tmp_path / f"{name}.{os.getpid()}.partial"
+    others = [tmp_path / each for each in ("4194303.partial", "20240101123456789.partial")]
+    for file in (mine, *others):
+        file.touch()
+    pack(source, path)
+    assert not mine.exists()
+    assert all(other.exists() for other in others)
+
+
+def test_an_old_array_stays_open_until_the_new_one_is_on_the_disk(source, tmp_path, monkeypatch):
+    """If that fails, what was there before can be opened as before."""
+    path = tmp_path / "file.npy"
+    before = pack(source, path).pixels.clone()
+    write_picture(source / "new.png")
+
+    def fails(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(packing.disk, "sync", fails)
+        pack(source, path)
+    assert torch.equal(data.open_packed(path).pixels, before)
+
+
+def test_another_process_does_not_get_other_labels(source, tmp_path):
+    """A set that was labelled anew is not what was sent."""
+    path = tmp_path / "file.npy"
+    names_of = pack(source, path).names
+    sent = pickle.dumps(pack(source, path, labels=dict.fromkeys(names_of, 0)))
+    pack(source, path, labels={name: index for index, name in enumerate(names_of)})
+    with pytest.raises(ValueError, match="it was packed anew meanwhile"):
+        pickle.loads(sent)
+
+
+def test_a_manifest_that_lacks_something_is_refused(source, tmp_path):
+    """It cannot tell whether it describes the array."""
+    path = pack(source, tmp_path / "file.npy").path
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    del manifest["time"]
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="was not made by"):
+        data.open_packed(path)

@@ -195,3 +195,25 @@ def test_an_end_before_the_epochs_leaves_nothing(name, ends):
     """Broken off, stopped, or ended by an error, an iteration takes its workers with it at once."""
     ended = ends[name].wait()
     assert ended.returncode == 0, ended.stderr
+
+
+def start_one_of_two():
+    """Iterate with two workers, of which the second cannot be forked."""
+    fork, made = os.fork, []
+
+    def one():
+        if made:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        made.append(1)
+        return fork()
+
+    os.fork = one
+    with pytest.raises(BlockingIOError):
+        next(iter(loader_of()))
+
+
+def test_a_worker_that_cannot_be_started_leaves_no_other(tmp_path):
+    """The process ends by itself; it would else wait for one that ignores signals."""
+    child = processes.Child(tmp_path, processes.interpreter, start_one_of_two)
+    assert child.wait().returncode == 0
+    processes.eventually(child.is_gone)

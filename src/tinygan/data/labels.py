@@ -28,7 +28,7 @@ def read_labels(labels: Labels, source: Source) -> dict[str, Any]:
     if table is None:
         return {"classes": None, "labels": None}
     # A table may have the files' bare names, if no two files share one.
-    bare = Counter(PurePosixPath(name).name for name in source.names)
+    bare = Counter(PurePosixPath(name).name for name in source.stamps)
     keys = {
         name: last if name not in table and bare[last := PurePosixPath(name).name] == 1 else name
         for name in source.names
@@ -36,8 +36,8 @@ def read_labels(labels: Labels, source: Source) -> dict[str, Any]:
     missing = [name for name, key in keys.items() if key not in table]
     if missing:
         raise ValueError(
-            f"labels must give each image a class, got {len(missing)} of {len(keys)} images in "
-            f"{source.root} without one: {listed(missing)}; add or move them."
+            f"{len(missing)} of {len(keys)} images in {source.root} have no class in labels: "
+            f"{listed(missing)}; add them there, or move them away."
         )
     return _numbered({name: table[key] for name, key in keys.items()})
 
@@ -61,7 +61,10 @@ def _table(path: Path, source: Source) -> dict[str, Any] | None:
         rows = [row for row in csv.reader(io.StringIO(text)) if row]
         if rows and PurePosixPath(rows[0][0]).suffix.lower() not in EXTENSIONS:
             del rows[0]  # the columns' names
-        return {row[0].strip(): row[1].strip() for row in rows}
+        table = {row[0].strip(): row[1].strip() for row in rows}
+        if len(table) < len(rows):
+            raise ValueError("it names a file twice")
+        return table
     except (ValueError, LookupError, TypeError, AttributeError, OSError, BadImageError) as error:
         raise ValueError(
             'labels must be None, "folders", or a .csv or .json file of names and classes, '

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -110,10 +110,11 @@ def pack(
             for done in _write(file, images, max_bad, workers):
                 bar.update(done)
                 ranks.sign()
+            disk.sync(file)  # or the old array would have no manifest while this one is written
             status = os.fstat(file.fileno())
             wanted |= {"format": FORMAT, "bytes": status.st_size, "time": status.st_mtime_ns}
             # First, for an array without a manifest could be anybody's, and is never written over.
-            _describe(path, wanted | {"sha256": _sha256(Path(file.name))}, images)
+            _describe(path, wanted | {"sha256": _sha256(Path(file.name), ranks.sign)}, images)
 
     ranks.first(work, f"packing {path}")
     return open_packed(path)
@@ -122,8 +123,8 @@ def pack(
 def open_packed(path: str | os.PathLike[str]) -> PackedImages:
     """Map an array that ``pack`` made, on any machine, without the files that it was made of.
 
-    A copy is compared with its checksum first. An array that is missing or damaged, or that
-    ``pack`` did not make, is a ValueError.
+    A copy with another time is compared with its checksum first. An array that is missing or
+    damaged, or that ``pack`` did not make, is a ValueError.
 
     Examples:
         >>> from PIL import Image
@@ -144,14 +145,15 @@ class PackedImages(Images):
     def __init__(self, path: Path, expected: str | None = None) -> None:
         self.path = path.absolute()  # so that worker processes find it from wherever they are
         manifest = _manifest(path)
-        trouble = _trouble(path, manifest) if manifest else "there is none"
-        if expected not in (None, manifest.get("sha256")):
-            trouble = "it was packed anew meanwhile"
+        trouble = _trouble(path, manifest) if manifest else "there is no such file"
+        self._digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+        if not trouble:
+            # "c": what is written to the tensor by mistake does not reach the file.
+            self.pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
+            if expected not in (None, self._digest) or _manifest(path) != manifest:
+                trouble = "it was packed anew meanwhile"
         if trouble:
-            raise ValueError(f"path must be a packed array, got {path}: {trouble}; pack it anew.")
-        self._sha256: str = manifest["sha256"]
-        # "c": what is written to the tensor by mistake does not reach the file.
-        self.pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
+            raise ValueError(f"path must be a packed array, got {path}: {trouble}; pack it again.")
         _, channels, height, width = self.pixels.shape
         super().__init__((height, width), channels, manifest)
 
@@ -160,7 +162,7 @@ class PackedImages(Images):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send the path to another process, not the pixels."""
-        return PackedImages, (self.path, self._sha256)
+        return PackedImages, (self.path, self._digest)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -172,11 +174,11 @@ def _manifest(path: Path) -> dict[str, Any]:
         return {}
     with suppress(ValueError, TypeError, LookupError):
         manifest: dict[str, Any] = json.loads(beside.read_bytes() if beside.is_file() else b"")
-        if manifest["format"] == FORMAT:
+        if manifest["format"] == FORMAT and {"time", "bytes", "sha256", "names"} <= manifest.keys():
             return manifest
     raise ValueError(
-        f"path must be free, or an array that this version's data.pack made, with its "
-        f"{beside.name}; got {path} with other files; move them away, or name another path."
+        f"{path} or the {beside.name} beside it was not made by this version's data.pack; move "
+        "them away, or name another path."
     )
 
 
@@ -195,9 +197,14 @@ def _trouble(path: Path, manifest: dict[str, Any]) -> str:
     return ""
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, sign: Callable[[], object] = int) -> str:
+    """Return a file's checksum; ``sign`` is called now and then, for ranks that wait."""
+    found = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(2**24):
+            found.update(chunk)
+            sign()
+    return found.hexdigest()
 
 
 def _describe(path: Path, manifest: dict[str, Any], images: ImageFiles) -> None:
@@ -220,12 +227,9 @@ def _renamed(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path``, which gets that name when it is whole and on the disk."""
     own = f"{path.name}.{socket.gethostname()}."
     for left in path.parent.glob(f"{glob.escape(own)}*.partial"):
-        try:
-            os.kill(int(left.name.split(".")[-2]), 0)
-        except ProcessLookupError:
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not _runs(int(number)):
             disk.remove(left)
-        except PermissionError:  # it runs, and is somebody else's
-            pass
     partial = path.with_name(f"{own}{os.getpid()}.partial")
     try:
         with disk.create(partial) as file:
@@ -236,6 +240,17 @@ def _renamed(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         disk.remove(partial)
         raise
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process runs that is not this one: one that had our number is dead."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return process != os.getpid()
 
 
 class _Attempts(Dataset[tuple[torch.Tensor, str]]):
@@ -274,8 +289,8 @@ def _write(file: BinaryIO, images: ImageFiles, max_bad: float, workers: int) -> 
     passing = [names[index] for index in bad_indices if not attempts[index][1]]
     if passing:  # they must not be left out for ever
         raise OSError(
-            f"images could not be decoded at first, but could be later: {listed(passing)}; their "
-            "disk or the memory may be in trouble; pack again."
+            f"these images failed to decode once and then succeeded: {listed(passing)}; the disk "
+            "or the memory may be faulty; pack again."
         )
     file.seek(0)
     disk.write(file, _header(len(names) - len(bad_indices), attempts.blank.shape))

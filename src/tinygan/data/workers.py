@@ -29,12 +29,17 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     """
     # Both signals wait, and for ever in processes that are forked meanwhile. Not if a server starts
     # the processes: it would hand the mask on to all of them.
-    forks = multiprocessing.get_context().get_start_method() == "fork"
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS if forks else ())
+    forks = loader.num_workers > 0 and multiprocessing.get_start_method() == "fork"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS) if forks else None
+    others = multiprocessing.active_children()
     try:
         loaded: Any = iter(loader)
+    except BaseException:  # the second worker could not be started, say: let the first one go
+        _end([child for child in multiprocessing.active_children() if child not in others])
+        raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     workers: list[BaseProcess] = getattr(loaded, "_workers", [])
     # Runs before multiprocessing waits for its children to heed a signal that they ignore: when
     # the interpreter ends, and when a process of multiprocessing does, which has no atexit.

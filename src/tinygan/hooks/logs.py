@@ -128,8 +128,7 @@ class JSONLog(LogHook):
     """Write every step's counters and statistics to ``log.jsonl``, one JSON object per line.
 
     A value that is not finite is null. There is no time in it, so two runs with one seed write the
-    same bytes. Lines are written every so many steps, each time with one wait for the device. To
-    read them: ``pandas.read_json(path, lines=True)``.
+    same bytes. Lines are written every so many steps, each time with one wait for the device.
 
     Examples:
         >>> log = JSONLog("runs/faces", every=50)

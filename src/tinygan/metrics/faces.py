@@ -57,7 +57,6 @@ class AttributeReader:
         # Other faces than those of any seed that a user is likely to train on.
         drawn = CartoonFaces(faces, image_size, channels, seed=seeds.mix(seed, "reader learns"))
         others = CartoonFaces(HELD_OUT, image_size, channels, seed=seeds.mix(seed, "reader tries"))
-        self._shape = (channels, *drawn.image_size)
         self._counts = list(drawn.ATTRIBUTES.values())
         generator = seeds.generator(seed, "reader")
         self._net = _net(channels, sum(self._counts), generator)
@@ -86,19 +85,10 @@ class AttributeReader:
     def read(self, images: torch.Tensor | Iterable[object]) -> torch.Tensor:
         """Return each image's attributes, (N, 6) of int64, as in ``CartoonFaces.attributes``.
 
-        Images are (N, C, H, W), in [-1, 1] or uint8, or batches of these. Raises ValueError for
-        another size or number of channels.
+        Images are (N, C, H, W), in [-1, 1] or uint8, or batches of these.
         """
-        logits = features((self._fitting(batch) for batch in image_batches(images)), self._net)
+        logits = features(map(_small, image_batches(images)), self._net)
         return torch.stack([part.argmax(1) for part in logits.split(self._counts, 1)], dim=1)
-
-    def _fitting(self, images: torch.Tensor) -> torch.Tensor:
-        if tuple(images.shape[1:]) != self._shape:
-            raise ValueError(
-                f"images must be (N, {', '.join(map(str, self._shape))}), got "
-                f"{tuple(images.shape)}; make the reader for their size and channels."
-            )
-        return _small(images)
 
 
 def _net(channels: int, outputs: int, generator: torch.Generator) -> nn.Module:

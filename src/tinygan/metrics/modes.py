@@ -176,8 +176,7 @@ def _kl_of_samples(p: torch.Tensor, samples: int) -> float:
     """Return the expectation of KL(histogram of N samples of p || p), about (K - 1) / 2N.
 
     A mode's count X is binomial, and E[X log X] = N p E[log(1 + Y)] for a binomial Y with one trial
-    less. The approximation is an eighth too low at one or two samples per mode, and twice too high
-    at a tenth of one.
+    less.
     """
     y = torch.arange(samples, dtype=torch.float64)
     ways = torch.lgamma(y[-1] + 1) - torch.lgamma(y + 1) - torch.lgamma(y[-1] - y + 1)

@@ -204,6 +204,21 @@ def test_where_an_epoch_goes_on_with_other_batches(done, before, after, given, c
     assert f"the epoch goes on at batch {given}" in caplog.text
 
 
+def test_other_batches_in_the_middle_of_an_epoch_are_refused_at_once():
+    """In one process too; before any hook is called. Between epochs others may follow."""
+    heard = []
+    listens = tinygan.Hook()
+    listens.on_fit_start = lambda trainer: heard.append(trainer.step)
+    trainer = tiny_trainer(hooks=[listens])
+    trainer.fit(loader(), steps=3)
+    with pytest.raises(ValueError, match=r"batches\.batch_size: 4 when saved, 5 now"):
+        trainer.fit(loader(batch_size=5), steps=4)
+    assert heard == [0]
+    trainer.fit(loader(), epochs=1)
+    trainer.fit(loader(batch_size=5), epochs=2)
+    assert (heard, trainer.step) == ([0, 3, 5], 9)
+
+
 class Count(tinygan.Hook):
     """Counts steps."""
 

@@ -156,8 +156,11 @@ class Run:
 
     def state_dict(self) -> State:
         """Return all that the run needs to go on; its tensors are live: copy them, or save them."""
+        state = self._state_without_hooks()
         hooks = {name: hook.state_dict() for name, hook in self._named_hooks().items()}
-        return self._state_without_hooks() | {"hooks": hooks}
+        # Where nothing is remembered, runs in two folders have the same state.
+        folders = {name: at for name, at in state["folders"].items() if hooks[name]}
+        return state | {"hooks": hooks, "folders": folders}
 
     def _state_without_hooks(self) -> State:
         """Return all by which a run is known: hooks may have no state yet."""

@@ -623,9 +623,10 @@ def test_an_old_array_stays_open_until_the_new_one_is_on_the_disk(source, tmp_pa
     def fails(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patch:
         patch.setattr(packing.disk, "sync", fails)
-        pack(source, path)
+        with pytest.raises(OSError, match="No space"):
+            pack(source, path)
     assert torch.equal(data.open_packed(path).pixels, before)
 
 

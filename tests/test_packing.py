@@ -383,7 +383,7 @@ def test_somebody_elses_file_is_refused_and_left_alone(source, tmp_path, kind):
     (found,) = tmp_path.glob("file.*")
     before = found.read_bytes() if found.is_file() else found.stat().st_mode
     for use in (lambda: pack(source, path), lambda: data.open_packed(path)):
-        with pytest.raises(ValueError, match="was not made by this version's data.pack; move"):
+        with pytest.raises(ValueError, match="was not made by this version's"):
             use()
     assert (found.read_bytes() if found.is_file() else found.stat().st_mode) == before
     assert names(tmp_path) == sorted([found.name, "source"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,10 +41,14 @@ class Replica:
             return
         given = list(self.measured())
         # No rank may wait below for one that has failed, or that sends less.
-        if len({logged for _, logged, _ in self.ranks.gather([NO_BATCH, len(given), 0])}) > 1:
-            raise RankError("ranks must log the same statistics in each step; do not log in an if.")
-        # Weights without a gradient count too: other ranks may have one.
-        given += [torch.zeros_like(w) if w.grad is None else w.grad for w in player.parameters]
+        learning = bytes(weight.grad is not None for weight in player.parameters)
+        kinds = self.ranks.gather([NO_BATCH, len(given) << 32 | zlib.crc32(learning), 0])
+        if len({kind for _, kind, _ in kinds}) > 1:
+            raise RankError(
+                "ranks must log the same statistics and have gradients of the same weights in each "
+                "step; neither log nor pay in an if."
+            )
+        given += player.gradients()
         # By .data, for graphs that have yet to go backward may have saved these.
         for each in self.players:
             given += [s.data for s in traits.running_statistics(each.module).values()]

@@ -125,7 +125,7 @@ def fitting(
         seen = done * then["batch_size"]
         if seen + (then["batch_size"] if then["drop_last"] else 1) > then["size"]:
             done = length(batches) or 0  # the epoch is complete
-        elif found.keys() & {"batches.seed", "batches.size", "batches.shuffle"}:
+        elif not found.keys() <= {"batches.batch_size", "batches.drop_last", "batches.flip"}:
             done = 0
         else:
             done = 0 if seen % now["batch_size"] else seen // now["batch_size"]

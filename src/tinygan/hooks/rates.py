@@ -139,8 +139,8 @@ class TorchScheduler(Hook):
         self.make, self.player, self.per = make, player, per
         self.settings = {"make": make, "player": player, "per": per}
         self._schedulers: list[LRScheduler] = []
-        self._first: dict[str, list[dict[str, Any]]] = {}
-        """The options of each player's groups before its scheduler was first made."""
+        self._first: dict[str, dict[str, Any]] = {}
+        """The defaults and groups of each optimizer before its scheduler was first made."""
         self._steps = 0
 
     def on_step_start(self, trainer: Run) -> None:
@@ -168,14 +168,21 @@ class TorchScheduler(Hook):
         """Return a new scheduler that has taken as many steps, and leave the rates as they are."""
         optimizer = player.optimizer
         _own_tensors(optimizer)
-        groups, known = optimizer.param_groups, player.name in self._first
-        present = [dict(group) for group in groups]
-        if not known:
-            left_out = {"params", "param_names", *EXECUTION}
-            kept = [{name: g[name] for name in g.keys() - left_out} for g in groups]
-            self._first[player.name] = copy.deepcopy(kept)
-        for group, first in zip(groups, self._first[player.name]):
-            group.update(copy.deepcopy(first))
+        groups, left_out = optimizer.param_groups, {"params", "param_names", *EXECUTION}
+        present, known = [dict(group) for group in groups], player.name in self._first
+        defaults = {k: copy.deepcopy(v) for k, v in optimizer.defaults.items() if k not in left_out}
+        made = copy.deepcopy([{k: g[k] for k in g.keys() - left_out} for g in groups])
+        first = self._first.setdefault(player.name, {"defaults": defaults, "groups": made})
+        # Options with which the optimizer is made now, and was not when the run was saved.
+        others = {k for k, v in defaults.items() if first["defaults"].get(k) != v}
+        for group, options in zip(groups, first["groups"]):
+            for name in others:
+                if options.get(name) == first["defaults"].get(name):
+                    options[name] = defaults[name]
+            for name in group.keys() - options.keys() - left_out:
+                del group[name]  # what a scheduler has put there
+            group.update(copy.deepcopy(options))
+        first["defaults"] = defaults
         scheduler = self.make(optimizer)
         if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
             raise TypeError(
@@ -186,9 +193,10 @@ class TorchScheduler(Hook):
         optimizer._opt_called = True  # type: ignore[attr-defined]
         for _ in range(self._steps):
             scheduler.step()
-        if known:
+        if known:  # a new one has set the rates of its first step
             for group, options in zip(groups, present):
-                group.update(options)
+                others |= {"initial_lr"} & group.keys()
+                group.update({name: v for name, v in options.items() if name not in others})
         return scheduler
 
     def state_dict(self) -> dict[str, Any]:

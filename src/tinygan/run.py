@@ -226,7 +226,7 @@ class Run:
         for player in self.players:
             _load(player, state["players"][player.name], found)
         for name, hook in self._named_hooks().items():
-            if name in known:
+            if known.get(name) in state["hooks"]:
                 hook.load_state_dict(state["hooks"][known[name]])
         for name in COUNTERS:
             setattr(self, name, state[name])

@@ -110,7 +110,7 @@ def _words(state: State) -> tuple[Words, dict[str, Words]]:
         told = re.sub(r"\btinygan\.(\w+\.)*", "tinygan.", value)
         if name.startswith("hooks."):
             _, hook, setting = name.split(".", 2)
-            hooks[hook][setting] = told
+            hooks.setdefault(hook, {})[setting] = told
         else:
             others[name] = told.rpartition(".")[2] if name in state["players"] else told
     return others, hooks

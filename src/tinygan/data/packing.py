@@ -220,12 +220,14 @@ def _renamed(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path``, which gets that name when it is whole and on the disk."""
     own = f"{path.name}.{socket.gethostname()}."
     for left in path.parent.glob(f"{glob.escape(own)}*.partial"):
+        process = int(left.name.split(".")[-2])
         try:
-            os.kill(int(left.name.split(".")[-2]), 0)
-        except ProcessLookupError:
+            os.kill(process, 0)
+            runs = process != os.getpid()  # numbers come again, where a container begins anew
+        except OSError as error:
+            runs = isinstance(error, PermissionError)  # it is somebody else's
+        if not runs:
             disk.remove(left)
-        except PermissionError:  # it runs, and is somebody else's
-            pass
     partial = path.with_name(f"{own}{os.getpid()}.partial")
     try:
         with disk.create(partial) as file:
@@ -270,15 +272,16 @@ def _write(file: BinaryIO, images: ImageFiles, max_bad: float, workers: int) -> 
             images.rejected = dict(sorted((images.rejected | bad).items()))
             images.refuse_bad(max_bad)
             yield len(pixels)
-    bad_indices = [index for index, name in enumerate(names) if name in images.rejected]
-    passing = [names[index] for index in bad_indices if not attempts[index][1]]
-    if passing:  # they must not be left out for ever
+    bad_rows = [index for index, name in enumerate(names) if name in images.rejected]
+    if passing := [
+        names[index] for index in bad_rows if not attempts[index][1]
+    ]:  # they must not be left out for ever
         raise OSError(
             f"images could not be decoded at first, but could be later: {listed(passing)}; their "
             "disk or the memory may be in trouble; pack again."
         )
     file.seek(0)
-    disk.write(file, _header(len(names) - len(bad_indices), attempts.blank.shape))
+    disk.write(file, _header(len(names) - len(bad_rows), attempts.blank.shape))
     images.warn()
 
 

@@ -24,16 +24,15 @@ def in_memory(dataset: Any) -> tuple[torch.Tensor, torch.Tensor | None] | None:
     pixels, labels = getattr(dataset, "pixels", None), getattr(dataset, "labels", None)
     index = getattr(type(dataset), "__getitem__", Dataset.__getitem__)
     # A data set with an [index] of its own may do more there than look the pixels up.
-    own = getattr(index, "__module__", "").partition(".")[0] not in ("torch", "tinygan")
-    if pixels is None or own:
+    home = getattr(index, "__module__", "").partition(".")[0]
+    if pixels is None or home not in ("torch", "tinygan"):
         return None
     tensors = [each for each in (pixels, labels) if each is not None]
-    if not all(
-        isinstance(each, torch.Tensor) and len(each) == len(dataset) for each in tensors
-    ) or (pixels.dtype, pixels.dim()) != (torch.uint8, 4):
+    good = all(isinstance(each, torch.Tensor) and len(each) == len(dataset) for each in tensors)
+    if not good or (pixels.dtype, pixels.dim()) != (torch.uint8, 4):
         got = " and ".join(str(getattr(each, "shape", type(each))) for each in tensors)
         raise ValueError(
-            f"pixels must be a tensor (N, C, H, W) of torch.uint8, and labels, if any, (N, ...), "
+            "pixels must be a tensor (N, C, H, W) of torch.uint8, and labels, if any, (N, ...), "
             f"with N = {len(dataset)}, got {got}; or give the data set an [index] of its own."
         )
     return pixels, labels

@@ -285,15 +285,15 @@ def _write(file: BinaryIO, images: ImageFiles, max_bad: float, workers: int) -> 
             images.rejected = dict(sorted((images.rejected | bad).items()))
             images.refuse_bad(max_bad)
             yield len(pixels)
-    bad_indices = [index for index, name in enumerate(names) if name in images.rejected]
-    passing = [names[index] for index in bad_indices if not attempts[index][1]]
+    bad_rows = [index for index, name in enumerate(names) if name in images.rejected]
+    passing = [names[index] for index in bad_rows if not attempts[index][1]]
     if passing:  # they must not be left out for ever
         raise OSError(
             f"these images failed to decode once and then succeeded: {listed(passing)}; the disk "
             "or the memory may be faulty; pack again."
         )
     file.seek(0)
-    disk.write(file, _header(len(names) - len(bad_indices), attempts.blank.shape))
+    disk.write(file, _header(len(names) - len(bad_rows), attempts.blank.shape))
     images.warn()
 
 

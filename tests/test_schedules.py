@@ -359,7 +359,7 @@ def test_another_schedule_is_another_run():
     changed = {
         "until=50, begin=0) when saved": {"rate": schedules.cosine(2e-3, 1e-4, until=51)},
         "until=60, begin=0) when saved, 50.0 now": {"ema_half_life": 50},
-        "until=50, begin=0) when saved, 1.0 now": {"penalties": penalties.r1(5.0, every=2)},
+        "until=50, begin=0) when saved, 5.0 now": {"penalties": penalties.r1(5.0, every=2)},
         "hooks.Schedule-2: there when saved, missing now": {"hooks": []},
     }
     for line, arguments in changed.items():

@@ -119,7 +119,10 @@ def test_bad_images_need_no_label_and_a_table_may_name_others(tmp_path):
     ("labels", "sentence"),
     [
         ("folders", "1 of 4 images in .* have no class in labels: 'top.png'"),
-        ({"top.png": 0}, "3 of 4 images .* no class in labels: 'cat/1.png', 'cat/in/2.png', 'dog/1.png';"),
+        (
+            {"top.png": 0},
+            "3 of 4 images .* no class in labels: 'cat/1.png', 'cat/in/2.png', 'dog/1.png';",
+        ),
         (
             dict.fromkeys(["1.png", "2.png", "top.png"], 0),
             "2 of 4 .*: 'cat/1.png', 'dog/1.png';",

@@ -359,9 +359,17 @@ def test_an_allowed_learning_rate_follows_the_scheduler(make, tmp_path):
 
 
 def test_the_size_of_a_log_is_no_other_logs(tmp_path):
-    """A run that is to write elsewhere says so, and does not cut what is there."""
-    first = tiny_trainer(hooks=[hooks.JSONLog(tmp_path / "a")])
-    first.fit([tiny_images()], steps=3)
-    first.save(tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=r"hooks\.JSONLog: there when saved, missing now"):
-        tiny_trainer(hooks=[hooks.JSONLog(tmp_path / "b")]).resume(tmp_path / "run.pt")
+    """A run that goes on where another run's log is replaces that, as a new run does."""
+
+    def train(folder, steps, *before, seed=999):
+        trainer = tiny_trainer(hooks=[hooks.JSONLog(tmp_path / folder, every=1)], seed=seed)
+        for file in before:
+            trainer.resume(file)
+        trainer.fit([tiny_images()], steps=steps)
+        return trainer
+
+    train("a", 3).save(tmp_path / "run.pt")
+    train("b", 5, seed=5)
+    train("b", 4, tmp_path / "run.pt")
+    lines = (tmp_path / "b" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4]

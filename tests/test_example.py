@@ -234,7 +234,10 @@ def test_what_cannot_go_on_is_named(tmp_path):
     for flags, sentence in (
         (("--num-faces", 48), "size: 40 when saved, 48 now"),
         (("--num-faces", 40, "--ngf", 8), "generator.main.0.weight"),
-        (("--num-faces", 40, "--resume", "nowhere.pt"), "got nowhere.pt: No such file"),
+        (
+            ("--num-faces", 40, "--resume", "nowhere.pt"),
+            "there is no checkpoint nowhere.pt",
+        ),
         (
             ("--num-faces", 40, "--resume", "nowhere"),
             "--resume must be a checkpoint, a .pt file, got nowhere",

@@ -175,8 +175,13 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
     gpus = torch.cuda.device_count()
     if not dist.is_initialized():
-        if os.environ.get("WORLD_SIZE", "1") == "1":
+        if (size := os.environ.get("WORLD_SIZE", "1")) == "1":
             return ALONE
+        if missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]:
+            raise ValueError(
+                f"WORLD_SIZE is {size}, but {', '.join(missing)} must be set too; start the script "
+                "with torchrun, or unset WORLD_SIZE."
+            )
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what "cuda" means
         patience = timedelta(seconds=max(timeout, TIMEOUT))  # some start slowly

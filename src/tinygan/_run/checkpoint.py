@@ -123,6 +123,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = from_bytes(data)
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}; check the path.") from None
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise CheckpointError(
             f"checkpoint must be whole, got {path}: {type(error).__name__}: {error}; "
@@ -190,8 +192,8 @@ def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
             logger.warning("passed over: %s", error)
     if candidates:  # to begin anew would lose the run
         raise CheckpointError(
-            f"a checkpoint must be whole, got {len(candidates)} in {path} and none of them is; "
-            "restore one from a backup, or move them away to begin a new run."
+            f"all {len(candidates)} checkpoints in {path} are damaged; restore one from a backup, "
+            "or move them away to begin a new run."
         )
     logger.warning("no checkpoint in %s: a new run begins", path)
     return None

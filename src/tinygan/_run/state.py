@@ -79,10 +79,7 @@ def differences(
 
 
 def matched_hooks(saved: State, here: State) -> Words:
-    """Return for each hook here the name by which it was saved: of its class, and most alike.
-
-    None is taken for one that writes elsewhere: the size of a log is no other log's.
-    """
+    """Return for each hook here the name by which it was saved: of its class, and most alike."""
     known: Words = {}
     then, now = (
         {
@@ -95,8 +92,7 @@ def matched_hooks(saved: State, here: State) -> Words:
         for name, key in now.items():
             for old, old_key in then.items():
                 is_free = name not in known and old not in known.values()
-                elsewhere = None not in (key[1], old_key[1]) and key[1] != old_key[1]
-                if is_free and key[:alike] == old_key[:alike] and not elsewhere:
+                if is_free and key[:alike] == old_key[:alike]:
                     known[name] = old
     return known
 

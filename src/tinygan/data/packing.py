@@ -201,7 +201,7 @@ def _sha256(path: Path, sign: Callable[[], object] = int) -> str:
     """Return a file's checksum; ``sign`` is called now and then, for ranks that wait."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(2**24):
+        while chunk := file.read(2**16):
             found.update(chunk)
             sign()
     return found.hexdigest()

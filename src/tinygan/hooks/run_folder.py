@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -62,14 +63,15 @@ def not_fatal(path: Path) -> Iterator[None]:
 class LogHook(FolderHook):
     """A hook that writes lines to a file, and forgets those that a resumed run will write again.
 
-    Its state is the file's size: 0 for a new run, so that it replaces what an earlier run left, but
-    only when it first writes. Lines that could not be written are kept and written with the next.
+    Its state is the file's size, and a checksum of its end: 0 for a new run, so that it replaces
+    what an earlier run left, but only when it first writes. So does a run that goes on where
+    another run's log is. Lines that could not be written are kept and written with the next.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, name: str) -> None:
         super().__init__(folder)
         self._path = None if self.folder is None else self.folder / name
-        self._size, self._pending = 0, ""
+        self._size, self._end, self._pending = 0, 0, ""
 
     def _write(self, lines: Iterable[str]) -> None:
         if self._path is not None:
@@ -80,20 +82,31 @@ class LogHook(FolderHook):
     def _flush(self) -> None:
         if self._path is None or not self._pending:
             return
-        with open(self._path, "ab") as file:
+        with open(self._path, "a+b") as file:
             # Cut off an earlier run's lines, those of steps to be done again, and failed writes.
-            file.truncate(min(self._size, file.tell()))
+            if _end(file, self._size) != self._end:
+                self._size = 0
+            file.truncate(self._size)
             file.write(self._pending.encode())
             file.flush()
             os.fsync(file.fileno())  # a checkpoint may count on these bytes
             self._size = file.tell()
+            self._end = _end(file, self._size)
         self._pending = ""
 
     def on_fit_end(self, trainer: Run) -> None:
         self._flush()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"size": self._size, "pending": self._pending}
+        return {"size": self._size, "end": self._end, "pending": self._pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._size, self._pending = state["size"], state["pending"]
+        self._end = state.get("end", 0)
+
+
+def _end(file: BinaryIO, size: int) -> int:
+    """Return a checksum of what lies in the file before a size, of the last kilobyte at most."""
+    start = max(0, size - 1024)
+    file.seek(start)
+    return zlib.crc32(file.read(size - start))

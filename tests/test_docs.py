@@ -36,7 +36,7 @@ def test_every_promise_is_held_by_a_test():
     promises = re.findall(r"^- \*\*.*?(?=^- |^#|\Z)", held, re.MULTILINE | re.DOTALL)
     assert len(promises) > 20
     for promise in promises:
-        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", promise)
+        named = re.findall(r"`(?:faults/)?(test_\w+\.py)::(test_\w+)`", promise)
         assert named, promise
         for file, test in named:
             paths = (ROOT / "tests").rglob(file)  # in tests/faults too

@@ -69,13 +69,13 @@ class Hook:
         """An epoch is complete; ``trainer.epoch`` counts it."""
 
     def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
-        """Too many steps in a row were skipped: ``error`` ends the run, or load another state."""
+        """Too many steps in a row were skipped: load an earlier state, or the run ends."""
 
     def on_fit_end(self, trainer: Run) -> None:
         """``fit`` returns; ``trainer.stop_reason`` says why if it was stopped."""
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:
-        """``fit`` ends by ``error`` (Ctrl-C included), which is raised again afterwards."""
+        """``fit`` ends by ``error`` (a second Ctrl-C included), which is raised afterwards."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the hook must remember across a resume: plain values and tensors."""

@@ -69,7 +69,7 @@ class Penalty:
 def listed(given: Penalty | Sequence[Penalty] | None) -> tuple[Penalty, ...]:
     """Return one, several or no penalties as a tuple; raise TypeError for anything else."""
     remedy = "call the function, as in penalties.r1(), or put one of your own into a Penalty."
-    return checks.several("penalty", given, Penalty, remedy)
+    return checks.several("penalties", given, Penalty, remedy)
 
 
 def slopes(d: Discriminator, examples: Tensor) -> Tensor:

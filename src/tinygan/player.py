@@ -99,7 +99,7 @@ class Player:
 
     @property
     def moved(self) -> torch.Tensor:
-        """Whether the last update moved the weights or was skipped: a bool on the device."""
+        """Whether the last update moved the weights (else it was skipped): a bool on the device."""
         return self.skipped == 0
 
     @property

@@ -1,4 +1,4 @@
-"""A run: what it counts and remembers, and how it is saved and taken up again."""
+"""A run: what it counts and remembers, and how it is saved and resumed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Run:
         players: by name and in order.
         data: the current step's batch on the device, this rank's part: its tensors (N, ...).
         hooks: all hooks, in order.
-        seed, device, dtype: names every random draw; where and in which type the run trains.
+        seed, device, dtype: what random draws depend on; where and in which type the run trains.
         ranks: the processes of the run.
         skipped: the count of steps that were not finite and left no trace.
         loss_scale: what float16's losses are multiplied by; None for other types.

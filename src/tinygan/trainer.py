@@ -52,9 +52,10 @@ class Trainer(Run):
         accumulate: in how many parts a batch goes through the algorithm before its players move.
             It divides the memory that is needed, and batch norm sees each part alone.
         hooks: they watch the run, and are called in this order.
-        seed: all randomness of the run depends on it.
+        seed: decides all that the run draws. Initial weights, and the loader's order, have seeds
+            of their own.
         device: where to train; None for where the first player's net is.
-        execution: in which type, compiled or captured, by which processes.
+        execution: how steps are run: in which type, compiled or captured, by which processes.
 
     Its attributes are those of ``tinygan.run.Run``.
 
@@ -121,7 +122,7 @@ class Trainer(Run):
 
         The first SIGINT (Ctrl-C) or SIGTERM is a request to stop: the step is finished,
         ``on_fit_end`` is called, and KeyboardInterrupt or SystemExit(143) is raised. A second one
-        ends the process at once.
+        takes effect at once, in the middle of the step.
 
         With several ranks all begin with the state of rank 0. A request to stop, a signal or an
         error on one of them ends all after the same step.
@@ -136,6 +137,7 @@ class Trainer(Run):
         Raises:
             ValueError: for both or neither of the targets, batches that do not fit the nets or the
                 range, an algorithm that breaks a rule.
+            TypeError: for batches that are not tensors, cannot be iterated again, or lack labels.
             NonFiniteError: for 20 steps in a row that were not finite, if no hook goes back.
             RankError: if another rank has failed, is lost, or holds other weights.
         """

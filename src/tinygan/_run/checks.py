@@ -93,7 +93,7 @@ def refuse(
         for name, both in found.items()
         if name not in allow and not name.startswith(beginnings)
     }
-    remedy = f"To go on with it all the same: trainer.resume(..., allow={[*allow, *refused]})"
+    remedy = f"To resume anyway: trainer.resume(..., allow={[*allow, *refused]})"
     if never:
         refused |= never
         remedy = "No other nets can go on from it."

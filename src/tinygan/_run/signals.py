@@ -28,8 +28,9 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
     """Turn the first SIGINT or SIGTERM within the block into a call such as ``stop("SIGINT")``.
 
     When the block then ends normally, KeyboardInterrupt is raised for SIGINT, and SystemExit(143)
-    for SIGTERM. A second signal ends the process at once. The user's own handlers are called too
-    and are back after the block; an ignored signal stays ignored. Only in the main thread.
+    for SIGTERM. A second SIGTERM ends the process at once; a second SIGINT raises KeyboardInterrupt
+    at once. The user's own handlers are called too and are back after the block; an ignored signal
+    stays ignored. Only in the main thread.
     """
     received = Received()
     if threading.current_thread() is not threading.main_thread():

@@ -67,7 +67,7 @@ def _table(path: Path, source: Source) -> dict[str, Any] | None:
         return table
     except (ValueError, LookupError, TypeError, AttributeError, OSError, BadImageError) as error:
         raise ValueError(
-            'labels must be None, "folders", or a .csv or .json file of names and classes, '
+            'labels must be None, "folders", a mapping, or a .csv or .json of names and classes, '
             f"got {path} ({error!r}); check its path and content."
         ) from error
 

@@ -31,7 +31,7 @@ class Loader:
         dataset: anything with ``len`` and ``[index]`` that gives an image (C, H, W), or a tuple
             that begins with one; a tensor (N, C, H, W) too.
         batch_size: images per batch, of all ranks together.
-        seed: names the order.
+        seed: decides the order and the flips.
         shuffle: False for the data set's own order in every epoch.
         drop_last: leave out the last batch if it is short.
         flip: mirror each example, left to right, with probability 1/2, anew in each epoch.

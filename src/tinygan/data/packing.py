@@ -71,6 +71,7 @@ def pack(
     Raises:
         ValueError: as ``image_folder``; for more bad files than ``max_bad``, naming them; for a
             ``path`` where somebody else's file is.
+        OSError: for an array that cannot be written, or an image that fails to decode once.
         RuntimeError: for workers that died or are stuck, or a RankError if rank 0 could not pack.
 
     Examples:

@@ -169,7 +169,7 @@ class Checkpoint(Hook):
         elif not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)
-            logger.error("the unfinished state, for looking into, is in %s", path)
+            logger.error("the unfinished state was saved for inspection: %s", path)
         elif self._saved != _place(trainer):
             self._save(trainer)
 

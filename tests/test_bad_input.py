@@ -182,7 +182,7 @@ def test_images_between_0_and_1_are_pointed_out():
         ),
         (
             {"penalties": penalties.r1},
-            "penalty must be a tinygan.penalties.Penalty or several, got <function r1",
+            "penalties must be a tinygan.penalties.Penalty or several, got <function r1",
         ),
         (
             {"augment": [augmentations.diff_augment]},

@@ -133,7 +133,7 @@ def test_bad_images_need_no_label_and_a_table_may_name_others(tmp_path):
         ({**dict.fromkeys(NAMES, 0), "top.png": [0.5]}, r"got \[0.5\] for 'top.png'"),
         (
             "nowhere.csv",
-            r'labels must be None, "folders", or a .csv or .json .* got nowhere.csv \(',
+            r'labels must be None, "folders", a mapping, .* got nowhere.csv \(',
         ),
         ("top.png", r"got top.png \(UnicodeDecodeError\("),
         ("short.csv", r"got short.csv \(IndexError"),

@@ -204,6 +204,11 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
 
 
 def _leave() -> None:
+    # Whoever holds a group keeps its threads, and one that wants the interpreter when that has ended
+    # aborts the process.
+    for ranks in _joined.values():
+        ranks.groups = ()
+    _joined.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 

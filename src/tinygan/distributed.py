@@ -204,8 +204,8 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
 
 
 def _leave() -> None:
-    # Whoever holds a group keeps its threads, and one that wants the interpreter when that has ended
-    # aborts the process.
+    # Whoever holds a group keeps its threads, and one that needs the interpreter when that has
+    # ended aborts the process.
     for ranks in _joined.values():
         ranks.groups = ()
     _joined.clear()

@@ -161,9 +161,13 @@ def test_workers_are_deaf_from_the_beginning(number, tmp_path):
 
 
 def sleep():
-    """Sleep for an hour, and say when it begins."""
+    """Sleep for an hour, and say when it begins.
+
+    In short slices: a signal that comes just before the call would not end one long one.
+    """
     say("asleep")
-    time.sleep(3600)
+    for _ in range(36_000):
+        time.sleep(0.1)
 
 
 SECOND = [(SIGINT, 130), (SIGTERM, -SIGTERM)]

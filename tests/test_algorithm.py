@@ -202,9 +202,9 @@ def test_what_does_not_fill_turns_is_left_out():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"d_steps": 5}, "must be a multiple of d_steps * accumulate = 5 * 1, with"),
-        ({"accumulate": 8}, "with 1 or more in each part for D to join, got 12; use 8."),
-        ({"d_steps": 2, "accumulate": 4}, "of d_steps * accumulate = 2 * 4, with 1 or more"),
+        ({"d_steps": 5}, "must be a multiple of d_steps * accumulate = 5 * 1, and each part"),
+        ({"accumulate": 8}, "each part must hold at least 1, got 12; for each rank use 8."),
+        ({"d_steps": 2, "accumulate": 4}, "of d_steps * accumulate = 2 * 4, and each part"),
     ],
 )
 def test_turns_and_parts_must_divide_the_batch(arguments, sentence):

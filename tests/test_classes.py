@@ -267,10 +267,14 @@ def test_images_that_are_too_few_to_join_are_left_out():
     assert sizes == [8] * 12
     assert (trainer.epoch, trainer.batch, trainer.step) == (3, 0, 7)
     trainer = tinygan.GANTrainer(*recipes.nets(norm=False, join=2))
-    with pytest.raises(ValueError, match="with 2 or more in each part for D to join, got 1; use 2"):
+    with pytest.raises(
+        ValueError, match="each part must hold at least 2, got 1; for each rank use 2"
+    ):
         trainer.fit(Shrinking(), epochs=2)
     assert (trainer.step, trainer.between_steps) == (1, True)
-    with pytest.raises(ValueError, match="with 2 or more in each part for D to join, got 1; use 2"):
+    with pytest.raises(
+        ValueError, match="each part must hold at least 2, got 1; for each rank use 2"
+    ):
         tinygan.GANTrainer(*recipes.nets(norm=False, join=2)).fit([images[0][:1]], steps=1)
     with pytest.raises(ValueError, match="images to join must be a multiple of 2, got 3"):
         tinygan.join_images(images[0][:3], 2)

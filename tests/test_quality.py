@@ -274,6 +274,24 @@ def test_a_class_may_be_measured_more_often_than_another(tmp_path):
         assert torch.equal(fakes[-1], metrics.features(torch.cat(parts), hook.module))
 
 
+def test_labels_that_differ_in_one_place_are_others(tmp_path, caplog):
+    """However many there are: PyTorch prints all but a few of them as dots."""
+
+    def hook(labels):
+        return hooks.Quality(
+            tmp_path, tiny_images(), module=nn.Flatten(), measure=dict, best=None, count=2000,
+            labels=labels,
+        )  # fmt: skip
+
+    labels = torch.zeros(2000, dtype=torch.int64)
+    others = labels.clone()
+    others[1000] = 1
+    hook(labels).load_state_dict(hook(labels).state_dict())
+    assert caplog.text == ""
+    hook(others).load_state_dict(hook(labels).state_dict())
+    assert "the search for the best starts again" in caplog.text
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -313,7 +331,7 @@ def test_errors_say_what_to_do(tmp_path):
     """Each wrong argument is told by name, value, rule and remedy."""
     assert refused(watch(tmp_path, count=3)).startswith("fake must have at least 4 rows, all fin")
     assert refused(watch(tmp_path), hooks.JSONLog(tmp_path)) == (
-        "Quality must be the last hook but Checkpoint, got JSONLog after it, whose state would be "
+        "only Checkpoint may come after Quality, got JSONLog after it, whose state would be "
         "a step behind in best.pt; move Quality behind."
     )
     big = hooks.Quality(tmp_path, tiny_images() * 127, count=8, module=nn.Flatten())

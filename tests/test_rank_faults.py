@@ -240,9 +240,9 @@ def test_a_weight_that_differs_is_named(found):
 def test_ranks_that_are_not_alike_are_refused(found):
     """Other images, fewer batches, another seed, order or target: named, and no rank waits."""
     one, other = (rank["unlike"] for rank in found)
-    same = "RankError: ranks must be given the same batches, of which each takes its part, got "
+    same = "RankError: all ranks must be given the same batches; rank 1 differs from rank 0 "
     for name, sizes in ("first", "8, 8"), ("later", "8, 8"), ("fewer", "8, 0"):
-        sentence = f"{same}other ones than rank 0's on rank 1, of sizes [{sizes}]; use data.Loader"
+        sentence = f"{same}(sizes by rank: [{sizes}]); use data.Loader"
         assert one[name] == other[name]
         assert one[name].startswith(sentence)
     assert one["statistics"] == other["statistics"]

@@ -46,7 +46,7 @@ class Ranks:
     count: int = 1
     local_rank: int = 0  # the number on this machine
     timeout: float = TIMEOUT
-    groups: Sequence[Any] = (None, None, None)  # for averages, messages, and whom gloo misses
+    groups: Sequence[Any] = (None, None, None)  # averages; messages; asking who is silent
     _last_sign: float = 0.0
 
     @property
@@ -113,7 +113,7 @@ class Ranks:
         return box[0]
 
     def first(self, work: Callable[[], Any], doing: str) -> Any:
-        """Work on rank 0 while the others wait, each time until the next ``sign`` at most."""
+        """Work on rank 0 while the others wait; they give up if no ``sign`` comes in time."""
         if self.count == 1:
             return work()
         result = None

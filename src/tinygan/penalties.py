@@ -54,7 +54,7 @@ class Penalty:
     def term(
         self, d: Discriminator, real: Tensor, fake: Tensor, batch: Batch, number: int
     ) -> Tensor:
-        """Return a batch's costs (N,), or (N / m,) if D judges m together; the algorithm asks."""
+        """Return a batch's costs (N,), or (N / m,) if D judges m together. Algorithms call this."""
         drawn = [] if self.draw is None else [batch.draw(f"penalty.{number}", self.draw)]
         shapes = (len(real),), (len(real) // getattr(d, "join", 1),)
         name = f"the penalty {self.name!r}"

@@ -158,7 +158,7 @@ class Run:
         """Return all that the run needs to go on; its tensors are live: copy them, or save them."""
         state = self._state_without_hooks()
         hooks = {name: hook.state_dict() for name, hook in self._named_hooks().items()}
-        # Where nothing is remembered, runs in two folders have the same state.
+        # Hooks without a state are left out, so that runs in two folders have equal states.
         folders = {name: at for name, at in state["folders"].items() if hooks[name]}
         return state | {"hooks": hooks, "folders": folders}
 
@@ -297,7 +297,7 @@ class Run:
                 values are used. Nets of other shapes are never allowed.
 
         Raises:
-            CheckpointError: for a file that is missing or not whole, or a folder with none that is.
+            CheckpointError: for a file that is missing or damaged, or a folder of damaged ones.
             ValueError: for the checkpoint of a different run, with every difference.
 
         Examples:

@@ -71,10 +71,10 @@ class Replica:
         rows = self.ranks.gather([size, digest, asked])
         if other := [str(rank) for rank, row in enumerate(rows) if row[:2] != rows[0][:2]]:
             raise RankError(
-                "ranks must be given the same batches, of which each takes its part, got other "
-                f"ones than rank 0's on rank {', '.join(other)}, of sizes {[r[0] for r in rows]}; "
-                "use data.Loader, or a DataLoader with generator=torch.Generator().manual_seed(1) "
-                "and no DistributedSampler."
+                f"all ranks must be given the same batches; rank {', '.join(other)} differs from "
+                f"rank 0 (sizes by rank: {[size for size, *_ in rows]}); use data.Loader, or a "
+                "DataLoader with generator=torch.Generator().manual_seed(1) and no "
+                "DistributedSampler."
             )
         asking = [asked for _, _, asked in rows]
         if not any(asking):

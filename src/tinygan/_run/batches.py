@@ -62,7 +62,7 @@ def check_size(size: int, *, d_steps: int, accumulate: int, join: int) -> None:
     if size % parts or size < parts * join:
         raise ValueError(
             f"each rank's batch size must be a multiple of d_steps * accumulate = {d_steps} * "
-            f"{accumulate}, with {join} or more in each part for D to join, got {size}; use "
+            f"{accumulate}, and each part must hold at least {join}, got {size}; for each rank use "
             f"{max(size // parts, join) * parts}."
         )
 

@@ -34,7 +34,7 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     others = multiprocessing.active_children()
     try:
         loaded: Any = iter(loader)
-    except BaseException:  # the second worker could not be started, say: let the first one go
+    except BaseException:  # one worker could not be started: let the others go
         _end([child for child in multiprocessing.active_children() if child not in others])
         raise
     finally:

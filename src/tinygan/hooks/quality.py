@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ class Quality(LogHook):
         count: how many images to generate each time; published values of FID are of 50,000.
         module: the net whose features are compared; by default ``metrics.inception()``.
         measure: called as ``measure(real_features, fake_features)``, returns values by name.
-        best: the name of the value of which the lowest is best; None to keep no checkpoint.
+        best: the name of the value to minimise; None to keep no checkpoint.
         labels: the classes of the generated images, (count,) of int64; by default each in turn.
 
     Attributes:
@@ -92,7 +93,9 @@ class Quality(LogHook):
         self.best_step: int | None = None
         self._real = real
         self._features = torch.empty(0)
-        of = (best, name_of(measure), name_of(module), count, labels)
+        # Not the labels' own words, in which PyTorch leaves out all but a few.
+        classes = None if labels is None else zlib.crc32(labels.cpu().numpy().tobytes())
+        of = (best, name_of(measure), name_of(module), count, classes)
         self._comparison = [str(each) for each in of]
 
     def on_fit_start(self, trainer: Run) -> None:
@@ -100,7 +103,7 @@ class Quality(LogHook):
         others = [type(hook).__name__ for hook in after if not isinstance(hook, Checkpoint)]
         if others:
             raise ValueError(
-                f"Quality must be the last hook but Checkpoint, got {', '.join(others)} after it, "
+                f"only Checkpoint may come after Quality, got {', '.join(others)} after it, "
                 "whose state would be a step behind in best.pt; move Quality behind."
             )
         if getattr(self._real, "ranks", ALONE).count > 1:

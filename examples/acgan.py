@@ -35,7 +35,7 @@ def acgan(players, batch):
         logits, guesses = D(faces)
         D.pay(cost(logits) + cross_entropy(guesses, styles, reduction="none"))
     yield D
-    logits, guesses = D.frozen(fakes)
+    logits, guesses = D(fakes)
     G.pay(non_saturating.generator(logits) + cross_entropy(guesses, styles, reduction="none"))
     G.log(style_right=(guesses.argmax(1) == styles).float())
     yield G

@@ -27,8 +27,8 @@ def cyclegan(players, batch, *, weight=5.0):
     x, y = batch
     for there, back, judge, a, b in (G, F, D_Y, x, y), (F, G, D_X, y, x):
         fake = there(a)
-        cycle = (back.frozen(fake) - a).abs().mean() + (there(back.frozen(b)) - b).abs().mean()
-        there.pay(least_squares.generator(judge.frozen(fake)).mean() + weight * cycle)
+        cycle = (back(fake) - a).abs().mean() + (there(back(b)) - b).abs().mean()
+        there.pay(least_squares.generator(judge(fake)).mean() + weight * cycle)
         there.log(**{f"cycle_{there.name}": cycle})
         yield there
         judge.pay(least_squares.real(judge(b)))

@@ -27,7 +27,7 @@ def pix2pix(players, batch, *, weight=100.0):
     D.pay(non_saturating.real(D(torch.cat([outlines, faces], 1))), weight=0.5)
     D.pay(non_saturating.fake(D(torch.cat([outlines, painted.detach()], 1))), weight=0.5)
     yield D
-    adversarial = non_saturating.generator(D.frozen(torch.cat([outlines, painted], 1))).mean()
+    adversarial = non_saturating.generator(D(torch.cat([outlines, painted], 1))).mean()
     distance = (painted - faces).abs().mean()
     G.pay(adversarial + weight * distance)  # G was applied once, so it pays once
     G.log(adversarial=adversarial, l1=distance)

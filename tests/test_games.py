@@ -257,7 +257,7 @@ def plain(players, batch):
     fake = g(batch.normal("z", 2))
     d.pay(d(fake.detach()) - d(real))
     yield d
-    g.pay(-d.frozen(fake))
+    g.pay(-d(fake))
     yield g
 
 
@@ -346,7 +346,7 @@ def points(algorithm):
 
 
 def test_a_payment_reaches_one_player_alone():
-    """With detach and frozen or without, bit for bit."""
+    """With detach or without, bit for bit."""
     assert_identical(fingerprint(points(plain)), fingerprint(points(not_detached)))
 
 

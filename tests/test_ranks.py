@@ -277,16 +277,3 @@ def test_parts_are_the_batch(size, count):
     assert sum(weights) == pytest.approx(1)
     for part, weight in zip(parts, weights):
         assert weight == pytest.approx(len(part) / sum(map(len, parts)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"capture": True}, "sync_batch_norm cannot be used with capture"),
-        ({"penalties": lazy()}, "sync_batch_norm cannot be used with penalties"),
-    ],
-)
-def test_sync_batch_norm_is_refused_where_pytorch_has_none(arguments, sentence):
-    """In recorded steps, and with gradients of gradients."""
-    with pytest.raises(ValueError, match=sentence):
-        tinygan.GANTrainer(*nets(), **with_execution({"sync_batch_norm": True, **arguments}))

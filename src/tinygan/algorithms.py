@@ -111,7 +111,7 @@ def gan(
             D.log(d_real=real_logits.sigmoid(), d_fake=fake_logits.sigmoid())
             yield D
 
-        logits = D.frozen(seen(fakes, turn, "generator"), *labels)
+        logits = D(seen(fakes, turn, "generator"), *labels)
         if cost.paired:
             with torch.no_grad():
                 real_logits = D(real, *labels)

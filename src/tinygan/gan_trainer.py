@@ -11,7 +11,7 @@ from torch import nn
 
 from tinygan import algorithms, augmentations, losses, sampling, schedules, seeds
 from tinygan import penalties as penalties_
-from tinygan._execution.execution import NO_SYNC, Execution, checked
+from tinygan._execution.execution import Execution
 from tinygan._run import batches, checks
 from tinygan.average import Average
 from tinygan.hook import Hook
@@ -96,8 +96,6 @@ class GANTrainer(Trainer):
         self.num_classes: int | None = getattr(generator, "num_classes", None)
         self.prior: sampling.Prior = getattr(generator, "prior", sampling.normal)
         terms = penalties_.listed(penalties)
-        if checked(execution).sync_batch_norm and terms:
-            raise ValueError(NO_SYNC.format("penalties"))
         if terms and traits.has_batch_norm(discriminator):
             warnings.warn(
                 "a penalty of a discriminator with batch norm mixes each example's slope with "

@@ -116,14 +116,6 @@ class Player:
         """Apply the net to inputs of any floating type; results have the type of the weights."""
         return self.applied(*inputs)
 
-    def frozen(self, *inputs: torch.Tensor) -> Any:
-        """Apply the net for a loss that another player pays.
-
-        It gives what a plain call gives, and saves time if the net is compiled: compiled code would
-        compute this player's gradients too.
-        """
-        return self.applied.frozen(*inputs)
-
     @torch.no_grad()
     def sample(self, *inputs: torch.Tensor) -> Any:
         """Apply the net, or its moving average, in evaluation mode; nothing of the run changes."""

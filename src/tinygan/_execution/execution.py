@@ -5,17 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from tinygan import distributed
 from tinygan._execution.finite import LossScale
 from tinygan.distributed import Ranks
 from tinygan.player import Players
-
-NO_SYNC = (
-    "sync_batch_norm cannot be used with {}, because it can be neither recorded nor differentiated "
-    "twice; leave one of the two out."
-)
 
 
 @dataclass(frozen=True)
@@ -29,13 +23,8 @@ class Execution:
         compile: apply the nets by ``torch.compile`` in training; the first step takes a minute.
         capture: on a GPU, record the pieces of a step as CUDA graphs after some steps, and replay
             them.
-        sync_batch_norm: on several GPUs, let batch norm see the batches of all ranks; otherwise
-            each rank's sees its own part.
         ranks: the processes of the run; None for those that torchrun has started, see
             ``tinygan.distributed``.
-
-    Raises:
-        ValueError: for ``sync_batch_norm`` with ``capture``.
 
     Examples:
         >>> Execution(dtype=torch.bfloat16, capture=True).compile
@@ -45,12 +34,7 @@ class Execution:
     dtype: torch.dtype | None = None
     compile: bool = False
     capture: bool = False
-    sync_batch_norm: bool = False
     ranks: Ranks | None = None
-
-    def __post_init__(self) -> None:
-        if self.sync_batch_norm and self.capture:
-            raise ValueError(NO_SYNC.format("capture"))
 
     def prepare(
         self, players: Players, device: torch.device | str | None
@@ -60,8 +44,6 @@ class Execution:
         ranks = distributed.join() if self.ranks is None else self.ranks
         where = players[0].device if device is None else torch.device(device)
         for player in players:
-            if self.sync_batch_norm:
-                player.module = nn.SyncBatchNorm.convert_sync_batchnorm(player.module)
             own = _checked_dtype(self.dtype, player.weights_dtype)
             player.prepare(where, own, compiled=self.compile)
         dtype = players[0].applied.dtype

@@ -102,7 +102,8 @@ class Step:
         due = self.order[number] if number < len(self.order) else None
         for player in self.players:
             # Let no graph of a part wait for a later phase while the other parts are computed.
-            player.applied.recompute = self.accumulate > 1 and player is not due
+            later = self.accumulate > 1 and number + 1 < len(self.order)
+            player.applied.recompute = later and player is not due
         reached = self._next_border(runs)
         if self.order and reached is not due:
             names = [player.name for player in self.order]

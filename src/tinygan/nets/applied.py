@@ -34,37 +34,32 @@ class Applied:
         self.net, self.device, self.weights_dtype = net, weight.device, weight.dtype
         self.dtype = self.weights_dtype if dtype is None else dtype
         self.recompute = False
-        self._forward, self._frozen = _compiled(net) if compiled else (net, net)
+        self._forward = _compiled(net) if compiled else net
         self._buffers = Buffers([net])
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """Apply the net to inputs of any floating type; results have the type of the weights."""
         if self.recompute and torch.is_grad_enabled():
             return self._recomputed(inputs)
-        return self._run(self._forward, inputs)
-
-    def frozen(self, *inputs: torch.Tensor) -> Any:
-        """Apply the net as if its weights were constants."""
-        return self._run(self._frozen, inputs)
+        return self._run(inputs)
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
         """Within the block the net is in evaluation mode and not compiled."""
-        before = self._forward, self._frozen
-        self._forward = self._frozen = self.net
+        before, self._forward = self._forward, self.net
         try:
             with evaluating(self.net):
                 yield
         finally:
-            self._forward, self._frozen = before
+            self._forward = before
 
-    def _run(self, forward: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Any:
+    def _run(self, inputs: Sequence[torch.Tensor]) -> Any:
         given = [as_input(tensor, self.weights_dtype) for tensor in inputs]
         if self.dtype is self.weights_dtype:
-            return self._widened(forward(*given))
+            return self._widened(self._forward(*given))
         # Without the cache: a recorded CUDA graph must convert the weights each time.
         with torch.autocast(self.device.type, self.dtype, cache_enabled=False):
-            return self._widened(forward(*given))
+            return self._widened(self._forward(*given))
 
     def _widened(self, made: Any) -> Any:
         if isinstance(made, torch.Tensor):
@@ -95,7 +90,7 @@ class Applied:
                 self._buffers.put(now)
 
         return checkpoint(
-            lambda *given: self._run(self._forward, given),
+            lambda *given: self._run(given),
             *inputs,
             use_reentrant=False,
             context_fn=lambda: (nullcontext(), again()),
@@ -118,25 +113,14 @@ def as_input(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype)
 
 
-def _compiled(net: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the compiled net, and the compiled net with constants for weights.
-
-    Compiled code computes every gradient that its inputs may want, whatever is asked for in the
-    end; and it may miss that ``requires_grad`` has been switched off and on.
-    """
-
-    def with_constants(*inputs: torch.Tensor) -> Any:
-        constants = {name: weight.detach() for name, weight in net.named_parameters()}
-        return torch.func.functional_call(net, constants, inputs)
-
+def _compiled(net: nn.Module) -> Callable[..., Any]:
     # Each batch size is compiled for itself: a short last batch must not slow down the others.
-    applied = torch.compile(net, dynamic=False)
-    constant = torch.compile(with_constants, dynamic=False)
+    compiled = torch.compile(net, dynamic=False)
 
-    def frozen(*inputs: torch.Tensor) -> Any:
+    def applied(*inputs: torch.Tensor) -> Any:
         with warnings.catch_warnings():
             # The compiler looks at the .grad of what it is given, which fakes do not have.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            return constant(*inputs)
+            return compiled(*inputs)
 
-    return applied, frozen
+    return applied

@@ -113,7 +113,6 @@ def load(arguments: argparse.Namespace) -> data.Loader:
         say(f"Training on {len(images)} images of {packed if root is None else root}.")
     return data.Loader(
         images, a.batch_size, seed=a.seed, flip=a.flip, workers=a.workers, device=a.device,
-        pin_memory=a.device.type == "cuda",
     )  # fmt: skip
 
 

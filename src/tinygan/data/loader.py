@@ -37,9 +37,9 @@ class Loader:
         flip: mirror each example, left to right, with probability 1/2, anew in each epoch.
         workers: processes that load in the background; 0 loads in this one.
         timeout: seconds after which workers that give nothing are taken for stuck.
-        pin_memory: give batches in page-locked memory, from which copies to a GPU are faster.
         device: where batches are wanted; None for the CPU. Images in memory are moved to a GPU
-            once, if they take at most a quarter of what is free there.
+            once, if they take at most a quarter of what is free there. Others go there by
+            page-locked memory.
         ranks: the processes of the run; None for those that torchrun has started.
 
     Raises:
@@ -62,7 +62,6 @@ class Loader:
         flip: bool = False,
         workers: int = 0,
         timeout: float = 300,
-        pin_memory: bool = False,
         device: torch.device | str | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -77,7 +76,7 @@ class Loader:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
         self.seed, self.shuffle, self.drop_last, self.flip = seed, shuffle, drop_last, flip
         self.workers = checks.count("workers", workers, at_least=0)
-        self.timeout, self.pin_memory = timeout, pin_memory
+        self.timeout = timeout
         self.device = None if device is None else torch.device(device)
         self.ranks = distributed.join() if ranks is None else ranks
         self._in_memory = in_memory(dataset)
@@ -127,7 +126,7 @@ class Loader:
             num_workers=self.workers,
             worker_init_fn=signals.ignore,
             timeout=self.timeout if self.workers else 0,
-            pin_memory=self.pin_memory,
+            pin_memory=self.device is not None and self.device.type == "cuda",
             # Without one of its own, the DataLoader would draw from the global generator.
             generator=seeds.generator(self.seed, "workers", epoch),
         )
@@ -136,7 +135,7 @@ class Loader:
                 for indices, batch in zip(plan, loaded):
                     if flips is not None:
                         _flip(batch, flips[indices])
-                    yield _moved(batch, self.device, self.pin_memory)
+                    yield batch if self.device is None else _moved(batch, self.device)
         except RuntimeError as error:
             if self.workers:
                 error.add_note(
@@ -177,11 +176,11 @@ class Loader:
         self._given = self._resume_after = state["given"]
 
 
-def _moved(batch: Any, device: torch.device | None, pinned: bool) -> Any:
+def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
-        return [_moved(each, device, pinned) for each in batch]
+        return [_moved(each, device) for each in batch]
     if isinstance(batch, torch.Tensor):
-        return batch.to(device=device, non_blocking=pinned)
+        return batch.to(device, non_blocking=True)
     return batch
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from tinygan import metrics
 
@@ -26,6 +27,22 @@ def test_a_set_judges_its_own_data_as_perfect(name):
     assert coverage.high_quality == pytest.approx(0.9889, abs=0.01)
     assert coverage.reverse_kl < 3 * coverage.floor
     assert isinstance(coverage, metrics.ModeCoverage)
+
+
+class Digits(nn.Module):
+    """A classifier for constructed digits: images of one channel, bright in pixel d for digit d."""
+
+    def forward(self, images):
+        """Return logits (N, 10)."""
+        assert images.shape[1] == 1
+        return images.flatten(1)
+
+
+def test_stacked_digits():
+    """Each channel is classified by itself; the first is the hundreds."""
+    labels = torch.arange(1000).view(-1, 1) // torch.tensor([100, 10, 1]) % 10
+    images = torch.eye(10)[labels].view(1000, 3, 1, 10) * 2 - 1
+    assert torch.equal(mode_stacked_mnist.numbers(images, Digits()), torch.arange(1000))
 
 
 def run(folder, *recipes, name="ring", seeds=1, steps=8, more=()):

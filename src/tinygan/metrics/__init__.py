@@ -4,22 +4,19 @@ from tinygan.metrics.faces import AttributeReader, attribute_coverage
 from tinygan.metrics.fidelity import (
     features,
     fid,
-    frechet_distance,
     inception,
     kid,
     precision_recall,
     quality,
 )
-from tinygan.metrics.modes import ModeCoverage, classify, mode_coverage, nearest_mode
+from tinygan.metrics.modes import ModeCoverage, mode_coverage, nearest_mode
 
 __all__ = [
     "AttributeReader",
     "ModeCoverage",
     "attribute_coverage",
-    "classify",
     "features",
     "fid",
-    "frechet_distance",
     "inception",
     "kid",
     "mode_coverage",

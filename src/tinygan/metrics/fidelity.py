@@ -126,29 +126,12 @@ def fid(real: torch.Tensor, fake: torch.Tensor) -> float:
         >>> round(fid(grid, grid + 3), 6)
         18.0
     """
-    real, fake = _checked(real, fake, 2)
-    covariances = [torch.atleast_2d(given.T.cov()) for given in (real, fake)]
-    return frechet_distance(real.mean(0), covariances[0], fake.mean(0), covariances[1])
-
-
-def frechet_distance(
-    real_mean: torch.Tensor,
-    real_covariance: torch.Tensor,
-    fake_mean: torch.Tensor,
-    fake_covariance: torch.Tensor,
-) -> float:
-    """Return FID from means (D,) and covariances (D, D), such as published ones.
-
-    Examples:
-        >>> frechet_distance(torch.zeros(2), torch.eye(2), torch.ones(2), torch.eye(2))
-        2.0
-    """
     library = _library("metric_fid")
-    real, fake = (
-        {"mu": mean.detach().double().cpu().numpy(), "sigma": sigma.detach().double().cpu().numpy()}
-        for mean, sigma in ((real_mean, real_covariance), (fake_mean, fake_covariance))
+    statistics = (
+        {"mu": each.mean(0).numpy(), "sigma": torch.atleast_2d(each.T.cov()).numpy()}
+        for each in _checked(real, fake, 2)
     )
-    found = library.fid_statistics_to_metric(real, fake, verbose=False)
+    found = library.fid_statistics_to_metric(*statistics, verbose=False)
     return float(found[library.KEY_METRIC_FID])
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from tinygan._run import checks
-from tinygan.metrics.fidelity import features, image_batches
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,8 @@ def mode_coverage(
     perfect samples score, which are never even: about KL(data || reference) + (K - 1) / 2N.
 
     Args:
-        modes: each sample's mode, (N,) of int64 in [0, K), from ``nearest_mode`` or ``classify``.
+        modes: each sample's mode, (N,) of int64 in [0, K): from ``nearest_mode``, or a classifier's
+            ``features(images, classifier).argmax(1)``.
         count: the number of modes, K.
         high_quality: (N,) of bool; only these samples find a mode. By default all do.
         reference: weights of the modes to compare with, (K,), of any sum; even by default.
@@ -118,32 +116,6 @@ def mode_coverage(
         floor=kl(of_data, expected) + _kl_of_samples(of_data, len(modes)),
         samples=len(modes),
     )
-
-
-def classify(
-    images: torch.Tensor | Iterable[object], classifier: nn.Module, *, stacked: bool = False
-) -> torch.Tensor:
-    """Return each image's class, the largest of the classifier's logits: (N,) of int64, on the CPU.
-
-    Args:
-        images: (N, C, H, W) in [-1, 1], or batches of these.
-        classifier: maps images to logits (N, K); applied in evaluation mode.
-        stacked: classify each channel as an image of its own; the class is the number that these
-            digits make in base K: 0 to 999 for Stacked MNIST (Metz et al., 2017, arXiv:1611.02163).
-
-    Examples:
-        >>> digits = torch.eye(10)[[4, 0, 7]].view(1, 3, 1, 10)  # each a row of ten pixels
-        >>> classify(digits, nn.Flatten(), stacked=True)
-        tensor([407])
-    """
-    if not stacked:
-        return features(images, classifier).argmax(1)
-    numbers = []
-    for batch in image_batches(images):
-        logits = features(batch.flatten(0, 1)[:, None], classifier)
-        place = logits.shape[1] ** torch.arange(batch.shape[1] - 1, -1, -1)
-        numbers.append((logits.argmax(1).view(-1, len(place)) * place).sum(1))
-    return torch.cat(numbers)
 
 
 def check_range(name: str, values: torch.Tensor, count: int) -> None:

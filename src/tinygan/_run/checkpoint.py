@@ -1,8 +1,7 @@
 """Checkpoints: durable files of plain values and tensors, and the folder in which a run has them.
 
-A file is written beside its place and renamed into it, so a crash leaves the old one, the new one,
-or both. The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those
-(pytorch#28858), so ``load`` checks them.
+The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those (pytorch#28858), so
+``load`` checks them.
 
 In a run's folder files are named by their step, as ``step_000500.pt``. One that is named
 ``step_000500.pinned.pt`` is kept for ever, and files of any other name are left alone.
@@ -29,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"step_(\d+)(\.pinned)?\.pt")
 
-TEMPORARY = ".tmp-"
-
 PLAIN = (type(None), bool, int, float, str)
 
 
@@ -42,26 +39,13 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a dictionary of plain values and tensors to ``path``, whose folder must exist.
 
     When this returns, the file is on the disk and has been read back. Whatever goes wrong, an older
-    file at ``path`` is still there, and no temporary file is left unless the process died.
+    file at ``path`` is still there.
     """
-    path = Path(path)
     data = to_bytes(content)  # in memory, so that an error of the disk stays an OSError
-    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
-    try:
-        disk.remove(temporary)  # of a dead process that had our number
-        with disk.create(temporary) as file:
-            disk.write(file, data)
-            disk.sync(file)
-        # While the old file is still in its place.
-        if disk.read(temporary) != data:
-            raise OSError(f"{temporary} does not read back as it was written; check the disk.")
-        disk.replace(temporary, path)
-        disk.sync_folder(path.parent)
-    except Exception:
-        # The folder may not even let a file go; the first error is the one to report.
-        with contextlib.suppress(OSError):
-            disk.remove(temporary)
-        raise
+    with disk.renamed(Path(path)) as file:
+        disk.write(file, data)
+        if disk.read(Path(file.name)) != data:  # while the old file is still in its place
+            raise OSError(f"{file.name} does not read back as it was written; check the disk.")
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
@@ -197,9 +181,3 @@ def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
         )
     logger.warning("no checkpoint in %s: a new run begins", path)
     return None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that died while saving."""
-    for path in folder.glob(f"*.pt{TEMPORARY}*"):
-        disk.remove(path)

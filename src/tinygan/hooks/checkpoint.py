@@ -78,7 +78,6 @@ class Checkpoint(Hook):
         state = trainer.state_dict()
         checkpoint.check_finite(state["players"], "players")
         checkpoint.check_plain(state, "state")
-        checkpoint.remove_leftovers(self.folder)
         here = checkpoint.path_of(self.folder, trainer.step)
         self._saved = None if load_whole(here) is None else _place(trainer)
         self._started = True

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from tinygan._run import disk
 from tinygan.hook import Hook, Run
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,8 @@ def prepared(folder: Path) -> Path:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all: half a picture would spoil the animation."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    picture.save(temporary, "PNG")
-    temporary.replace(path)
+    with disk.renamed(path) as file:
+        picture.save(file, "PNG")
 
 
 @contextmanager

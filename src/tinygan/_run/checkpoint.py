@@ -3,8 +3,8 @@
 The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those (pytorch#28858), so
 ``load`` checks them.
 
-In a run's folder files are named by their step, as ``step_000500.pt``. One that is named
-``step_000500.pinned.pt`` is kept for ever, and files of any other name are left alone.
+In a run's folder files are named by their step, as ``step_000500.pt``. Those of any other name are
+left alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tinygan._run import disk
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"step_(\d+)(\.pinned)?\.pt")
+NAME = re.compile(r"step_(\d+)\.pt")
 
 PLAIN = (type(None), bool, int, float, str)
 
@@ -129,19 +129,14 @@ def _check_records(data: bytes) -> None:
             raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
 
 
-def path_of(folder: Path, step: int, *, pinned: bool = False) -> Path:
+def path_of(folder: Path, step: int) -> Path:
     """Return the path of a step's file."""
-    return folder / f"step_{step:06d}{'.pinned' if pinned else ''}.pt"
+    return folder / f"step_{step:06d}.pt"
 
 
 def step_of(path: Path) -> int:
     """Return the step at which a file was saved: 500 for ``step_000500.pt``."""
-    return int(path.name.removeprefix("step_").partition(".")[0])
-
-
-def is_pinned(path: Path) -> bool:
-    """Return whether a file is never removed."""
-    return path.name.endswith(".pinned.pt")
+    return int(path.stem.removeprefix("step_"))
 
 
 def files(folder: Path) -> list[Path]:

@@ -30,8 +30,8 @@ class Checkpoint(Hook):
     Args:
         folder: where the folder ``checkpoints`` is made.
         every: how often, in steps; each time waits for the device and the disk.
-        keep: how many of the newest files stay, besides pinned ones; of several ranks, as many more
-            of those that were saved before ranks were last compared.
+        keep: how many of the newest files stay; of several ranks, as many more of those that were
+            saved before ranks were last compared. A copy under another name is left alone.
         max_rollbacks: how often the run may go back, in all.
 
     Examples:
@@ -111,7 +111,7 @@ class Checkpoint(Hook):
         self._prune(trainer)
 
     def _prune(self, trainer: Run) -> None:
-        """Remove what is older than the newest whole files, so many as are kept; not pinned ones.
+        """Remove what is older than the newest whole files, so many as are kept.
 
         If the newest ones were saved after ranks were last compared, as many more stay of those
         that were saved before.
@@ -120,8 +120,6 @@ class Checkpoint(Hook):
             return
         newest = newest_sure = 0
         for path in reversed(files(self.folder)):
-            if checkpoint.is_pinned(path):
-                continue
             is_sure = checkpoint.step_of(path) <= trainer.compared_step
             if newest >= self.keep and not (is_sure and newest_sure < self.keep):
                 self._whole.discard(path)
@@ -134,15 +132,6 @@ class Checkpoint(Hook):
                 newest += 1
                 newest_sure += is_sure
 
-    def pin(self, step: int) -> Path:
-        """Keep the file of a step for ever, and return its new path; OSError if there is none."""
-        path = checkpoint.path_of(self.folder, step)
-        pinned = checkpoint.path_of(self.folder, step, pinned=True)
-        if path.exists() or not pinned.exists():  # a resumed run may come here again
-            disk.replace(path, pinned)
-            disk.sync_folder(self.folder)
-        return pinned
-
     def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
         if trainer.rollbacks >= self.max_rollbacks:
             error.add_note(f"the run has gone back {trainer.rollbacks} times already")
@@ -153,7 +142,7 @@ class Checkpoint(Hook):
                 trainer.load_state_dict(state)
                 return
             # A run that is stopped saves amid skipped steps too, which are now gone back from.
-            if state is not None and not checkpoint.is_pinned(path):
+            if state is not None:
                 disk.remove(path)
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 

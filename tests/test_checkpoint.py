@@ -77,7 +77,6 @@ def test_the_newest_good_ones_stay_and_files_of_other_names_too(step, keep, even
                     epoch=0,
                     batch=step,
                     batches_per_epoch=None,
-                    compared_step=step,
                     save=partial(checkpoint.save, {"step": step, "skipped": [0]}),
                     stop_reason=None,
                     skipped=SimpleNamespace(in_row=0),

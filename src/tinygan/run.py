@@ -112,11 +112,6 @@ class Run:
             return self.target_epochs
         return -(-self.target_steps // self.batches_per_epoch)
 
-    @property
-    def compared_step(self) -> int:
-        """The step at which all ranks were last found to hold the same bits; alone, this one."""
-        return self.step if self.ranks.count == 1 else self._replica.compared_step
-
     @torch.no_grad()
     def pictures(self) -> torch.Tensor:
         """Return the images (N, C, H, W) in [-1, 1] that show how far the run is."""

@@ -30,8 +30,7 @@ class Checkpoint(Hook):
     Args:
         folder: where the folder ``checkpoints`` is made.
         every: how often, in steps; each time waits for the device and the disk.
-        keep: how many of the newest files stay; of several ranks, as many more of those that were
-            saved before ranks were last compared. A copy under another name is left alone.
+        keep: how many of the newest files stay. A copy under another name is left alone.
         max_rollbacks: how often the run may go back, in all.
 
     Examples:
@@ -98,7 +97,6 @@ class Checkpoint(Hook):
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
         if self._saved != _place(trainer) and trainer.between_steps:
             self._save(trainer)
-        self._prune(trainer)  # by now ranks have been compared
         if trainer.stop_reason is not None and trainer.stop_reason.startswith("SIG"):
             words = "stopped by %s after step %d, saved in %s; run the same command to go on"
             logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
@@ -111,17 +109,12 @@ class Checkpoint(Hook):
         self._prune(trainer)
 
     def _prune(self, trainer: Run) -> None:
-        """Remove what is older than the newest whole files, so many as are kept.
-
-        If the newest ones were saved after ranks were last compared, as many more stay of those
-        that were saved before.
-        """
+        """Remove what is older than the newest whole files, so many as are kept."""
         if trainer.skipped.in_row > 0:  # what there is to go back to lies before, and stays
             return
-        newest = newest_sure = 0
+        newest = 0
         for path in reversed(files(self.folder)):
-            is_sure = checkpoint.step_of(path) <= trainer.compared_step
-            if newest >= self.keep and not (is_sure and newest_sure < self.keep):
+            if newest == self.keep:
                 self._whole.discard(path)
                 try:
                     disk.remove(path)
@@ -130,7 +123,6 @@ class Checkpoint(Hook):
             elif path in self._whole or load_whole(path) is not None:
                 self._whole.add(path)  # and is not read again
                 newest += 1
-                newest_sure += is_sure
 
     def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
         if trainer.rollbacks >= self.max_rollbacks:
@@ -148,27 +140,17 @@ class Checkpoint(Hook):
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
-        # that was refused is another run's. What lost ranks have left half-done may be anything.
-        nothing = not isinstance(error, Exception) or isinstance(error, LostRankError)
-        if nothing or trainer.step == 0 or not self._started:
+        # that was refused is another run's. The state of ranks that differ, or that were lost in
+        # the middle of a step, may be anything.
+        nothing = isinstance(error, LostRankError | DifferentRanksError)
+        if nothing or not isinstance(error, Exception) or trainer.step == 0 or not self._started:
             return
-        if isinstance(error, DifferentRanksError):
-            self._set_aside(trainer.compared_step)
-        elif not trainer.between_steps or trainer.skipped.in_row > 0:
+        if not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)
             logger.error("the unfinished state was saved for inspection: %s", path)
         elif self._saved != _place(trainer):
             self._save(trainer)
-
-    def _set_aside(self, step: int) -> None:
-        """Rename what was saved after a step, so that no run goes on from it by itself."""
-        for path in reversed(files(self.folder)):
-            if checkpoint.step_of(path) > step:
-                aside = self.folder / path.name.replace("step", "emergency")
-                disk.replace(path, aside)
-                logger.error("saved when ranks may have differed already, set aside: %s", aside)
-        disk.sync_folder(self.folder)
 
 
 def _place(trainer: Run) -> tuple[int, ...]:

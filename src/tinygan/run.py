@@ -315,12 +315,12 @@ class Run:
         return file
 
     def _resume_here(self, path: Path) -> Path | None:
-        file, state = checkpoint.find(path) or (None, {})
-        if file is not None:
-            try:
+        file, state = checkpoint.find(path)
+        try:
+            if file is not None:
                 self.load_state_dict(state)
-            except ValueError as error:
-                raise ValueError(f"{file}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
         return file
 
 

@@ -13,7 +13,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,10 +24,6 @@ import torch
 from tinygan._run import disk
 
 logger = logging.getLogger(__name__)
-
-NAME = re.compile(r"step_(\d+)\.pt")
-
-PLAIN = (type(None), bool, int, float, str)
 
 
 class CheckpointError(ValueError):
@@ -66,7 +61,8 @@ def check_plain(content: object, name: str) -> None:
     for where, value in _leaves(content, name):
         kind = type(value)
         # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
-        if kind not in PLAIN and not isinstance(value, torch.Tensor):
+        is_plain = kind in (type(None), bool, int, float, str)
+        if not is_plain and not isinstance(value, torch.Tensor):
             raise TypeError(
                 f"{where} must be a plain value or a tensor, got a {kind.__module__}."
                 f"{kind.__qualname__}; convert it, for example with float() or torch.as_tensor()."
@@ -107,6 +103,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = from_bytes(data)
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
+        folders = content.get("folders", {})  # of a run's hooks, saved relative to the file
+        folders |= {k: os.path.abspath(Path(path).parent / at) for k, at in folders.items()}
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; check the path.") from None
     except Exception as error:  # damaged bytes make decoders raise almost anything
@@ -141,32 +139,25 @@ def step_of(path: Path) -> int:
 
 def files(folder: Path) -> list[Path]:
     """Return the checkpoints, good or not, in the order of their steps: 99 before 100."""
-    found = folder.iterdir() if folder.is_dir() else []
-    return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of)
-
-
-def load_run(path: Path) -> dict[str, Any]:
-    """Return a run's state, in which its hooks' folders were saved relative to the file."""
-    state = load(path)
-    folders = state.get("folders", {}).items()
-    return state | {"folders": {k: os.path.abspath(path.parent / at) for k, at in folders}}
+    found = folder.glob("step_*.pt")
+    return sorted((p for p in found if p.stem.removeprefix("step_").isdecimal()), key=step_of)
 
 
 def load_whole(path: Path) -> dict[str, Any] | None:
     """Return a run's state, or None if the file is not there or not whole."""
     with contextlib.suppress(CheckpointError):
-        return load_run(path)
+        return load(path)
     return None
 
 
-def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return a file, or the newest whole one of a folder, and its content; None for a new run."""
+def find(path: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Return a file, or a folder's newest whole one, and its content; None and {} for a new run."""
     if path.is_file() or path.suffix == ".pt":
-        return path, load_run(path)
+        return path, load(path)
     candidates = files(path) or files(path / "checkpoints")
     for candidate in reversed(candidates):
         try:
-            return candidate, load_run(candidate)
+            return candidate, load(candidate)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
     if candidates:  # to begin anew would lose the run
@@ -175,4 +166,4 @@ def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
             "or move them away to begin a new run."
         )
     logger.warning("no checkpoint in %s: a new run begins", path)
-    return None
+    return None, {}

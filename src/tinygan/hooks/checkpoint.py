@@ -102,14 +102,11 @@ class Checkpoint(Hook):
             logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
 
     def _save(self, trainer: Run) -> None:
+        """Save, and remove what is older than the newest whole files, so many as are kept."""
         path = checkpoint.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
         self._whole.add(path)
-        self._prune(trainer)
-
-    def _prune(self, trainer: Run) -> None:
-        """Remove what is older than the newest whole files, so many as are kept."""
         if trainer.skipped.in_row > 0:  # what there is to go back to lies before, and stays
             return
         newest = 0

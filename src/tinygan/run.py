@@ -279,7 +279,7 @@ class Run:
     def resume(
         self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()
     ) -> Path | None:
-        """Go on from a checkpoint; return its file, or None, with a warning, for a new run.
+        """Go on from a checkpoint; return its file, or None for a new run, and say so.
 
         So the same program begins a run and finishes it. In a folder, files that are not whole are
         passed over with a warning. All ranks of a run call this together; rank 0 reads.

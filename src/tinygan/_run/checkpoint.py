@@ -165,5 +165,6 @@ def find(path: Path) -> tuple[Path | None, dict[str, Any]]:
             f"all {len(candidates)} checkpoints in {path} are damaged; restore one from a backup, "
             "or move them away to begin a new run."
         )
-    logger.warning("no checkpoint in %s: a new run begins", path)
+    # News, and no fault; but where logging is not set up, only warnings are seen.
+    logger.warning("%s holds no checkpoint: starting a new run", path)
     return None, {}

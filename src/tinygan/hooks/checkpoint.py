@@ -10,14 +10,14 @@ from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checkpoint, checks, disk
 from tinygan._run.checkpoint import files, load_whole
 from tinygan.distributed import DifferentRanksError, LostRankError
-from tinygan.hook import Hook, Run
-from tinygan.hooks.run_folder import prepared
+from tinygan.hook import Run
+from tinygan.hooks.run_folder import FolderHook
 from tinygan.report import Report
 
 logger = logging.getLogger(__name__)
 
 
-class Checkpoint(Hook):
+class Checkpoint(FolderHook):
     """Save the run every so many steps, as ``checkpoints/step_000500.pt``, and when it ends.
 
     ``trainer.resume(folder)`` goes on from the newest good file. A save that fails is logged and
@@ -37,8 +37,6 @@ class Checkpoint(Hook):
         >>> checkpoint = Checkpoint("runs/faces", every=500, keep=2)
     """
 
-    first_rank_only = True
-
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -47,7 +45,7 @@ class Checkpoint(Hook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        self.folder = Path(folder) / "checkpoints"
+        super().__init__(Path(folder) / "checkpoints")
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
@@ -62,7 +60,7 @@ class Checkpoint(Hook):
                 f"Checkpoint must be the last hook, got {type(last).__name__} after it, which "
                 "would not have seen the step that is saved; move Checkpoint to the end of hooks."
             )
-        prepared(self.folder)
+        super().on_fit_start(trainer)
         # Their names are in the folders above, perhaps since a moment ago.
         for above in self.folder.absolute().parents[:2]:
             disk.sync_folder(above)

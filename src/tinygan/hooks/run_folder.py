@@ -32,7 +32,7 @@ class FolderHook(Hook):
             prepared(self.folder)
 
 
-def prepared(folder: Path) -> Path:
+def prepared(folder: Path) -> None:
     """Make a folder if need be; raise ValueError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,6 @@ def prepared(folder: Path) -> Path:
         raise ValueError(
             f"folder must be writable, got {folder}: {error}; choose another folder."
         ) from error
-    return folder
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 import tinygan
+from tinygan._run import checkpoint
 
 
 def with_execution(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +104,13 @@ def flat(
     else:
         return {name: value}
     return {k: v for key, part in parts for k, v in flat(part, f"{name}.{key}", of_tensor).items()}
+
+
+def saved_in(path: Path) -> dict[str, object]:
+    """Return what is in a run's checkpoint by name, with folders relative to it, as in the file."""
+    state = checkpoint.load(path)
+    folders = {name: os.path.relpath(at, path.parent) for name, at in state["folders"].items()}
+    return flat(state | {"folders": folders})
 
 
 def assert_identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

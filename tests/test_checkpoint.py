@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_resume_falls_back_by_name_and_never_for_a_given_file(tmp_path, caplog):
         tiny_trainer().resume(tmp_path)
 
 
-EVENTS = ["save", "save", "save and remove nothing", "pin", "damage"]
+EVENTS = ["save", "save", "save and remove nothing", "copy", "damage"]
 SAVE = ("save", 0)
 
 
@@ -51,9 +52,9 @@ SAVE = ("save", 0)
 )
 @example(step=999_998, keep=1, events=[SAVE] * 3)  # names sort as numbers, until they are longer
 @example(step=8, keep=2, events=[SAVE, SAVE, ("damage", 1), SAVE, SAVE])
-@example(step=8, keep=2, events=[SAVE, SAVE, ("pin", 1), SAVE])
-def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, events):
-    """After any saves, pins, damage and failed removals, just what is older than these is gone."""
+@example(step=8, keep=2, events=[SAVE, SAVE, ("copy", 0), SAVE])
+def test_the_newest_good_ones_stay_and_files_of_other_names_too(step, keep, events):
+    """After any saves, copies, damage and failed removals, just what is older is gone."""
 
     def refuse(path):
         if path.exists():
@@ -66,7 +67,7 @@ def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, even
         for name in kept:
             (folder / name).touch()
         keeper = hooks.Checkpoint(path, every=1, keep=keep)
-        there, damaged = [], set()  # the steps of files that are not pinned
+        there, damaged = [], set()
         for event, number in events:
             if event.startswith("save"):
                 step += 1
@@ -76,7 +77,6 @@ def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, even
                     epoch=0,
                     batch=step,
                     batches_per_epoch=None,
-                    compared_step=step,
                     save=partial(checkpoint.save, {"step": step, "skipped": [0]}),
                     stop_reason=None,
                     skipped=SimpleNamespace(in_row=0),
@@ -90,9 +90,10 @@ def test_the_newest_good_ones_stay_and_the_pinned_ones_for_ever(step, keep, even
                     there = [s for s in there if s >= good[0]]
             elif there:
                 chosen = there[number % len(there)]
-                if event == "pin":
-                    there.remove(chosen)
-                    kept.add(keeper.pin(chosen).name)
+                if event == "copy":
+                    kept.add(f"step_{chosen:06d}.copy.pt")
+                    file = checkpoint.path_of(folder, chosen)
+                    shutil.copyfile(file, file.with_suffix(".copy.pt"))
                 else:
                     damaged.add(chosen)
                     checkpoint.path_of(folder, chosen).write_bytes(b"damaged")

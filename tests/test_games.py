@@ -18,7 +18,7 @@ from tinygan._execution import capture
 from tinygan._run import checkpoint
 
 import ranks
-from helpers import assert_identical, bits, fingerprint, flat
+from helpers import assert_identical, bits, fingerprint, saved_in
 from recorder import CountingRecorder, Counts, CPURecorder
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -40,7 +40,7 @@ def example(name):
 def written(folder):
     """Return what a run has written: its last checkpoint by parts, logs and pictures as bytes."""
     last = max((folder / "checkpoints").iterdir())
-    return flat(checkpoint.load(last)) | {
+    return saved_in(last) | {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
         if path.suffix in (".jsonl", ".png")

@@ -611,7 +611,7 @@ def test_new_labels_decode_nothing_anew(source, tmp_path, monkeypatch, caplog):
 def test_leftovers_of_dead_processes_go_and_other_files_stay(source, tmp_path):
     """One that had this process's number, as in a container that was restarted, is dead too."""
     path = tmp_path / "file.npy"
-    name = f"file.npy.{packing.socket.gethostname()}"
+    name = f"file.npy.{socket.gethostname()}"
     mine = tmp_path / f"{name}.{os.getpid()}.partial"
     others = [tmp_path / each for each in ("4194303.partial", "20240101123456789.partial")]
     for file in (mine, *others):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
+from PIL import Image
 
 from tinygan import pictures
 
 import strategies
+from crashes import watched
 
 
 @given(images=strategies.images())
@@ -39,3 +42,32 @@ def test_colours_do_not_depend_on_the_batch():
     images[1] = 0.5
     cell = np.asarray(pictures.grid(images))[32, 32]
     assert cell.tolist() == [127, 127, 127] or cell.tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("name", ["progress.gif", "progress.html"])
+def test_an_animation_is_whole_or_not_there(name, tmp_path):
+    """A disk that is full leaves the older one, and nothing half done."""
+    frame, path = tmp_path / "frame.png", tmp_path / name
+    Image.new("RGB", (9, 9)).save(frame)
+
+    def save():
+        if path.suffix == ".gif":
+            pictures.save_gif([frame, frame], path)
+        else:
+            pictures.save_html([frame, frame], path, captions=["one", "two"])
+
+    def fails(called, operate, *arguments):
+        if called == "sync":
+            raise OSError("No space left on device")
+        return operate(*arguments)
+
+    save()
+    before = path.read_bytes()
+    assert before.startswith(b"GIF8" if path.suffix == ".gif" else b"<!")
+    Image.new("RGB", (9, 9), "white").save(frame)
+    with watched(fails), pytest.raises(OSError, match="No space"):
+        save()
+    assert path.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["frame.png", name]
+    save()
+    assert path.read_bytes() != before

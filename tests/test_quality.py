@@ -19,7 +19,7 @@ from tinygan._run import checkpoint
 from tinygan.distributed import Ranks
 
 import recipes
-from helpers import assert_identical, fingerprint, flat, tiny_images, tiny_trainer
+from helpers import assert_identical, fingerprint, saved_in, tiny_images, tiny_trainer
 
 BATCHES = list(tiny_images().split(8))
 
@@ -182,7 +182,7 @@ def test_a_resumed_run_writes_the_same(tmp_path):
     whole, parts = (tmp_path / name for name in ("whole", "parts"))
     assert len(lines(whole)) == 6
     assert (whole / "quality.jsonl").read_bytes() == (parts / "quality.jsonl").read_bytes()
-    best = [flat(checkpoint.load(folder / "best.pt")) for folder in (whole, parts)]
+    best = [saved_in(folder / "best.pt") for folder in (whole, parts)]
     assert best[0] == best[1]
 
 

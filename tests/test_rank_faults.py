@@ -17,6 +17,7 @@ from PIL import Image
 
 import tinygan
 from tinygan import data, distributed, hooks
+from tinygan._run import signals
 
 import ranks
 from helpers import Images, tiny_images, tiny_trainer
@@ -150,7 +151,7 @@ SCENARIOS = {
     "stop in a step": at_event("on_gradients", 4, rank=0, act=enough),
     "poisoned once": poisoned_once,
     "poisoned for long": lambda folder: train(folder, poison(range(10, 40)), steps=32, every=5),
-    "corrupt": at_event("on_step_end", 12, act=corrupt),
+    "corrupt": lambda folder: train(folder, On(1, "on_step_end", 12, corrupt), every=5),
     "unlike": unlike,
     "images": packed,
 }
@@ -228,13 +229,15 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all(found):
 
 
 def test_a_weight_that_differs_is_named(found):
-    """By its tensor and rank, at the end; what was saved since the beginning is set aside."""
+    """By its tensor and rank, at the end, with what to go on from; the wrong state is not saved."""
     for rank in found:
         assert rank["corrupt"]["error"].startswith(
             "DifferentRanksError: ranks must hold the same bits, got discriminator "
-            "optimizer.main.0.weight.exp_avg that differs on rank 1 from rank 0's at step 12;"
+            "optimizer.main.0.weight.exp_avg that differs on rank 1 from rank 0's at step 12; let "
+            "hooks change weights and gradients on every rank alike, and go on from a checkpoint "
+            "of step 0 or before."
         )
-    assert not [name for name in found[0]["corrupt"]["saved"] if name.startswith("step")]
+    assert found[0]["corrupt"]["saved"] == ["step_000005.pt", "step_000010.pt"]
 
 
 def test_ranks_that_are_not_alike_are_refused(found):
@@ -274,17 +277,18 @@ def run_slowly(folder):
     return train(folder, slow, steps=5000, every=1000)
 
 
-def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(number, tmp_path):
     """Both end with the signal's status, one checkpoint is saved, of that step."""
     children = ranks.start(tmp_path, 2, ranks.keep, run_slowly, tmp_path / "run")
     children[0].until("step 5\n")
-    children[1].signal(signal.SIGTERM)
+    children[1].signal(number)
     assert [child.wait().returncode for child in children] == [0, 0]
     one, other = ranks.kept(tmp_path)
-    assert (one["status"], other["status"]) == (128 + signal.SIGTERM,) * 2
+    assert (one["status"], other["status"]) == (128 + number,) * 2
     assert one["step"] == other["step"] >= 5
     assert one["saved"] == [f"step_{one['step']:06d}.pt"]
-    assert (one["reason"], other["reason"]) == ("SIGTERM (rank 1)", "SIGTERM")
+    assert (one["reason"], other["reason"]) == (f"{number.name} (rank 1)", number.name)
     assert one["state"] == other["state"]
 
 

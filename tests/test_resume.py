@@ -14,7 +14,7 @@ from tinygan import data, hooks
 from tinygan._run import checkpoint
 
 import processes
-from helpers import flat, tiny_trainer
+from helpers import saved_in, tiny_trainer
 
 IMAGES, BATCH, EPOCHS = 20, 6, 3
 PER_EPOCH = 4  # the last of them has 2 images
@@ -102,7 +102,7 @@ def files(folder):
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*.*")
         if "checkpoints" not in path.parts
-    } | flat(checkpoint.load(last))
+    } | saved_in(last)
 
 
 @pytest.mark.parametrize(("stops", "workers"), [((PER_EPOCH,), 0), ((1, 3, 8, 9), 2)], ids=str)

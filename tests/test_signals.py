@@ -195,8 +195,8 @@ def insist(name, call, saved, first, second, code, tmp_path):
     trainer = run_in(tmp_path / "run")
     trainer.resume(tmp_path / "run")
     assert trainer.step == saved
-    trainer.fit(data.Loader(tiny_images(), 6), steps=saved)
-    assert not list(tmp_path.rglob("*.tmp*"))
+    trainer.fit(data.Loader(tiny_images(), 6), steps=saved + 1)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def fork(*_):

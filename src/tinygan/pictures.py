@@ -13,6 +13,8 @@ from string import Template
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from tinygan._run import disk
+
 LEGIBLE = 64  # pixels; images with a smaller side are magnified in grids
 
 
@@ -67,7 +69,10 @@ def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0
     pictures = [Image.open(frame).convert("RGB") for frame in frames]
     durations = [round(1000 * seconds_per_frame)] * len(pictures)
     durations[-1] += 2000
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    with disk.renamed(path) as file:
+        pictures[0].save(
+            file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        )
 
 
 def save_html(
@@ -87,4 +92,5 @@ def save_html(
         last=len(images) - 1,
         milliseconds=round(1000 * seconds_per_frame),
     )
-    path.write_text(page, "utf-8")
+    with disk.renamed(path) as file:
+        disk.write(file, page.encode())

@@ -112,11 +112,6 @@ class Run:
             return self.target_epochs
         return -(-self.target_steps // self.batches_per_epoch)
 
-    @property
-    def compared_step(self) -> int:
-        """The step at which all ranks were last found to hold the same bits; alone, this one."""
-        return self.step if self.ranks.count == 1 else self._replica.compared_step
-
     @torch.no_grad()
     def pictures(self) -> torch.Tensor:
         """Return the images (N, C, H, W) in [-1, 1] that show how far the run is."""
@@ -284,7 +279,7 @@ class Run:
     def resume(
         self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()
     ) -> Path | None:
-        """Go on from a checkpoint; return its file, or None, with a warning, for a new run.
+        """Go on from a checkpoint; return its file, or None for a new run, and say so.
 
         So the same program begins a run and finishes it. In a folder, files that are not whole are
         passed over with a warning. All ranks of a run call this together; rank 0 reads.
@@ -320,12 +315,12 @@ class Run:
         return file
 
     def _resume_here(self, path: Path) -> Path | None:
-        file, state = checkpoint.find(path) or (None, {})
-        if file is not None:
-            try:
+        file, state = checkpoint.find(path)
+        try:
+            if file is not None:
                 self.load_state_dict(state)
-            except ValueError as error:
-                raise ValueError(f"{file}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
         return file
 
 

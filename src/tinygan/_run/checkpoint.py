@@ -1,11 +1,10 @@
 """Checkpoints: durable files of plain values and tensors, and the folder in which a run has them.
 
-A file is written beside its place and renamed into it, so a crash leaves the old one, the new one,
-or both. The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those
-(pytorch#28858), so ``load`` checks them.
+The format is PyTorch's, a zip file with checksums. ``torch.load`` ignores those (pytorch#28858), so
+``load`` checks them.
 
-In a run's folder files are named by their step, as ``step_000500.pt``. One that is named
-``step_000500.pinned.pt`` is kept for ever, and files of any other name are left alone.
+In a run's folder files are named by their step, as ``step_000500.pt``. Those of any other name are
+left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -27,12 +25,6 @@ from tinygan._run import disk
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"step_(\d+)(\.pinned)?\.pt")
-
-TEMPORARY = ".tmp-"
-
-PLAIN = (type(None), bool, int, float, str)
-
 
 class CheckpointError(ValueError):
     """A file that is not a whole checkpoint; the message names it and says why."""
@@ -42,26 +34,13 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a dictionary of plain values and tensors to ``path``, whose folder must exist.
 
     When this returns, the file is on the disk and has been read back. Whatever goes wrong, an older
-    file at ``path`` is still there, and no temporary file is left unless the process died.
+    file at ``path`` is still there.
     """
-    path = Path(path)
     data = to_bytes(content)  # in memory, so that an error of the disk stays an OSError
-    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
-    try:
-        disk.remove(temporary)  # of a dead process that had our number
-        with disk.create(temporary) as file:
-            disk.write(file, data)
-            disk.sync(file)
-        # While the old file is still in its place.
-        if disk.read(temporary) != data:
-            raise OSError(f"{temporary} does not read back as it was written; check the disk.")
-        disk.replace(temporary, path)
-        disk.sync_folder(path.parent)
-    except Exception:
-        # The folder may not even let a file go; the first error is the one to report.
-        with contextlib.suppress(OSError):
-            disk.remove(temporary)
-        raise
+    with disk.renamed(Path(path)) as file:
+        disk.write(file, data)
+        if disk.read(Path(file.name)) != data:  # while the old file is still in its place
+            raise OSError(f"{file.name} does not read back as it was written; check the disk.")
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
@@ -82,7 +61,8 @@ def check_plain(content: object, name: str) -> None:
     for where, value in _leaves(content, name):
         kind = type(value)
         # Not isinstance: NumPy's float64 is a float, and yet an object of NumPy's when it is saved.
-        if kind not in PLAIN and not isinstance(value, torch.Tensor):
+        is_plain = kind in (type(None), bool, int, float, str)
+        if not is_plain and not isinstance(value, torch.Tensor):
             raise TypeError(
                 f"{where} must be a plain value or a tensor, got a {kind.__module__}."
                 f"{kind.__qualname__}; convert it, for example with float() or torch.as_tensor()."
@@ -123,6 +103,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = from_bytes(data)
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
+        folders = content.get("folders", {})  # of a run's hooks, saved relative to the file
+        folders |= {k: os.path.abspath(Path(path).parent / at) for k, at in folders.items()}
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; check the path.") from None
     except Exception as error:  # damaged bytes make decoders raise almost anything
@@ -145,49 +127,37 @@ def _check_records(data: bytes) -> None:
             raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
 
 
-def path_of(folder: Path, step: int, *, pinned: bool = False) -> Path:
+def path_of(folder: Path, step: int) -> Path:
     """Return the path of a step's file."""
-    return folder / f"step_{step:06d}{'.pinned' if pinned else ''}.pt"
+    return folder / f"step_{step:06d}.pt"
 
 
 def step_of(path: Path) -> int:
     """Return the step at which a file was saved: 500 for ``step_000500.pt``."""
-    return int(path.name.removeprefix("step_").partition(".")[0])
-
-
-def is_pinned(path: Path) -> bool:
-    """Return whether a file is never removed."""
-    return path.name.endswith(".pinned.pt")
+    return int(path.stem.removeprefix("step_"))
 
 
 def files(folder: Path) -> list[Path]:
     """Return the checkpoints, good or not, in the order of their steps: 99 before 100."""
-    found = folder.iterdir() if folder.is_dir() else []
-    return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of)
-
-
-def load_run(path: Path) -> dict[str, Any]:
-    """Return a run's state, in which its hooks' folders were saved relative to the file."""
-    state = load(path)
-    folders = state.get("folders", {}).items()
-    return state | {"folders": {k: os.path.abspath(path.parent / at) for k, at in folders}}
+    found = folder.glob("step_*.pt")
+    return sorted((p for p in found if p.stem.removeprefix("step_").isdecimal()), key=step_of)
 
 
 def load_whole(path: Path) -> dict[str, Any] | None:
     """Return a run's state, or None if the file is not there or not whole."""
     with contextlib.suppress(CheckpointError):
-        return load_run(path)
+        return load(path)
     return None
 
 
-def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return a file, or the newest whole one of a folder, and its content; None for a new run."""
+def find(path: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Return a file, or a folder's newest whole one, and its content; None and {} for a new run."""
     if path.is_file() or path.suffix == ".pt":
-        return path, load_run(path)
+        return path, load(path)
     candidates = files(path) or files(path / "checkpoints")
     for candidate in reversed(candidates):
         try:
-            return candidate, load_run(candidate)
+            return candidate, load(candidate)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
     if candidates:  # to begin anew would lose the run
@@ -195,11 +165,6 @@ def find(path: Path) -> tuple[Path, dict[str, Any]] | None:
             f"all {len(candidates)} checkpoints in {path} are damaged; restore one from a backup, "
             "or move them away to begin a new run."
         )
-    logger.warning("no checkpoint in %s: a new run begins", path)
-    return None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that died while saving."""
-    for path in folder.glob(f"*.pt{TEMPORARY}*"):
-        disk.remove(path)
+    # News, and no fault; but where logging is not set up, only warnings are seen.
+    logger.warning("%s holds no checkpoint: starting a new run", path)
+    return None, {}

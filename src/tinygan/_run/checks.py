@@ -78,11 +78,6 @@ def differences(
     }
 
 
-def same(name: str, saved: Mapping[str, object], here: Mapping[str, object]) -> None:
-    """Raise ValueError, with every difference, if something is not as it was saved."""
-    refuse(differences(saved, here, prefix=f"{name}."))
-
-
 def refuse(
     found: Mapping[str, str], allow: Collection[str] = (), never: Mapping[str, str] | None = None
 ) -> None:

@@ -171,7 +171,8 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved place; raise ValueError, with every difference, for other batches."""
-        checks.same("batches", state["configuration"], self.configuration)
+        then = state["configuration"]
+        checks.refuse(checks.differences(then, self.configuration, prefix="batches."))
         self.epoch = state["epoch"]
         self._given = self._resume_after = state["given"]
 

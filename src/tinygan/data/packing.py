@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,7 +105,7 @@ def pack(
             _log.warning("%s is packed anew: %s.", path, reason)
         path.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm(desc="packing", total=len(images), delay=1, disable=None if progress else True)
-        with _renamed(path) as file, bar:
+        with disk.renamed(path) as file, bar:
             for done in _write(file, images, max_bad, workers):
                 bar.update(done)
                 ranks.sign()
@@ -219,39 +217,8 @@ def _describe(path: Path, manifest: dict[str, Any], images: ImageFiles) -> None:
         "classes": images.classes,
     }
     if new != manifest:
-        with _renamed(path.with_suffix(".json")) as file:
+        with disk.renamed(path.with_suffix(".json")) as file:
             disk.write(file, json.dumps(new).encode())
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside ``path``, which gets that name when it is whole and on the disk."""
-    own = f"{path.name}.{socket.gethostname()}."
-    for left in path.parent.glob(f"{glob.escape(own)}*.partial"):
-        number = left.name.split(".")[-2]
-        if number.isdecimal() and not _runs(int(number)):
-            disk.remove(left)
-    partial = path.with_name(f"{own}{os.getpid()}.partial")
-    try:
-        with disk.create(partial) as file:
-            yield file
-            disk.sync(file)
-        disk.replace(partial, path)
-        disk.sync_folder(path.parent)
-    except BaseException:
-        disk.remove(partial)
-        raise
-
-
-def _runs(process: int) -> bool:
-    """Return whether a process runs that is not this one: one that had our number is dead."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it is somebody else's
-        return True
-    return process != os.getpid()
 
 
 class _Attempts(Dataset[tuple[torch.Tensor, str]]):

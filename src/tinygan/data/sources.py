@@ -34,11 +34,15 @@ class Source:
         self.rejected: dict[str, str] = {}
         self.passed_over: list[str] = []
         for name, stamp, trouble in sorted(self._entries()):
-            if not _is_image(name) and not (trouble and name.endswith("/")):
+            is_image = name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
+            if not is_image and not (trouble and name.endswith("/")):
                 self.passed_over.append(name)
                 continue
             self.stamps[name] = stamp
-            if reason := trouble or _trouble(stamp[0], max_bytes):
+            of_size = "" if stamp[0] else "empty"
+            if stamp[0] > max_bytes:
+                of_size = f"{stamp[0]} bytes, a great many for max_pixels"
+            if reason := trouble or of_size:
                 self.rejected[name] = reason
         self.names = [name for name in self.stamps if name not in self.rejected]
 
@@ -67,12 +71,6 @@ def open_source(root: str | os.PathLike[str], max_pixels: int) -> Source:
     )
 
 
-def _trouble(size: int, most: int) -> str:
-    if size > most:
-        return f"{size} bytes, a great many for max_pixels"
-    return "" if size else "empty"
-
-
 def listed(names: Collection[str]) -> str:
     """Return the first ten names for a message, with reasons if it has them; count the rest."""
     # repr() keeps line breaks and undecodable bytes of a name out of the message.
@@ -81,10 +79,6 @@ def listed(names: Collection[str]) -> str:
         for name in islice(names, 10)
     ]
     return ", ".join(first) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
 
 
 def _is_hidden(name: str) -> bool:

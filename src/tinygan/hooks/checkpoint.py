@@ -10,14 +10,14 @@ from tinygan._execution.finite import NonFiniteError
 from tinygan._run import checkpoint, checks, disk
 from tinygan._run.checkpoint import files, load_whole
 from tinygan.distributed import DifferentRanksError, LostRankError
-from tinygan.hook import Hook, Run
-from tinygan.hooks.run_folder import prepared
+from tinygan.hook import Run
+from tinygan.hooks.run_folder import FolderHook
 from tinygan.report import Report
 
 logger = logging.getLogger(__name__)
 
 
-class Checkpoint(Hook):
+class Checkpoint(FolderHook):
     """Save the run every so many steps, as ``checkpoints/step_000500.pt``, and when it ends.
 
     ``trainer.resume(folder)`` goes on from the newest good file. A save that fails is logged and
@@ -30,15 +30,12 @@ class Checkpoint(Hook):
     Args:
         folder: where the folder ``checkpoints`` is made.
         every: how often, in steps; each time waits for the device and the disk.
-        keep: how many of the newest files stay, besides pinned ones; of several ranks, as many more
-            of those that were saved before ranks were last compared.
+        keep: how many of the newest files stay. A copy under another name is left alone.
         max_rollbacks: how often the run may go back, in all.
 
     Examples:
         >>> checkpoint = Checkpoint("runs/faces", every=500, keep=2)
     """
-
-    first_rank_only = True
 
     def __init__(
         self,
@@ -48,7 +45,7 @@ class Checkpoint(Hook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        self.folder = Path(folder) / "checkpoints"
+        super().__init__(Path(folder) / "checkpoints")
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
@@ -63,7 +60,7 @@ class Checkpoint(Hook):
                 f"Checkpoint must be the last hook, got {type(last).__name__} after it, which "
                 "would not have seen the step that is saved; move Checkpoint to the end of hooks."
             )
-        prepared(self.folder)
+        super().on_fit_start(trainer)
         # Their names are in the folders above, perhaps since a moment ago.
         for above in self.folder.absolute().parents[:2]:
             disk.sync_folder(above)
@@ -78,7 +75,6 @@ class Checkpoint(Hook):
         state = trainer.state_dict()
         checkpoint.check_finite(state["players"], "players")
         checkpoint.check_plain(state, "state")
-        checkpoint.remove_leftovers(self.folder)
         here = checkpoint.path_of(self.folder, trainer.step)
         self._saved = None if load_whole(here) is None else _place(trainer)
         self._started = True
@@ -99,32 +95,21 @@ class Checkpoint(Hook):
         # A step that an error has left unfinished, in an earlier call, is in its emergency file.
         if self._saved != _place(trainer) and trainer.between_steps:
             self._save(trainer)
-        self._prune(trainer)  # by now ranks have been compared
         if trainer.stop_reason is not None and trainer.stop_reason.startswith("SIG"):
             words = "stopped by %s after step %d, saved in %s; run the same command to go on"
             logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
 
     def _save(self, trainer: Run) -> None:
+        """Save, and remove what is older than the newest whole files, so many as are kept."""
         path = checkpoint.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
         self._whole.add(path)
-        self._prune(trainer)
-
-    def _prune(self, trainer: Run) -> None:
-        """Remove what is older than the newest whole files, so many as are kept; not pinned ones.
-
-        If the newest ones were saved after ranks were last compared, as many more stay of those
-        that were saved before.
-        """
         if trainer.skipped.in_row > 0:  # what there is to go back to lies before, and stays
             return
-        newest = newest_sure = 0
+        newest = 0
         for path in reversed(files(self.folder)):
-            if checkpoint.is_pinned(path):
-                continue
-            is_sure = checkpoint.step_of(path) <= trainer.compared_step
-            if newest >= self.keep and not (is_sure and newest_sure < self.keep):
+            if newest == self.keep:
                 self._whole.discard(path)
                 try:
                     disk.remove(path)
@@ -133,16 +118,6 @@ class Checkpoint(Hook):
             elif path in self._whole or load_whole(path) is not None:
                 self._whole.add(path)  # and is not read again
                 newest += 1
-                newest_sure += is_sure
-
-    def pin(self, step: int) -> Path:
-        """Keep the file of a step for ever, and return its new path; OSError if there is none."""
-        path = checkpoint.path_of(self.folder, step)
-        pinned = checkpoint.path_of(self.folder, step, pinned=True)
-        if path.exists() or not pinned.exists():  # a resumed run may come here again
-            disk.replace(path, pinned)
-            disk.sync_folder(self.folder)
-        return pinned
 
     def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
         if trainer.rollbacks >= self.max_rollbacks:
@@ -154,33 +129,23 @@ class Checkpoint(Hook):
                 trainer.load_state_dict(state)
                 return
             # A run that is stopped saves amid skipped steps too, which are now gone back from.
-            if state is not None and not checkpoint.is_pinned(path):
+            if state is not None:
                 disk.remove(path)
         error.add_note(f"{self.folder} holds no checkpoint to go back to")
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
-        # that was refused is another run's. What lost ranks have left half-done may be anything.
-        nothing = not isinstance(error, Exception) or isinstance(error, LostRankError)
-        if nothing or trainer.step == 0 or not self._started:
+        # that was refused is another run's. The state of ranks that differ, or that were lost in
+        # the middle of a step, may be anything.
+        nothing = isinstance(error, LostRankError | DifferentRanksError)
+        if nothing or not isinstance(error, Exception) or trainer.step == 0 or not self._started:
             return
-        if isinstance(error, DifferentRanksError):
-            self._set_aside(trainer.compared_step)
-        elif not trainer.between_steps or trainer.skipped.in_row > 0:
+        if not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)
             logger.error("the unfinished state was saved for inspection: %s", path)
         elif self._saved != _place(trainer):
             self._save(trainer)
-
-    def _set_aside(self, step: int) -> None:
-        """Rename what was saved after a step, so that no run goes on from it by itself."""
-        for path in reversed(files(self.folder)):
-            if checkpoint.step_of(path) > step:
-                aside = self.folder / path.name.replace("step", "emergency")
-                disk.replace(path, aside)
-                logger.error("saved when ranks may have differed already, set aside: %s", aside)
-        disk.sync_folder(self.folder)
 
 
 def _place(trainer: Run) -> tuple[int, ...]:

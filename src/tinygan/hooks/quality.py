@@ -14,7 +14,6 @@ from torch import nn
 
 from tinygan import metrics, seeds
 from tinygan._run import checks
-from tinygan._run.checkpoint import remove_leftovers
 from tinygan._run.state import name_of
 from tinygan.distributed import ALONE
 from tinygan.hook import Run
@@ -112,7 +111,6 @@ class Quality(LogHook):
                 "with ranks=tinygan.distributed.ALONE."
             )
         super().on_fit_start(trainer)
-        remove_leftovers(self.folder)
         if self.module is None:
             self.module = metrics.inception(device=trainer.device)
         if len(self._features) > 0:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from tinygan._run import disk
 from tinygan.hook import Hook, Run
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class FolderHook(Hook):
             prepared(self.folder)
 
 
-def prepared(folder: Path) -> Path:
+def prepared(folder: Path) -> None:
     """Make a folder if need be; raise ValueError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,14 +42,12 @@ def prepared(folder: Path) -> Path:
         raise ValueError(
             f"folder must be writable, got {folder}: {error}; choose another folder."
         ) from error
-    return folder
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all: half a picture would spoil the animation."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    picture.save(temporary, "PNG")
-    temporary.replace(path)
+    with disk.renamed(path) as file:
+        picture.save(file, "PNG")
 
 
 @contextmanager

@@ -135,13 +135,7 @@ class Animation(FolderHook):
         >>> both = [SampleGrid("runs/faces"), Animation("runs/faces")]
     """
 
-    def on_fit_start(self, trainer: Run) -> None:
-        before = trainer.hooks[: trainer.hooks.index(self)]
-        if not any(isinstance(h, SampleGrid) and h.folder == self.folder for h in before):
-            raise ValueError(
-                "Animation must come after a SampleGrid of the same folder, got none for "
-                f"{self.folder}; put SampleGrid({str(self.folder)!r}) before it in hooks."
-            )
+    _draws_from = SampleGrid
 
     def on_fit_end(self, trainer: Run) -> None:
         shown = SampleGrid(self.folder).frames

@@ -134,7 +134,7 @@ def written(folder):
 
 def test_a_resumed_run_writes_the_same_files(tmp_path):
     """Logs, pictures and plots of a run saved and loaded anew are those of one left alone."""
-    loader = data.Loader(tiny_images(), 4)  # 6 batches, for each epoch costs a plot
+    loader = data.Loader(tiny_images(96), 16)  # 6 batches, for each epoch costs a plot
     tiny_trainer(hooks=readers(tmp_path / "whole", every=3)).fit(loader, steps=7)
     saved = io.BytesIO()
 
@@ -150,7 +150,7 @@ def test_a_resumed_run_writes_the_same_files(tmp_path):
         first.fit(loader, steps=7)
     second = tiny_trainer(hooks=readers(tmp_path / "parts", every=3))
     second.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
-    second.fit(data.Loader(tiny_images(), 4), steps=7)
+    second.fit(data.Loader(tiny_images(96), 16), steps=7)
 
     whole, parts = written(tmp_path / "whole"), written(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -322,7 +322,12 @@ def test_long_animations_are_thinned(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("hook", "other"), [(hooks.Animation, hooks.SampleGrid), (hooks.LossPlot, hooks.JSONLog)]
+    ("hook", "other"),
+    [
+        (hooks.Animation, hooks.SampleGrid),
+        (hooks.LossPlot, hooks.JSONLog),
+        (hooks.RealBesideFake, hooks.TrainingGrid),
+    ],
 )
 def test_what_draws_from_another_hooks_files_comes_after_it(hook, other, tmp_path):
     """Without a hook of its folder before it that writes them, it fails before the first step."""
@@ -352,11 +357,49 @@ def test_training_images_and_real_beside_fake(tmp_path):
     real = pictures.grid(images[:64])
     fake = pictures.grid(trainer.generate(trainer.fixed_noise))
     for name, expected in {
-        "training_images": pictures.titled(("Training Images", real)),
+        "training_images": real,
         "real_beside_fake": pictures.titled(("Real Images", real), ("Fake Images", fake)),
     }.items():
         written = Image.open(tmp_path / f"{name}.png")
         assert np.array_equal(np.asarray(written), np.asarray(expected)), name
+
+
+def test_training_images_are_those_of_the_runs_beginning(tmp_path):
+    """A resumed run leaves the picture, and makes one if there is none; another run replaces it."""
+
+    def shown(name, images, steps, saved=None):
+        listed = [hooks.TrainingGrid(tmp_path / name), hooks.RealBesideFake(tmp_path / name)]
+        trainer = tiny_trainer(hooks=listed)
+        if saved is not None:
+            trainer.load_state_dict(saved)
+        trainer.fit(list(images.split(8)), steps=steps)
+        assert [hook.state_dict() for hook in listed] == [{}, {}]
+        with Image.open(tmp_path / name / "training_images.png") as picture:
+            return trainer, np.asarray(picture).tobytes()
+
+    def grid(images):
+        return np.asarray(pictures.grid(images)).tobytes()
+
+    images, others = tiny_images(24), -tiny_images(24)
+    first, found = shown("run", images, steps=2)
+    assert found == grid(images[:16])
+    first.fit(list(images.split(8)), steps=3)
+    state = first.state_dict()
+    assert shown("run", images, 5, state)[1] == grid(images)
+    assert shown("elsewhere", images, 5, state)[1] == grid(images[:16])
+    assert shown("run", others, 1)[1] == grid(others[:8])
+
+
+def test_before_the_first_step_there_are_no_training_images(tmp_path):
+    """A run that is stopped there leaves out the picture with them."""
+
+    class Stop(tinygan.Hook):
+        def on_fit_start(self, trainer):
+            trainer.stop("told to")
+
+    listed = [hooks.TrainingGrid(tmp_path), hooks.RealBesideFake(tmp_path), Stop()]
+    tiny_trainer(hooks=listed).fit([tiny_images()], steps=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_loss_plot(tmp_path, monkeypatch):
@@ -550,6 +593,7 @@ def test_a_disk_that_is_full_for_a_while_spoils_no_picture(tmp_path, monkeypatch
         hooks=[
             hooks.SampleGrid(tmp_path, every=1),
             hooks.Animation(tmp_path),
+            hooks.TrainingGrid(tmp_path),
             hooks.RealBesideFake(tmp_path),
         ]
     )

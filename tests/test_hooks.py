@@ -449,6 +449,9 @@ def test_the_curves_of_a_log(tmp_path, monkeypatch):
     assert repr(r1.get_xydata().tolist()) == "[[2.0, 0.5], [5.0, nan]]"
     for axes in (above, below):
         assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+    (tmp_path / "log.jsonl").write_text(json.dumps(rows[0]) + "\n")  # of which none is below
+    plot.on_fit_end(tiny_trainer())
+    assert plot._figure.axes[1].get_legend() is None
 
 
 def test_tensorboard(tmp_path):

@@ -78,21 +78,18 @@ class ProgressBar(Hook):
 
     def __init__(self, *, every: int = 20) -> None:
         self.every = checks.count("every", every)
-        self._bar: tqdm[Any] | None = None
+        self._bar: Any = None
 
     def on_fit_start(self, trainer: Run) -> None:
         # disable=None is tqdm's word for "unless there is a terminal".
         self._bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        assert self._bar is not None
         self._bar.update(trainer.step - self._bar.n)  # less than 0 if the run has gone back
         if trainer.step % self.every == 0 and not self._bar.disable:
-            values = report.floats()  # sync
-            # Losses first: a narrow terminal cuts off the rest.
-            names = sorted(values, key=lambda name: not name.startswith("loss_"))
-            shown = {name: f"{values[name]:.3f}" for name in names}
-            self._bar.set_postfix(shown, refresh=False)
+            # Losses first: a narrow terminal cuts off the rest. (It waits for the device.)
+            values = sorted(report.floats().items(), key=lambda v: not v[0].startswith("loss_"))
+            self._bar.set_postfix({name: f"{v:.3f}" for name, v in values}, refresh=False)
 
     def on_fit_end(self, trainer: Run) -> None:
         self._close()
@@ -239,8 +236,7 @@ class TensorBoard(FolderHook):
             from torch.utils.tensorboard import SummaryWriter
 
             # What an earlier one wrote of later steps is discarded.
-            after = trainer.step + 1
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=after)
+            self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=trainer.step + 1)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         with not_fatal(self.folder):

@@ -124,8 +124,7 @@ class Quality(LogHook):
             return
         values = self._measured(trainer)
         self._write([as_json({"step": trainer.step, "images": trainer.images, **values})])
-        # Not after skipped steps, in which something was not finite.
-        if self.best is None or trainer.skipped.in_row > 0:
+        if self.best is None or trainer.skipped.in_row > 0:  # that was not finite
             return
         before = self.best_value, self.best_step
         if values[self.best] < self.best_value:

@@ -13,7 +13,6 @@ from tinygan.hook import Hook, Run
 from tinygan.player import Player
 
 Value: TypeAlias = float | schedules.Schedule
-NUMBERS = (int, float, tuple, torch.Tensor)  # the types of options that can be scheduled
 
 
 class Schedule(Hook):
@@ -45,7 +44,8 @@ class Schedule(Hook):
 
     def on_fit_start(self, trainer: Run) -> None:
         for player, group in self._groups(trainer):
-            known = {name: own for name, own in group.items() if type(own) in NUMBERS}
+            numbers = (int, float, tuple, torch.Tensor)  # and no flags
+            known = {name: own for name, own in group.items() if type(own) in numbers}
             for name, value in self.options.items():
                 if name not in known or np.shape(known[name]) != np.shape(value):
                     has = ", ".join(f"{option}={own}" for option, own in known.items())

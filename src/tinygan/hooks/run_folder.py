@@ -43,7 +43,7 @@ class FolderHook(Hook):
                 )
 
 
-def prepared(folder: Path) -> Path:
+def prepared(folder: Path) -> None:
     """Make a folder if need be; raise ValueError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,6 @@ def prepared(folder: Path) -> Path:
         raise ValueError(
             f"folder must be writable, got {folder}: {error}; choose another folder."
         ) from error
-    return folder
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -280,7 +280,7 @@ def watching(folder: Path) -> list[tinygan.Hook]:
         partial(make, folder)
         for make in (
             hooks.TutorialLog, hooks.JSONLog, hooks.SampleGrid, hooks.Animation, hooks.LossPlot,
-            hooks.RealBesideFake, hooks.TrainingGrid, hooks.TensorBoard, hooks.Checkpoint,
+            hooks.TrainingGrid, hooks.RealBesideFake, hooks.TensorBoard, hooks.Checkpoint,
         )
     ]  # fmt: skip
     made: list[tinygan.Hook] = [hooks.ProgressBar()]

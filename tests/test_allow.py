@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, lr_scheduler
+from torch.optim import SGD, Adam
 
 import tinygan
 from tinygan import data, hooks
@@ -326,38 +326,6 @@ def test_a_new_run_says_that_it_begins(tmp_path, caplog):
     (record,) = caplog.records
     assert record.getMessage() == f"{tmp_path / 'typo'} holds no checkpoint: starting a new run"
     assert record.levelno == logging.WARNING  # or it would not be seen where logging is not set up
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        partial(lr_scheduler.StepLR, step_size=2, gamma=0.5),
-        partial(lr_scheduler.ExponentialLR, gamma=0.9),
-        partial(lr_scheduler.CosineAnnealingLR, T_max=8),
-    ],
-    ids=["StepLR", "ExponentialLR", "CosineAnnealingLR"],
-)
-def test_an_allowed_learning_rate_follows_the_scheduler(make, tmp_path):
-    """From the new rate on as a run would that has had it from the start."""
-
-    def trainer(optimizer):
-        return tiny_trainer(
-            hooks=[hooks.TorchScheduler(make, player="generator")], generator_optimizer=optimizer
-        )
-
-    first, whole, other = trainer(SLOW), trainer(FAST), trainer(FAST)
-    first.fit([tiny_images()], steps=3)
-    first.save(tmp_path / "run.pt")
-    other.resume(tmp_path / "run.pt", allow="generator optimizer.lr")
-    for each in (whole, other):
-        each.fit([tiny_images()], steps=6)
-    assert rates(other)[1] == pytest.approx(rates(whole)[1], rel=1e-6)
-    again = trainer(FAST)  # and the run that goes on from it is the same
-    other.save(tmp_path / "next.pt")
-    again.resume(tmp_path / "next.pt")
-    for each in (whole, again):
-        each.fit([tiny_images()], steps=9)
-    assert rates(again)[1] == pytest.approx(rates(whole)[1], rel=1e-6)
 
 
 def test_the_size_of_a_log_is_no_other_logs(tmp_path):

@@ -178,8 +178,8 @@ def test_the_same_command_twice_writes_the_same(tmp_path):
 
 
 # 4 epochs of 4 steps. Each step makes a picture and a checkpoint, each epoch a plot: after the
-# first epoch there is time enough for a signal to come before the end.
-LONGER = (*SMALL, "--num-faces", 32, "--num-epochs", 4, "--flip")
+# first epoch there is time enough for a signal to come before the end, and 64 images were seen.
+LONGER = (*SMALL, "--num-faces", 64, "--batch-size", 16, "--num-epochs", 4, "--flip")
 
 
 def written(folder):

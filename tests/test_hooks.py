@@ -35,10 +35,10 @@ def readers(folder, every=2, curves=True):
     """Return one of each built-in hook that only watches and draws; curves take long to draw."""
     slow = [hooks.LossPlot(folder), hooks.TensorBoard(folder, every=every, images_every=every)]
     return [
-        *(slow if curves else []),
         hooks.ProgressBar(every=every),
         hooks.TutorialLog(folder, every=every),
         hooks.JSONLog(folder, every=every),
+        *(slow if curves else []),
         hooks.TrainingGrid(folder),
         hooks.SampleGrid(folder, every=every),
         hooks.Animation(folder),
@@ -68,9 +68,7 @@ def all_hooks(folder, every=2):
 def test_every_built_in_hook_is_among_all_hooks(tmp_path):
     """The tests below speak of every exported hook, but those that are there to change a run."""
     listed = all_hooks(tmp_path)
-    assert {type(hook).__name__ for hook in listed} == set(hooks.__all__) - {
-        "Schedule", "TorchScheduler"
-    }  # fmt: skip
+    assert {type(hook).__name__ for hook in listed} == set(hooks.__all__) - {"Schedule"}
     for hook in listed:
         # What writes does so on rank 0 alone, and says where.
         name = type(hook).__name__
@@ -136,7 +134,7 @@ def written(folder):
 
 def test_a_resumed_run_writes_the_same_files(tmp_path):
     """Logs, pictures and plots of a run saved and loaded anew are those of one left alone."""
-    loader = data.Loader(tiny_images(), 4)  # 6 batches, for each epoch costs a plot
+    loader = data.Loader(tiny_images(96), 16)  # 6 batches, for each epoch costs a plot
     tiny_trainer(hooks=readers(tmp_path / "whole", every=3)).fit(loader, steps=7)
     saved = io.BytesIO()
 
@@ -152,7 +150,7 @@ def test_a_resumed_run_writes_the_same_files(tmp_path):
         first.fit(loader, steps=7)
     second = tiny_trainer(hooks=readers(tmp_path / "parts", every=3))
     second.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
-    second.fit(data.Loader(tiny_images(), 4), steps=7)
+    second.fit(data.Loader(tiny_images(96), 16), steps=7)
 
     whole, parts = written(tmp_path / "whole"), written(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -261,11 +259,11 @@ def test_the_json_logs_state_holds_every_step(tmp_path):
 
 def test_a_run_that_goes_back_forgets_the_steps_since(tmp_path):
     """Statistics that were not read yet, of steps that will be done again, are dropped."""
-    for hook in (hooks.JSONLog(tmp_path), hooks.LossPlot(tmp_path)):
-        state = hook.state_dict()
-        hook.on_step_end(tiny_trainer(), tinygan.Report(["loss_generator"], torch.ones(1)))
-        hook.load_state_dict(state)
-        assert hook.state_dict() == state
+    hook = hooks.JSONLog(tmp_path)
+    state = hook.state_dict()
+    hook.on_step_end(tiny_trainer(), tinygan.Report(["loss_generator"], torch.ones(1)))
+    hook.load_state_dict(state)
+    assert hook.state_dict() == state
 
 
 def test_sample_grids(tmp_path):
@@ -323,16 +321,30 @@ def test_long_animations_are_thinned(tmp_path, monkeypatch):
     assert re.findall(r'alt="step (\d+)"', page) == ["0", "2", "4"]
 
 
-def test_an_animation_without_its_pictures_is_refused(tmp_path):
-    """Without a SampleGrid of its folder before it, the animation fails before the first step."""
-    for others in (
-        lambda animation: [animation],
-        lambda animation: [hooks.SampleGrid(tmp_path / "other"), animation],
-        lambda animation: [animation, hooks.SampleGrid(tmp_path)],
+@pytest.mark.parametrize(
+    ("hook", "other"),
+    [
+        (hooks.Animation, hooks.SampleGrid),
+        (hooks.LossPlot, hooks.JSONLog),
+        (hooks.RealBesideFake, hooks.TrainingGrid),
+    ],
+)
+def test_what_draws_from_another_hooks_files_comes_after_it(hook, other, tmp_path):
+    """Without a hook of its folder before it that writes them, it fails before the first step."""
+    folder = tmp_path / "run"
+    for listed in (
+        [hook(folder)],
+        [other(tmp_path), hook(folder)],
+        [hook(folder), other(folder)],
     ):
-        trainer = tiny_trainer(hooks=others(hooks.Animation(tmp_path)))
-        with pytest.raises(ValueError, match="must come after a SampleGrid of the same folder"):
+        trainer = tiny_trainer(hooks=listed)
+        with pytest.raises(ValueError) as error:
             trainer.fit([tiny_images()], epochs=1)
+        name, its = hook.__name__, other.__name__
+        assert str(error.value) == (
+            f"{name} must come after a {its} of the same folder, got none for {folder}; "
+            f"put {its}({str(folder)!r}) before it in hooks."
+        )
         assert trainer.step == 0
 
 
@@ -345,11 +357,49 @@ def test_training_images_and_real_beside_fake(tmp_path):
     real = pictures.grid(images[:64])
     fake = pictures.grid(trainer.generate(trainer.fixed_noise))
     for name, expected in {
-        "training_images": pictures.titled(("Training Images", real)),
+        "training_images": real,
         "real_beside_fake": pictures.titled(("Real Images", real), ("Fake Images", fake)),
     }.items():
         written = Image.open(tmp_path / f"{name}.png")
         assert np.array_equal(np.asarray(written), np.asarray(expected)), name
+
+
+def test_training_images_are_those_of_the_runs_beginning(tmp_path):
+    """A resumed run leaves the picture, and makes one if there is none; another run replaces it."""
+
+    def shown(name, images, steps, saved=None):
+        listed = [hooks.TrainingGrid(tmp_path / name), hooks.RealBesideFake(tmp_path / name)]
+        trainer = tiny_trainer(hooks=listed)
+        if saved is not None:
+            trainer.load_state_dict(saved)
+        trainer.fit(list(images.split(8)), steps=steps)
+        assert [hook.state_dict() for hook in listed] == [{}, {}]
+        with Image.open(tmp_path / name / "training_images.png") as picture:
+            return trainer, np.asarray(picture).tobytes()
+
+    def grid(images):
+        return np.asarray(pictures.grid(images)).tobytes()
+
+    images, others = tiny_images(24), -tiny_images(24)
+    first, found = shown("run", images, steps=2)
+    assert found == grid(images[:16])
+    first.fit(list(images.split(8)), steps=3)
+    state = first.state_dict()
+    assert shown("run", images, 5, state)[1] == grid(images)
+    assert shown("elsewhere", images, 5, state)[1] == grid(images[:16])
+    assert shown("run", others, 1)[1] == grid(others[:8])
+
+
+def test_before_the_first_step_there_are_no_training_images(tmp_path):
+    """A run that is stopped there leaves out the picture with them."""
+
+    class Stop(tinygan.Hook):
+        def on_fit_start(self, trainer):
+            trainer.stop("told to")
+
+    listed = [hooks.TrainingGrid(tmp_path), hooks.RealBesideFake(tmp_path), Stop()]
+    tiny_trainer(hooks=listed).fit([tiny_images()], steps=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_loss_plot(tmp_path, monkeypatch):
@@ -369,7 +419,7 @@ def test_the_loss_plot(tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", spy)
     reports = []
     keep = hooks.every(1, lambda _, report: reports.append(report.floats()))
-    trainer = tiny_trainer(hooks=[hooks.LossPlot(tmp_path), keep])
+    trainer = tiny_trainer(hooks=[hooks.JSONLog(tmp_path), hooks.LossPlot(tmp_path), keep])
     trainer.fit(list(tiny_images().split(12)), epochs=2)
 
     assert [len(lines["generator"]) for lines in drawn] == [2, 4, 4]
@@ -379,6 +429,29 @@ def test_the_loss_plot(tmp_path, monkeypatch):
     }
     with Image.open(tmp_path / "loss_plot.png") as picture:
         assert picture.size == (1000, 800)
+
+
+def test_the_curves_of_a_log(tmp_path, monkeypatch):
+    """What is not finite is a gap, long curves are means of neighbours, half a line is none."""
+    plot = hooks.LossPlot(tmp_path)
+    plot.on_fit_end(tiny_trainer())
+    assert list(tmp_path.iterdir()) == []  # stopped before the first step
+
+    monkeypatch.setattr(hooks.logs, "MAX_POINTS", 3)
+    rows = [{"step": i + 1, "epoch": 0, "images": i, "loss_critic": i * i} for i in range(7)]
+    rows[1]["r1"], rows[4]["r1"] = 0.5, None
+    (tmp_path / "log.jsonl").write_text("\n".join([*map(json.dumps, rows), '{"step": 8, "lo']))
+    plot.on_fit_end(tiny_trainer())
+    above, below = plot._figure.axes
+    (critic,), (r1,) = above.get_lines(), below.get_lines()
+    assert [line.get_label() for line in (critic, r1)] == ["critic", "r1"]
+    assert critic.get_xydata().tolist() == [[2, 5 / 3], [4.5, 12.5], [6.5, 30.5]]
+    assert repr(r1.get_xydata().tolist()) == "[[2.0, 0.5], [5.0, nan]]"
+    for axes in (above, below):
+        assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+    (tmp_path / "log.jsonl").write_text(json.dumps(rows[0]) + "\n")  # of which none is below
+    plot.on_fit_end(tiny_trainer())
+    assert plot._figure.axes[1].get_legend() is None
 
 
 def test_tensorboard(tmp_path):
@@ -504,8 +577,7 @@ def test_a_folder_that_cannot_be_written_fails_before_the_first_step(tmp_path):
     trainer = tiny_trainer()
     writers = [hook for hook in all_hooks(tmp_path / "file" / "run") if hasattr(hook, "folder")]
     for hook in writers:
-        # An animation checks its sample grid, which checks the folder.
-        if not isinstance(hook, (hooks.Animation, hooks.Checkpoint, hooks.Quality)):
+        if not isinstance(hook, (hooks.Checkpoint, hooks.Quality)):
             with pytest.raises(ValueError, match=r"folder must be writable, got .*choose another"):
                 hook.on_fit_start(trainer)
 
@@ -524,6 +596,7 @@ def test_a_disk_that_is_full_for_a_while_spoils_no_picture(tmp_path, monkeypatch
         hooks=[
             hooks.SampleGrid(tmp_path, every=1),
             hooks.Animation(tmp_path),
+            hooks.TrainingGrid(tmp_path),
             hooks.RealBesideFake(tmp_path),
         ]
     )

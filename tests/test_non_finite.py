@@ -193,7 +193,6 @@ def test_a_run_goes_back_before_the_trouble_and_on_with_other_noise(tmp_path, ca
     assert [row["step"] for row in rows] == list(range(1, 63))
     assert all(row["loss_generator"] is not None for row in rows)
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 1 + 62
-    assert len(trainer.hooks[6].state_dict()["loss_generator"]) == 62
 
 
 def test_a_run_that_was_stopped_amid_the_trouble_goes_back_before_it(tmp_path, caplog):

@@ -254,44 +254,6 @@ def refused(hook, *after):
     return str(error.value)
 
 
-def test_a_class_may_be_measured_more_often_than_another(tmp_path):
-    """``labels`` are the classes of what is generated, in parts too; else each comes in turn."""
-    for labels in (None, torch.tensor([2] * 1100 + [0])):
-        fakes = []
-
-        def keep(real, fake, fakes=fakes):
-            fakes.append(fake)
-            return {"distance": 1.0}
-
-        hook = watch(tmp_path, every=3, count=1101, measure=keep, best="distance", labels=labels)
-        trainer = tinygan.GANTrainer(*recipes.nets(num_classes=recipes.CLASSES), hooks=[hook])
-        trainer.fit(recipes.batches(), steps=3)
-        parted = (None, None) if labels is None else labels.split(1000)
-        parts = [
-            trainer.sample(1000, seed=seeds.mix(0, "quality", 0), labels=parted[0]),
-            trainer.sample(101, seed=seeds.mix(0, "quality", 1), labels=parted[1]),
-        ]
-        assert torch.equal(fakes[-1], metrics.features(torch.cat(parts), hook.module))
-
-
-def test_labels_that_differ_in_one_place_are_others(tmp_path, caplog):
-    """However many there are: PyTorch prints all but a few of them as dots."""
-
-    def hook(labels):
-        return hooks.Quality(
-            tmp_path, tiny_images(), module=nn.Flatten(), measure=dict, best=None, count=2000,
-            labels=labels,
-        )  # fmt: skip
-
-    labels = torch.zeros(2000, dtype=torch.int64)
-    others = labels.clone()
-    others[1000] = 1
-    hook(labels).load_state_dict(hook(labels).state_dict())
-    assert caplog.text == ""
-    hook(others).load_state_dict(hook(labels).state_dict())
-    assert "the search for the best starts again" in caplog.text
-
-
 @pytest.mark.parametrize(
     "change",
     [

@@ -16,7 +16,7 @@ from tinygan._run import checkpoint
 import processes
 from helpers import saved_in, tiny_trainer
 
-IMAGES, BATCH, EPOCHS = 20, 6, 3
+IMAGES, BATCH, EPOCHS = 194, 64, 3
 PER_EPOCH = 4  # the last of them has 2 images
 STEPS = PER_EPOCH * EPOCHS
 
@@ -70,6 +70,7 @@ def train(folder, workers, stop_at=None, forget=None):
             hooks.JSONLog(folder, every=5),
             hooks.TutorialLog(folder, every=2),
             hooks.TrainingGrid(folder),
+            hooks.RealBesideFake(folder),
             hooks.SampleGrid(folder, every=3),
             LossPlot(folder),
             hooks.Checkpoint(folder, every=3, keep=3),
@@ -90,7 +91,7 @@ def root(tmp_path_factory):
     (folder / "images").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 9, 11, 3), np.uint8)
     for index in range(IMAGES):
-        Image.fromarray(pixels[index]).save(folder / "images" / f"{index:02}.png")
+        Image.fromarray(pixels[index]).save(folder / "images" / f"{index:03}.png")
     assert processes.run(folder, train, "whole", 0).returncode == 0
     return folder
 

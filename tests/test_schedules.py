@@ -1,8 +1,7 @@
-"""Schedules: what they give, that they need no state, and PyTorch's own, which resume exactly."""
+"""Schedules: what they give, and that they need no state."""
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import partial
 from itertools import pairwise
@@ -11,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.optim import lr_scheduler
 
 import tinygan
 from tinygan import augmentations, hooks, penalties, schedules
@@ -109,10 +107,6 @@ def test_a_warm_up_rises_from_zero_to_its_value(change, images, seen):
         ),
         (lambda: hooks.Schedule(betas=(0.5, 1.0)), "betas[1] must be in [0, 1), got 1.0"),
         (lambda: hooks.Schedule(lr="fast"), "lr must be in [0, inf), got 'fast'"),
-        (
-            lambda: hooks.TorchScheduler(lr_scheduler.ExponentialLR, per="image"),
-            "per must be 'step' or 'epoch', got 'image'; use one of these.",
-        ),
     ],
 )
 def test_bad_arguments_are_refused(make, sentence):
@@ -351,10 +345,9 @@ def test_a_number_changes_in_the_step_that_it_should(make, values):
 
 def test_another_schedule_is_another_run():
     """A run is not resumed with other schedules, or without one; each is named."""
-    state = all_scheduled(hooks.TorchScheduler(one_cycle)).state_dict()
+    state = all_scheduled().state_dict()
     # Two processes must agree on a schedule's name.
     assert " at 0x" not in str(state["configuration"])
-    state = all_scheduled().state_dict()
     all_scheduled().load_state_dict(state)
     changed = {
         "until=50, begin=0) when saved": {"rate": schedules.cosine(2e-3, 1e-4, until=51)},
@@ -378,20 +371,14 @@ def recorded(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("kind", ["schedules", "scheduler"])
-def test_captured_steps_see_what_changes(recorded, kind):
+def test_captured_steps_see_what_changes(recorded):
     """Rates, betas in steps, weights, strengths and half-life are those of eager steps."""
-
-    def halves(optimizer):
-        return lr_scheduler.LambdaLR(optimizer, lambda step: 2.0 ** -(step // 4))
-
     ends = []
     for captured in (False, True):
-        of_schedules = [
+        listed = [
             hooks.Schedule(betas=(betas_late, 0.9)),
             hooks.Schedule(lr=falling_by_halves),
         ]
-        listed = of_schedules if kind == "schedules" else [hooks.TorchScheduler(halves)]
         trainer = all_scheduled(hooks=listed, slow=8, capture=captured)
         trainer.fit(images()[:2], steps=36)
         ends.append(trainer.state_dict())
@@ -421,23 +408,16 @@ def test_a_captured_run_with_any_rate_resumes_exactly(monkeypatch, tmp_path):
     assert_identical(fingerprint(whole), fingerprint(eager))
 
 
-@pytest.mark.parametrize(
-    "hook",
-    [
-        lambda: hooks.Schedule(lr=schedules.linear(0.5, 0.125, until=40)),
-        lambda: hooks.TorchScheduler(partial(lr_scheduler.ExponentialLR, gamma=0.5)),
-    ],
-    ids=["Schedule", "TorchScheduler"],
-)
-def test_rates_of_tensors_are_written_and_defaults_stay(hook, tmp_path):
-    """An optimizer whose rate is a tensor keeps it, and is known by what it was made with."""
+def test_a_rate_that_is_a_tensor_is_replaced_and_defaults_stay(tmp_path):
+    """The optimizer is known by what it was made with, which nothing is written into."""
 
     def adam(parameters):
         return torch.optim.AdamW(parameters, lr=torch.tensor(0.25), fused=True)
 
     def make(*more):
+        rate = hooks.Schedule(lr=schedules.linear(0.5, 0.125, until=40))
         return all_scheduled(
-            hooks=[hook(), *more], generator_optimizer=adam, discriminator_optimizer=adam
+            hooks=[rate, *more], generator_optimizer=adam, discriminator_optimizer=adam
         )
 
     trainer = make(Keep(tmp_path))
@@ -448,15 +428,30 @@ def test_rates_of_tensors_are_written_and_defaults_stay(hook, tmp_path):
     assert differs_from(tmp_path, make, 4) == []
 
 
+def test_all_groups_of_parameters_get_the_same():
+    """Whatever rates they began with."""
+
+    def two_groups(parameters):
+        first, *others = parameters
+        groups = [{"params": [first], "lr": 0.01}, {"params": others}]
+        return torch.optim.SGD(groups, lr=0.001, fused=True)
+
+    trainer = all_scheduled(
+        hooks=[hooks.Schedule("generator", lr=0.25)],
+        generator_optimizer=two_groups,
+        discriminator_optimizer=two_groups,
+    )
+    trainer.fit(images(), steps=1)
+    rates = [[group["lr"] for group in each.optimizer.param_groups] for each in trainer.players]
+    assert rates == [[0.01, 0.001], [0.25, 0.25]]
+
+
 @pytest.mark.parametrize(
     ("hook", "sentence"),
     [
-        *(
-            (hook, "no player is called critic; the players are discriminator, generator")
-            for hook in (
-                lambda: hooks.Schedule("critic", lr=0.1),
-                lambda: hooks.TorchScheduler(one_cycle, player="critic"),
-            )
+        (
+            lambda: hooks.Schedule("critic", lr=0.1),
+            "no player is called critic; the players are discriminator, generator",
         ),
         *(
             (
@@ -481,151 +476,8 @@ def test_options_and_players_that_are_not_there_are_named(hook, sentence):
 
 
 def test_rates_are_set_on_every_rank():
-    """All ranks must move alike: these hooks hear events on each."""
+    """All ranks must move alike: the hook hears events on each."""
     assert not hooks.Schedule.first_rank_only
-    assert not hooks.TorchScheduler.first_rank_only
-
-
-# PyTorch's own
-
-
-def one_cycle(optimizer):
-    """Cycle the rate and the first beta."""
-    return lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=14)
-
-
-def sequential(optimizer):
-    """Warm up, then fall."""
-    parts = [
-        lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=3),
-        lr_scheduler.CosineAnnealingLR(optimizer, T_max=6),
-    ]
-    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[3])
-
-
-def sequential_of_steps(optimizer):
-    """Warm up, then fall in steps, which a scheduler counts in a Counter."""
-    parts = [
-        lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=5),
-        lr_scheduler.MultiStepLR(optimizer, milestones=[2, 2, 4]),
-    ]
-    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[5])
-
-
-def chained(optimizer):
-    """Multiply two."""
-    parts = [
-        lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=4),
-        lr_scheduler.ExponentialLR(optimizer, gamma=0.9),
-    ]
-    return lr_scheduler.ChainedScheduler(parts, optimizer)
-
-
-def ten_times(optimizer):
-    """Ask the optimizer for its rate, which is another when the run is resumed."""
-    rate = optimizer.param_groups[0]["lr"]
-    return lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step * (1 + 100 * rate))
-
-
-SCHEDULERS = {
-    "LambdaLR of the rate": ten_times,
-    "OneCycleLR": one_cycle,
-    "CosineAnnealingLR": partial(lr_scheduler.CosineAnnealingLR, T_max=7, eta_min=1e-5),
-    "SequentialLR": sequential,
-    "LambdaLR": partial(lr_scheduler.LambdaLR, lr_lambda=lambda step: 0.8**step),
-    "LinearLR": partial(lr_scheduler.LinearLR, start_factor=0.1, total_iters=6),
-    "SequentialLR of steps": sequential_of_steps,
-    "ExponentialLR": partial(lr_scheduler.ExponentialLR, gamma=0.7),
-    "MultiplicativeLR": partial(
-        lr_scheduler.MultiplicativeLR, lr_lambda=lambda step: 1.1 if step % 3 else 0.5
-    ),
-    "StepLR": partial(lr_scheduler.StepLR, step_size=2),
-    "MultiStepLR": partial(lr_scheduler.MultiStepLR, milestones=[2, 2, 5]),
-    "ConstantLR": partial(lr_scheduler.ConstantLR, factor=0.5, total_iters=2),
-    "PolynomialLR": partial(lr_scheduler.PolynomialLR, total_iters=12, power=2.0),
-    "CyclicLR": partial(lr_scheduler.CyclicLR, base_lr=1e-4, max_lr=1e-2, step_size_up=3),
-    "CosineAnnealingWarmRestarts": partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=3),
-    "ChainedScheduler": chained,
-}
-USUAL = list(SCHEDULERS)[:4]
-
-
-def scheduled(make, *more, per="step", **arguments):
-    """Return a trainer with a scheduler."""
-    given = {"generator_optimizer": ADAM, "discriminator_optimizer": ADAM, **arguments}
-    torch_scheduler = hooks.TorchScheduler(make, per=per)
-    return tinygan.GANTrainer(*recipes.nets(), hooks=[torch_scheduler, *more], **given)
-
-
-@pytest.mark.parametrize("per", ["step", pytest.param("epoch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "name", [n if n in USUAL else pytest.param(n, marks=pytest.mark.slow) for n in SCHEDULERS]
-)
-def test_a_torch_scheduler_resumes_exactly(name, per, tmp_path):
-    """Resumed by new objects a run ends in the bits of one that was never stopped.
-
-    Weights, moments, rates and betas are compared. It is stopped before its first step, in the
-    middle of an epoch, after an epoch's last step and in the next epoch.
-    """
-    make, rates = partial(scheduled, SCHEDULERS[name], per=per), Rates()
-    make(Keep(tmp_path), rates).fit(images(), steps=STEPS)
-    assert len(set(rates.found)) > 1
-    for stop in STOPS:
-        again = Rates()
-        assert differs_from(tmp_path, partial(make, again), stop) == []
-        assert again.found == rates.found[stop:]
-
-
-def test_without_its_state_a_scheduler_resumes_wrongly(tmp_path):
-    """The comparison can fail: a scheduler that is made anew gives other rates and weights."""
-
-    def forget(state):
-        state["hooks"] = {}
-
-    make = partial(scheduled, sequential)
-    make(Keep(tmp_path)).fit(images(), steps=STEPS)
-    found = differs_from(tmp_path, make, 4, forget)
-    assert ".players.generator.module.main.0.weight" in found
-
-
-def test_a_scheduler_is_what_it_is_without_the_hook():
-    """The rates of the steps are those of PyTorch's own loop, rounded to float32."""
-    weight = torch.nn.Parameter(torch.ones(()))
-    optimizer = ADAM([("weight", weight)])
-    scheduler = one_cycle(optimizer)
-    rates = Rates()
-    scheduled(one_cycle, rates).fit(images(), steps=STEPS)
-    for rate, betas in rates.found:
-        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
-        assert betas == optimizer.param_groups[0]["betas"]
-        weight.grad = torch.ones(())
-        optimizer.step()
-        scheduler.step()
-
-
-def test_a_run_saved_before_fit_resumes(tmp_path):
-    """No scheduler is there yet: it is made as in a new run."""
-    make = partial(scheduled, one_cycle)
-    whole, new = make(), make()
-    whole.fit(images(), steps=STEPS)
-    new.save(tmp_path / "new.pt")
-    for again in (make(), new):
-        again.resume(tmp_path / "new.pt")
-        again.fit(images(), steps=STEPS)
-        assert compared(whole.state_dict(), again.state_dict()) == []
-
-
-def test_a_state_that_was_loaded_is_saved_again(tmp_path):
-    """Resumed, and saved before it goes on, a run has lost nothing of it."""
-    make = partial(scheduled, sequential)
-    first, second, third = make(), make(), make()
-    first.fit(images(), steps=5)
-    second.load_state_dict(first.state_dict())
-    second.save(tmp_path / "again.pt")
-    third.resume(tmp_path / "again.pt")
-    for trainer in (first, third):
-        trainer.fit(images(), steps=STEPS)
-    assert compared(first.state_dict(), third.state_dict()) == []
 
 
 def test_after_a_rollback_rates_are_those_of_the_steps(tmp_path):
@@ -639,129 +491,13 @@ def test_after_a_rollback_rates_are_those_of_the_steps(tmp_path):
             if trainer.rollbacks == 0 and trainer.step >= 12:
                 player.parameters[0].grad.fill_(math.nan)
 
-    trainer = scheduled(
-        partial(lr_scheduler.OneCycleLR, max_lr=0.01, total_steps=100),
-        Spoil(),
-        hooks.Checkpoint(tmp_path, every=5),
+    rising = hooks.Schedule(
+        lr=schedules.linear(1e-4, 1e-2, until=400),
+        betas=(schedules.linear(0.0, 0.5, until=400), 0.9),
     )
+    trainer = all_scheduled(hooks=[rising, Spoil(), hooks.Checkpoint(tmp_path, every=5)])
     trainer.fit(images(), steps=60)
     assert trainer.rollbacks == 1
     assert len(rates) == 2 * 60
     assert {step: found for step, found in rates.items() if len(found) > 1} == {}
-
-
-def test_a_run_may_go_back_to_where_no_scheduler_was():
-    """From a state of before ``fit`` the run goes on as it began: with a scheduler made anew."""
-    rates = Rates()
-    trainer = scheduled(SCHEDULERS["LinearLR"], rates)
-    beginning = copy.deepcopy(trainer.state_dict())
-    for _ in range(3):
-        trainer.fit(images(), steps=2)
-        trainer.load_state_dict(beginning)
-    assert rates.found[:2] == rates.found[2:4] == rates.found[4:]
-    assert rates.found[0][0] == 0.1 * 2**-9
-
-
-def test_each_group_has_its_rate(tmp_path):
-    """Groups of parameters keep rates of their own, and one player may have a scheduler alone."""
-
-    def two_groups(parameters):
-        first, *others = parameters
-        groups = [{"params": [first], "lr": 0.01}, {"params": others}]
-        return torch.optim.SGD(groups, lr=0.001, momentum=0.5, fused=True)
-
-    def make(*more):
-        return tinygan.GANTrainer(
-            *recipes.nets(),
-            hooks=[
-                hooks.TorchScheduler(one_cycle_of_two, player="generator"),
-                hooks.TorchScheduler(SCHEDULERS["ExponentialLR"], player="discriminator"),
-                *more,
-            ],
-            generator_optimizer=two_groups,
-            discriminator_optimizer=two_groups,
-        )
-
-    def one_cycle_of_two(optimizer):
-        return lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 0.2], total_steps=14)
-
-    trainer = make(Keep(tmp_path))
-    trainer.fit(images(), steps=STEPS)
-    of_d = [group["lr"] for group in trainer.players.discriminator.optimizer.param_groups]
-    assert of_d == pytest.approx([0.01 * 0.7**STEPS, 0.001 * 0.7**STEPS])
-    for stop in (1, 4):
-        assert differs_from(tmp_path, make, stop) == []
-
-
-def test_the_way_of_executing_is_the_new_runs(tmp_path):
-    """Making a scheduler once more brings back no flags of how an optimizer computes."""
-
-    def adam(**flags):
-        make = partial(torch.optim.Adam, lr=1e-3, **flags)
-        return {"generator_optimizer": make, "discriminator_optimizer": make}
-
-    saved = scheduled(sequential, **adam(foreach=True))
-    saved.fit(images(), steps=4)
-    saved.save(tmp_path / "run.pt")
-    resumed = scheduled(sequential, **adam(fused=True))
-    resumed.resume(tmp_path / "run.pt")
-    resumed.fit(images(), steps=5)
-    (group,) = resumed.players[0].optimizer.param_groups
-    assert (group["fused"], group["foreach"]) == (True, None)
-
-
-def test_a_first_step_that_is_skipped_warns_of_nothing():
-    """PyTorch has not seen the optimizer step, and need not know why."""
-
-    class Spoil(tinygan.Hook):
-        def on_gradients(self, trainer, player):
-            if trainer.step == 0:
-                player.parameters[0].grad.fill_(math.nan)
-
-    plain = partial(torch.optim.Adam, lr=1e-3)  # skipped on the host
-    trainer = scheduled(
-        one_cycle, Spoil(), generator_optimizer=plain, discriminator_optimizer=plain
-    )
-    trainer.fit(images(), steps=2)  # a warning would be an error
-    assert trainer.skipped.counts[2] == 1
-
-
-@pytest.mark.parametrize(
-    "make", [lambda optimizer: 3, lambda optimizer: SCHEDULERS["LinearLR"](ADAM([torch.ones(())]))]
-)
-def test_what_cannot_be_stepped_is_refused(make):
-    """The error comes before the first step."""
-    trainer = scheduled(make)
-    with pytest.raises(TypeError, match="make must return a scheduler of the optimizer that it is"):
-        trainer.fit(images(), steps=1)
-    assert trainer.step == 0
-
-
-def test_a_scheduler_instead_of_what_makes_it_is_refused():
-    """It would be another optimizer's."""
-    scheduler = lr_scheduler.ExponentialLR(ADAM([torch.ones(())]), 0.9)
-    with pytest.raises(TypeError, match="make must be a function of an optimizer, got <torch"):
-        hooks.TorchScheduler(scheduler)
-
-
-def test_another_scheduler_is_another_run():
-    """A run is not resumed with another scheduler, or without it."""
-    state = scheduled(SCHEDULERS["ExponentialLR"]).state_dict()
-    others = {
-        r"TorchScheduler\.make: .*ExponentialLR'>, gamma=0\.7\) when saved, .*gamma=0\.8": [
-            hooks.TorchScheduler(partial(lr_scheduler.ExponentialLR, gamma=0.8))
-        ],
-        r"TorchScheduler\.per: 'step' when saved, 'epoch' now": [
-            hooks.TorchScheduler(SCHEDULERS["ExponentialLR"], per="epoch")
-        ],
-        r"hooks\.TorchScheduler: there when saved, missing now": [],
-    }
-    for line, listed in others.items():
-        other = tinygan.GANTrainer(
-            *recipes.nets(),
-            hooks=listed,
-            generator_optimizer=ADAM,
-            discriminator_optimizer=ADAM,
-        )
-        with pytest.raises(ValueError, match=line):
-            other.load_state_dict(state)
+    assert len({rate for found in rates.values() for rate in found}) == 59

@@ -5,7 +5,7 @@ from tinygan.hooks.checkpoint import Checkpoint
 from tinygan.hooks.images import Animation, RealBesideFake, SampleGrid, TrainingGrid
 from tinygan.hooks.logs import JSONLog, LossPlot, ProgressBar, TensorBoard, TutorialLog
 from tinygan.hooks.quality import Quality
-from tinygan.hooks.rates import Schedule, TorchScheduler
+from tinygan.hooks.rates import Schedule
 
 __all__ = [
     "Animation",
@@ -18,7 +18,6 @@ __all__ = [
     "SampleGrid",
     "Schedule",
     "TensorBoard",
-    "TorchScheduler",
     "TrainingGrid",
     "TutorialLog",
     "every",

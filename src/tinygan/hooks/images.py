@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL.Image import Image
+from PIL import Image
 
 from tinygan import pictures
 from tinygan._run import checks
@@ -19,55 +18,51 @@ from tinygan.report import Report
 MAX_FRAMES = 100
 
 
-class _FirstImages(FolderHook):
-    """Collects the run's first 64 real images, and remembers them across a resume."""
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        super().__init__(folder)
-        self._images = torch.empty(0)
-
-    def on_step_start(self, trainer: Run) -> None:
-        if (missing := 64 - len(self._images)) > 0:
-            self._images = torch.cat([self._images, trainer.real[:missing].cpu()])
-            self._show(pictures.grid(self._images))  # an error now for what is no image
-
-    def _show(self, grid: Image) -> None:
-        """Take a grid of the images so far."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"images": self._images}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._images = state["images"]
-
-
-class TrainingGrid(_FirstImages):
+class TrainingGrid(FolderHook):
     """Write the first 64 training images as ``training_images.png``, as soon as they are seen.
 
-    Look at it before you wait for a run: wrong crops, colours and ranges show at once.
+    Look at it before you wait for a run: wrong crops, colours and ranges show at once. A resumed
+    run leaves the picture as it is; if there is none, it shows the first images since.
 
     Examples:
         >>> grid = TrainingGrid("runs/faces")
     """
 
-    def _show(self, grid: Image) -> None:
-        with not_fatal(self.folder):
-            titled = pictures.titled(("Training Images", grid))
-            save_picture(titled, self.folder / "training_images.png")
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        super().__init__(folder)
+        self._path = self.folder / "training_images.png"
+        self._images, self._missing = torch.empty(0), 0
+
+    def on_fit_start(self, trainer: Run) -> None:
+        super().on_fit_start(trainer)
+        if trainer.step == 0 or not self._path.exists():
+            self._images, self._missing = torch.empty(0), 64
+
+    def on_step_start(self, trainer: Run) -> None:
+        if self._missing > 0:
+            self._images = torch.cat([self._images, trainer.real[: self._missing].cpu()])
+            self._missing = 64 - len(self._images)
+            grid = pictures.grid(self._images)  # an error now for what is no image
+            with not_fatal(self.folder):
+                save_picture(grid, self._path)
 
 
-class RealBesideFake(_FirstImages):
-    """At the end, write ``real_beside_fake.png``: the first 64 training images and as many fakes.
+class RealBesideFake(FolderHook):
+    """At the end, write ``real_beside_fake.png``: the picture of ``TrainingGrid``, and fakes.
 
-    The fakes are the images of the fixed noise.
+    The fakes are the images of the fixed noise. Raises ValueError, as ``fit`` begins, if no
+    ``TrainingGrid`` of the same folder comes before it in the list of hooks.
 
     Examples:
-        >>> picture = RealBesideFake("runs/faces")
+        >>> both = [TrainingGrid("runs/faces"), RealBesideFake("runs/faces")]
     """
 
+    _draws_from = TrainingGrid
+
     def on_fit_end(self, trainer: Run) -> None:
-        if len(self._images) > 0:  # else stopped before the first step
-            real, fake = pictures.grid(self._images), pictures.grid(trainer.pictures())
+        path = self.folder / "training_images.png"
+        if path.exists():  # else stopped before the first step
+            real, fake = Image.open(path), pictures.grid(trainer.pictures())
             picture = pictures.titled(("Real Images", real), ("Fake Images", fake))
             save_picture(picture, self.folder / "real_beside_fake.png")
 
@@ -135,13 +130,7 @@ class Animation(FolderHook):
         >>> both = [SampleGrid("runs/faces"), Animation("runs/faces")]
     """
 
-    def on_fit_start(self, trainer: Run) -> None:
-        before = trainer.hooks[: trainer.hooks.index(self)]
-        if not any(isinstance(h, SampleGrid) and h.folder == self.folder for h in before):
-            raise ValueError(
-                "Animation must come after a SampleGrid of the same folder, got none for "
-                f"{self.folder}; put SampleGrid({str(self.folder)!r}) before it in hooks."
-            )
+    _draws_from = SampleGrid
 
     def on_fit_end(self, trainer: Run) -> None:
         shown = SampleGrid(self.folder).frames

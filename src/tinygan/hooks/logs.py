@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ TUTORIAL = {
     "d_fake": "D(G(z)): {:.4f}",
     "d_fake_after": "{:.4f}",
 }
+
+MAX_POINTS = 1000
 
 
 class TutorialLog(LogHook):
@@ -76,21 +78,18 @@ class ProgressBar(Hook):
 
     def __init__(self, *, every: int = 20) -> None:
         self.every = checks.count("every", every)
-        self._bar: tqdm[Any] | None = None
+        self._bar: Any = None
 
     def on_fit_start(self, trainer: Run) -> None:
         # disable=None is tqdm's word for "unless there is a terminal".
         self._bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        assert self._bar is not None
         self._bar.update(trainer.step - self._bar.n)  # less than 0 if the run has gone back
         if trainer.step % self.every == 0 and not self._bar.disable:
-            values = report.floats()  # sync
-            # Losses first: a narrow terminal cuts off the rest.
-            names = sorted(values, key=lambda name: not name.startswith("loss_"))
-            shown = {name: f"{values[name]:.3f}" for name in names}
-            self._bar.set_postfix(shown, refresh=False)
+            # Losses first: a narrow terminal cuts off the rest. (It waits for the device.)
+            values = sorted(report.floats().items(), key=lambda v: not v[0].startswith("loss_"))
+            self._bar.set_postfix({name: f"{v:.3f}" for name, v in values}, refresh=False)
 
     def on_fit_end(self, trainer: Run) -> None:
         self._close()
@@ -103,32 +102,12 @@ class ProgressBar(Hook):
             self._bar.close()
 
 
-Unread: TypeAlias = list[tuple[dict[str, int], Report]]
-"""Steps' counters and statistics, of which the latter are still on the device."""
-
-
-def note(unread: Unread, trainer: Run, report: Report, at_most: int) -> bool:
-    """Add a step; return whether there are as many now as should be kept at most."""
-    unread.append(({name: getattr(trainer, name) for name in COUNTERS}, report))
-    return len(unread) >= at_most
-
-
-def rows(unread: Unread) -> list[dict[str, float]]:
-    """Read and forget what was noted, a row for each step, with one wait for the device for all."""
-    if not unread:
-        return []
-    # Not one table: a penalty is only in the reports of the steps in which it is due.
-    values = iter(torch.cat([report.stacked() for _, report in unread]).tolist())  # sync
-    found = [counters | {name: next(values) for name in report} for counters, report in unread]
-    unread.clear()
-    return found
-
-
 class JSONLog(LogHook):
     """Write every step's counters and statistics to ``log.jsonl``, one JSON object per line.
 
     A value that is not finite is null. There is no time in it, so two runs with one seed write the
-    same bytes. Lines are written every so many steps, each time with one wait for the device.
+    same bytes. Lines are written every so many steps and at an epoch's end, each time with one wait
+    for the device.
 
     Examples:
         >>> log = JSONLog("runs/faces", every=50)
@@ -137,14 +116,16 @@ class JSONLog(LogHook):
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 50) -> None:
         super().__init__(folder, "log.jsonl")
         self.every = checks.count("every", every)
-        self._unread: Unread = []
+        # Steps' counters and statistics, of which the latter are still on the device.
+        self._unread: list[tuple[dict[str, int], Report]] = []
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        if note(self._unread, trainer, report, self.every):
+        self._unread.append(({name: getattr(trainer, name) for name in COUNTERS}, report))
+        if len(self._unread) >= self.every:
             self._read()
 
-    def _read(self) -> None:
-        self._write(map(as_json, rows(self._unread)))
+    def on_epoch_end(self, trainer: Run) -> None:
+        self._read()
 
     def on_fit_end(self, trainer: Run) -> None:
         self._read()
@@ -152,6 +133,16 @@ class JSONLog(LogHook):
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         self._read()
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []
+        if unread:
+            # Not one table: a penalty is only in the reports of the steps in which it is due.
+            values = iter(torch.cat([report.stacked() for _, report in unread]).tolist())  # sync
+            self._write(
+                as_json(counters | {name: next(values) for name in report})
+                for counters, report in unread
+            )
 
     def state_dict(self) -> dict[str, Any]:
         self._read()
@@ -170,29 +161,25 @@ def as_json(row: dict[str, float]) -> str:
 class LossPlot(FolderHook):
     """Draw all losses, and below them the other statistics, as ``loss_plot.png``.
 
-    It is drawn at the end of each epoch and of the run. Raises ImportError without matplotlib:
-    ``pip install "tinygan[plots]"``.
+    It is drawn from the ``log.jsonl`` of ``JSONLog``, at the end of each epoch and of the run. What
+    is not finite is a gap. Of more than 1,000 values the means of neighbours are shown. Raises
+    ImportError without matplotlib, ``pip install "tinygan[plots]"``, and ValueError, as ``fit``
+    begins, if no ``JSONLog`` of the same folder comes before it in the list of hooks.
 
     Examples:
-        >>> plot = LossPlot("runs/faces")
+        >>> both = [JSONLog("runs/faces"), LossPlot("runs/faces")]
     """
+
+    _draws_from = JSONLog
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         checks.require("matplotlib", extra="plots", wanted_by="LossPlot")
+        # A Figure of its own, without pyplot, needs no display and no global state.
+        from matplotlib.figure import Figure
+
         super().__init__(folder)
-        self._unread: Unread = []
-        self._curves: dict[str, list[list[float]]] = {}
-        """Each statistic's steps and values, by its name."""
-        self._figure: Any = None
-
-    def on_step_end(self, trainer: Run, report: Report) -> None:
-        if note(self._unread, trainer, report, at_most=100):
-            self._read()
-
-    def _read(self) -> None:
-        for row in rows(self._unread):
-            for name in row.keys() - set(COUNTERS):
-                self._curves.setdefault(name, []).append([row["step"], row[name]])
+        # One for all pictures: each has megabytes, which Python's collector is slow to find.
+        self._figure = Figure(figsize=(10, 8), layout="constrained")
 
     def on_epoch_end(self, trainer: Run) -> None:
         with not_fatal(self.folder):
@@ -202,34 +189,27 @@ class LossPlot(FolderHook):
         self._draw()
 
     def _draw(self) -> None:
-        # A Figure of its own, without pyplot, needs no display and no global state.
-        from matplotlib.figure import Figure
-
-        self._read()
-        # One for all pictures: each has megabytes, which Python's collector is slow to find.
-        figure = self._figure = self._figure or Figure(figsize=(10, 8), layout="constrained")
-        figure.clear()
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 3))
+        if not (log := self.folder / "log.jsonl").exists():  # stopped before the first step
+            return
+        curves: dict[str, list[tuple[float, float | None]]] = {}
+        for line in log.read_text().split("\n")[:-1]:  # what a full disk cut off is no line
+            row = json.loads(line)
+            for name in row.keys() - set(COUNTERS):
+                curves.setdefault(name, []).append((row["step"], row[name]))
+        self._figure.clear()
+        above, below = self._figure.subplots(2, 1, sharex=True, height_ratios=(5, 3))
         above.set(title="Losses During Training", ylabel="Loss")
         below.set(xlabel="iterations", ylabel="Other statistics")
         # The generator's first, as in the tutorial.
-        for name, curve in sorted(self._curves.items(), reverse=True):
+        for name, curve in sorted(curves.items(), reverse=True):
+            points = np.array(curve, float)  # None becomes NaN
+            parts = np.array_split(points, min(len(points), MAX_POINTS))
             axes = above if name.startswith("loss_") else below
-            axes.plot(*zip(*curve), label=name.removeprefix("loss_"))
+            axes.plot(*zip(*(part.mean(0) for part in parts)), label=name.removeprefix("loss_"))
         for axes in (above, below):
             if axes.lines:
-                axes.legend()
-        figure.savefig(self.folder / "loss_plot.png")
-
-    def state_dict(self) -> dict[str, Any]:
-        self._read()
-        return {
-            name: torch.tensor(curve, dtype=torch.float64) for name, curve in self._curves.items()
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._curves = {name: curve.tolist() for name, curve in state.items()}
-        self._unread = []
+                axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves
+        self._figure.savefig(self.folder / "loss_plot.png")
 
 
 class TensorBoard(FolderHook):
@@ -256,8 +236,7 @@ class TensorBoard(FolderHook):
             from torch.utils.tensorboard import SummaryWriter
 
             # What an earlier one wrote of later steps is discarded.
-            after = trainer.step + 1
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=after)
+            self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=trainer.step + 1)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         with not_fatal(self.folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -46,11 +45,11 @@ class Quality(LogHook):
         real: real images (N, C, H, W), in [-1, 1] or uint8, or batches of these; or their features
             (N, D), from ``metrics.features`` with the same module. Not the run's own loader.
         every: how often, in steps.
-        count: how many images to generate each time; published values of FID are of 50,000.
+        count: how many images to generate each time, of each class in turn; published values of
+            FID are of 50,000.
         module: the net whose features are compared; by default ``metrics.inception()``.
         measure: called as ``measure(real_features, fake_features)``, returns values by name.
         best: the name of the value to minimise; None to keep no checkpoint.
-        labels: the classes of the generated images, (count,) of int64; by default each in turn.
 
     Attributes:
         best_value: the lowest value so far, at first infinite.
@@ -75,7 +74,6 @@ class Quality(LogHook):
         module: nn.Module | None = None,
         measure: Callable[[torch.Tensor, torch.Tensor], Mapping[str, float]] = metrics.quality,
         best: str | None = "fid",
-        labels: torch.Tensor | None = None,
     ) -> None:
         if module is None or measure is metrics.quality:
             checks.require("torch_fidelity", extra="metrics", wanted_by="Quality")
@@ -87,15 +85,13 @@ class Quality(LogHook):
         super().__init__(folder, "quality.jsonl")
         self.every = checks.count("every", every)
         self.count = checks.count("count", count)
-        self.module, self.measure, self.best, self.labels = module, measure, best, labels
+        self.module: Any = module
+        self.measure, self.best = measure, best
         self.best_value = math.inf
         self.best_step: int | None = None
         self._real = real
         self._features = torch.empty(0)
-        # Not the labels' own words, in which PyTorch leaves out all but a few.
-        classes = None if labels is None else zlib.crc32(labels.cpu().numpy().tobytes())
-        of = (best, name_of(measure), name_of(module), count, classes)
-        self._comparison = [str(each) for each in of]
+        self._comparison = [str(best), name_of(measure), name_of(module), str(count)]
 
     def on_fit_start(self, trainer: Run) -> None:
         after = trainer.hooks[trainer.hooks.index(self) + 1 :]
@@ -119,16 +115,14 @@ class Quality(LogHook):
             self._features = self._real
         else:
             self._features = metrics.features(_in_range(self._real), self.module)
-        self._measured(trainer, self.module)  # on trial: better an error now than after hours
+        self._measured(trainer)  # on trial: better an error now than after hours
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every != 0:
             return
-        assert self.module is not None
-        values = self._measured(trainer, self.module)
+        values = self._measured(trainer)
         self._write([as_json({"step": trainer.step, "images": trainer.images, **values})])
-        # Not after skipped steps, in which something was not finite.
-        if self.best is None or trainer.skipped.in_row > 0:
+        if self.best is None or trainer.skipped.in_row > 0:  # that was not finite
             return
         before = self.best_value, self.best_step
         if values[self.best] < self.best_value:
@@ -141,16 +135,12 @@ class Quality(LogHook):
                 failed = "NOT SAVED as the best at step %d, training continues: %s"
                 logger.error(failed, trainer.step, error)
 
-    def _measured(self, trainer: Any, module: nn.Module) -> dict[str, float]:
+    def _measured(self, trainer: Any) -> dict[str, float]:
         parts = (
-            trainer.sample(
-                len(places),
-                seed=seeds.mix(0, "quality", part),
-                labels=None if self.labels is None else self.labels[places],
-            )
-            for part, places in enumerate(torch.arange(self.count).split(PART))
+            trainer.sample(min(PART, self.count - first), seed=seeds.mix(0, "quality", part))
+            for part, first in enumerate(range(0, self.count, PART))
         )
-        values = self.measure(self._features, metrics.features(parts, module))
+        values = self.measure(self._features, metrics.features(parts, self.module))
         if self.best is not None and self.best not in values:
             raise ValueError(
                 f"best must be one of the measured values, {', '.join(values)}, got {self.best!r}."

@@ -20,9 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 class FolderHook(Hook):
-    """A hook that writes into a folder, which must be writable when ``fit`` begins."""
+    """A hook that writes into a folder, which must be writable when ``fit`` begins.
+
+    One that draws from the files of another must come after it, or ``fit`` raises ValueError.
+    """
 
     first_rank_only = True
+    _draws_from: type[FolderHook] | None = None
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self.folder = None if folder is None else Path(folder)
@@ -30,6 +34,14 @@ class FolderHook(Hook):
     def on_fit_start(self, trainer: Run) -> None:
         if self.folder is not None:
             prepared(self.folder)
+        if (other := self._draws_from) is not None:
+            before = trainer.hooks[: trainer.hooks.index(self)]
+            if not any(isinstance(h, other) and h.folder == self.folder for h in before):
+                raise ValueError(
+                    f"{type(self).__name__} must come after a {other.__name__} of the same folder, "
+                    f"got none for {self.folder}; put {other.__name__}({str(self.folder)!r}) "
+                    "before it in hooks."
+                )
 
 
 def prepared(folder: Path) -> None:

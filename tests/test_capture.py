@@ -183,6 +183,11 @@ def _replace_weights(player):
         parameter.data = parameter.data.clamp(-0.03, 0.03)
 
 
+def _replace_parameter(player):
+    first = player.module.main[0]
+    first.weight = torch.nn.Parameter(first.weight.data)  # which no optimizer moves
+
+
 def _clear_moments(player):
     player.optimizer.state.clear()
 
@@ -210,6 +215,7 @@ ACTS = {
     _drop_all_gradients: "which of the discriminator's weights have gradients",
     _move_weights: "the discriminator's weights",
     _replace_weights: "the discriminator's weights",
+    _replace_parameter: "the discriminator's weights",
     _freeze: "the discriminator's requires_grad",
     _replace_buffer: "the discriminator's buffers",
     _evaluate: "the discriminator's training mode",
@@ -292,6 +298,24 @@ def test_gradients_that_a_hook_makes_nan_skip_the_update(recorder):
     assert eager.skipped.counts.tolist() == [0, 1, 6]
 
 
+@pytest.mark.parametrize("optimizer", [ADAM, partial(torch.optim.RMSprop, lr=RATE)])
+def test_hooks_learn_whether_a_player_has_moved(recorder, optimizer):
+    """From the update of their own step, though steps of several kinds are replayed by turns."""
+    seen = []
+
+    class Look(Meddle):
+        def on_update(self, trainer, player):
+            seen.append(bool(player.moved))
+
+    assert_same_run(
+        recorder,
+        make_hooks=lambda: [Look(_nan_gradient, "on_gradients", (18, 20))],
+        discriminator_optimizer=optimizer,
+    )
+    moved = [step not in (18, 20) for step in range(24) for _ in range(2)]
+    assert seen == 2 * moved
+
+
 def test_a_buffer_that_a_hook_changes_at_the_last_border_goes_back(recorder):
     """If its step was not finite, though only the end of the step looks at it."""
 
@@ -326,6 +350,18 @@ def test_a_rate_that_has_changed_before_may_change_in_a_step(recorder):
         ]
 
     assert_same_run(recorder, make_hooks=make_hooks)
+    assert recorder.counts.recorded == PIECES * (2 + 2)
+
+
+def test_a_rate_stays_a_constant_until_it_changes(recorder):
+    """One that float32 does not hold has all its bits still after something else has changed."""
+    adam = partial(ADAM, lr=1e-3)
+    assert_same_run(
+        recorder,
+        make_hooks=lambda: [Meddle(_decay, "on_step_end", (12,))],
+        generator_optimizer=adam,
+        discriminator_optimizer=adam,
+    )
     assert recorder.counts.recorded == PIECES * (2 + 2)
 
 
@@ -444,6 +480,22 @@ def test_an_optimizer_that_cannot_be_captured_is_named(recorder, optimizer, capl
         "the update of the discriminator cannot be captured and runs eagerly: its optimizer is a "
         f"{optimizer.func.__name__}; Adam, AdamW and SGD can, with fused=True."
     )
+
+
+@pytest.mark.parametrize("act", [_halve_rate, _decay, _clear_moments])
+def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, act):
+    """Graphs hold nothing of it: a hook may change it in the middle of a step."""
+
+    def act_on_discriminator(player):
+        if player.name == "discriminator":
+            act(player)
+
+    assert_same_run(
+        recorder,
+        make_hooks=lambda: [Meddle(act_on_discriminator, "on_gradients", range(24))],
+        discriminator_optimizer=partial(torch.optim.RMSprop, lr=RATE),
+    )
+    assert recorder.counts.recorded == 2 * PIECES
 
 
 def test_batches_of_ever_other_sizes_are_recorded_only_up_to_a_limit(recorder, caplog):
@@ -624,9 +676,11 @@ def test_a_penalty_that_waits_now_and_then_is_never_recorded(recorder, caplog):
     def cost(d, real, fake):
         return d(real).square() * (1 + 0 * real.sum().item())
 
-    arguments = {"penalties": penalties.Penalty(cost, every=2)}
+    arguments = {"penalties": penalties.Penalty(cost, every=3)}
     assert_same_run(recorder, 14, make_batches=lambda d: [tiny_images(8).to(d)], **arguments)
     # The other kind was recorded first: from the first kind that cannot be, all run eagerly.
+    assert recorder.counts.recorded == PIECES
+    assert recorder.counts.replayed == 3 * PIECES
     assert [record.getMessage()[:27] for record in caplog.records] == [
         "a step cannot be captured, "
     ]

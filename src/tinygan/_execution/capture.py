@@ -2,8 +2,8 @@
 
 A step is some hundreds of small kernels, which a GPU runs faster than Python can ask for them. A
 graph asks for all of a piece at once. A piece is what the algorithm does up to its next border, or
-a player's update. Hooks run at the borders as ever. Between steps they may change anything: if what
-graphs hold is another then, all is recorded anew. Within a step they may write into weights,
+a player's update. Hooks run at the borders as ever. Between steps they may change anything that
+graphs hold: all is recorded anew then. Within a step they may write into weights,
 buffers, moments and gradients, replace gradients, and set learning rates that have changed before;
 anything else there is an error.
 

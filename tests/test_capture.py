@@ -183,6 +183,11 @@ def _replace_weights(player):
         parameter.data = parameter.data.clamp(-0.03, 0.03)
 
 
+def _replace_parameter(player):
+    first = player.module.main[0]
+    first.weight = torch.nn.Parameter(first.weight.data)  # which no optimizer moves
+
+
 def _clear_moments(player):
     player.optimizer.state.clear()
 
@@ -201,36 +206,41 @@ def _replace_buffer(player):
 
 
 EVENTS = ["on_gradients", "on_update", "on_step_end"]
-ACTS = [
-    _clip,
-    _replace_gradient,
-    _drop_gradient,
-    _halve_rate,
-    _halve_weights,
-    _move_weights,
-    _replace_weights,
-    _decay,
-    _load_moments,
-    _clear_moments,
-    _replace_buffer,
-    _clamp_data_of_gradients,
-    _halve_data_of_moments,
-    _drop_all_gradients,
-]
+ACTS = {
+    _clip: None,
+    _replace_gradient: None,
+    _clamp_data_of_gradients: None,
+    _halve_weights: None,
+    _drop_gradient: "which of the discriminator's weights have gradients",
+    _drop_all_gradients: "which of the discriminator's weights have gradients",
+    _move_weights: "the discriminator's weights",
+    _replace_weights: "the discriminator's weights",
+    _replace_parameter: "the discriminator's weights",
+    _freeze: "the discriminator's requires_grad",
+    _replace_buffer: "the discriminator's buffers",
+    _evaluate: "the discriminator's training mode",
+    _load_moments: "the discriminator's moments",
+    _clear_moments: "the discriminator's moments",
+    _halve_data_of_moments: "the discriminator's moments",
+    _decay: "the discriminator's options",
+    _halve_rate: "the discriminator's learning rates",
+}
+"""What hooks do, and what of it captured steps must not see in their middle, in words."""
 
 
-# Each act at two events, once and all the time; all of them at all events are in tests/faults.
+# Each act between steps and within one; all of them at all events are in tests/faults.
 @pytest.mark.parametrize(
     ("event", "act", "once"),
-    [(EVENTS[(i + once) % 3], act, once) for i, act in enumerate(ACTS) for once in (True, False)],
+    [("on_step_end", act, i % 2 == 0) for i, act in enumerate(ACTS)]
+    + [(EVENTS[i % 2], act, i % 4 < 2) for i, act in enumerate(ACTS)],
 )
 def test_what_hooks_change_is_not_lost(recorder, event, act, once):
-    """Gradients, weights, buffers, options, moments and modes that it changed are those used."""
+    """What a hook has changed is what is used, or an error says what must not change there."""
     meddle(recorder, event, act, once)
 
 
 def meddle(recorder, event, act, once):
-    """Assert that a run in which a hook acts, once or in all steps, is the eager one."""
+    """Assert that a run in which a hook acts, once or in all steps, is the eager one or refused."""
 
     def of_sizes(*sizes):
         return lambda device: [tiny_images(size).to(device) for size in sizes]
@@ -238,18 +248,46 @@ def meddle(recorder, event, act, once):
     if once:  # whole and short batches are replayed, before it and after
         steps, meddling, make_batches = 14, (9,), of_sizes(8, 4)
     else:  # all are of one kind, so that there are replays between one recording and the next
-        steps, meddling, make_batches = 11, range(1, 11), of_sizes(8)
-    assert_same_run(recorder, steps, lambda: [Meddle(act, event, meddling)], make_batches)
-    assert recorder.counts.replayed > 0 or (act, once) == (_clear_moments, False)
+        steps, meddling, make_batches = 13, range(5, 13), of_sizes(8)
+    arguments = (recorder, steps, lambda: [Meddle(act, event, meddling)], make_batches)
+    too_late = act in (_drop_gradient, _drop_all_gradients) and event == "on_update"
+    if event == "on_step_end" or ACTS[act] is None or too_late:
+        assert_same_run(*arguments)
+        assert recorder.counts.replayed > 0
+    else:
+        refused = f"a hook changed {ACTS[act]} in the middle of a captured step; do so in "
+        with pytest.raises(RuntimeError, match=refused):
+            assert_same_run(*arguments)
 
 
-@pytest.mark.parametrize("act", [_freeze, _evaluate])
-def test_modes_may_change_between_steps_and_not_within(recorder, act):
-    """Which parts learn, or are in training mode, is recorded: a change in between is an error."""
-    assert_same_run(recorder, 14, lambda: [Meddle(act, "on_step_end", (9,))])
-    assert recorder.counts.replayed > 0
-    with pytest.raises(RuntimeError, match="in the middle of a captured step; do so in on_step_st"):
-        assert_same_run(recorder, 14, lambda: [Meddle(act, "on_update", (9,))])
+def test_a_refused_change_says_what_to_do_instead(recorder):
+    """The error names what has changed, both places where it may, and two ways out."""
+
+    def much(player):
+        _evaluate(player)
+        _decay(player)
+
+    with pytest.raises(RuntimeError) as error:
+        assert_same_run(recorder, make_hooks=lambda: [Meddle(much, "on_update", (9,))])
+    assert str(error.value) == (
+        "a hook changed the discriminator's training mode, the discriminator's options in the "
+        "middle of a captured step; do so in on_step_start or on_step_end, write into the tensors "
+        "that are there, or train without capture."
+    )
+
+
+def test_a_refused_change_is_not_lost_afterwards(recorder):
+    """A run that goes on after the error records anew, with the weights that the hook has put."""
+    hook = Meddle(_move_weights, "on_update", (9,))
+    trainer = tiny_trainer(hooks=[hook], device=recorder.device, capture=True)
+    with pytest.raises(RuntimeError, match="in the middle of a captured step"):
+        trainer.fit([tiny_images(8).to(recorder.device)], steps=12)
+    hook.steps = ()
+    (weight,) = trainer.discriminator.main[0].parameters()
+    before = weight.detach().clone()
+    trainer.fit([tiny_images(8).to(recorder.device)], steps=13)
+    assert recorder.counts.recorded == 2 * PIECES
+    assert not torch.equal(weight, before)
 
 
 def test_gradients_that_a_hook_makes_nan_skip_the_update(recorder):
@@ -260,20 +298,25 @@ def test_gradients_that_a_hook_makes_nan_skip_the_update(recorder):
     assert eager.skipped.counts.tolist() == [0, 1, 6]
 
 
-def test_buffers_go_back_when_a_replayed_step_is_updated_eagerly(recorder):
-    """Batch norm's statistics are those before the step, not those before an eager one."""
+@pytest.mark.parametrize("optimizer", [ADAM, partial(torch.optim.RMSprop, lr=RATE)])
+def test_hooks_learn_whether_a_player_has_moved(recorder, optimizer):
+    """From the update of their own step, though steps of several kinds are replayed by turns."""
+    seen = []
 
-    def spoil(player):
-        _nan_gradient(player)
-        player.parameters[-1].grad = None  # which a replayed update cannot do
+    class Look(Meddle):
+        def on_update(self, trainer, player):
+            seen.append(bool(player.moved))
 
-    eager, _ = assert_same_run(
-        recorder, make_hooks=lambda: [Meddle(spoil, "on_gradients", (12, 16))]
+    assert_same_run(
+        recorder,
+        make_hooks=lambda: [Look(_nan_gradient, "on_gradients", (18, 20))],
+        discriminator_optimizer=optimizer,
     )
-    assert eager.skipped.counts.tolist() == [0, 1, 2]
+    moved = [step not in (18, 20) for step in range(24) for _ in range(2)]
+    assert seen == 2 * moved
 
 
-def test_a_buffer_that_a_hook_replaces_at_the_last_border_goes_back(recorder):
+def test_a_buffer_that_a_hook_changes_at_the_last_border_goes_back(recorder):
     """If its step was not finite, though only the end of the step looks at it."""
 
     class Spoil(tinygan.Hook):
@@ -283,8 +326,7 @@ def test_a_buffer_that_a_hook_replaces_at_the_last_border_goes_back(recorder):
 
         def on_update(self, trainer, player):
             if trainer.step == 12 and player.name == "generator":
-                norm = trainer.discriminator.main[1]
-                norm.running_mean = norm.running_mean + 1
+                trainer.discriminator.main[1].running_mean += 1
 
     assert_same_run(recorder, make_hooks=lambda: [Spoil()])
 
@@ -293,6 +335,32 @@ def test_a_changing_rate_is_replayed(recorder):
     """A rate that is another in every step is recorded once more, as a tensor, and no oftener."""
     assert_same_run(
         recorder, make_hooks=lambda: [Meddle(_halve_rate, "on_step_end", range(13, 24))]
+    )
+    assert recorder.counts.recorded == PIECES * (2 + 2)
+
+
+def test_a_rate_that_has_changed_before_may_change_in_a_step(recorder):
+    """It is a tensor then, which every update reads."""
+
+    def make_hooks():
+        return [
+            Meddle(_halve_rate, "on_step_end", (12,)),
+            Meddle(_halve_rate, "on_gradients", range(18, 21)),
+            Meddle(_halve_rate, "on_update", range(20, 24)),
+        ]
+
+    assert_same_run(recorder, make_hooks=make_hooks)
+    assert recorder.counts.recorded == PIECES * (2 + 2)
+
+
+def test_a_rate_stays_a_constant_until_it_changes(recorder):
+    """One that float32 does not hold has all its bits still after something else has changed."""
+    adam = partial(ADAM, lr=1e-3)
+    assert_same_run(
+        recorder,
+        make_hooks=lambda: [Meddle(_decay, "on_step_end", (12,))],
+        generator_optimizer=adam,
+        discriminator_optimizer=adam,
     )
     assert recorder.counts.recorded == PIECES * (2 + 2)
 
@@ -414,6 +482,22 @@ def test_an_optimizer_that_cannot_be_captured_is_named(recorder, optimizer, capl
     )
 
 
+@pytest.mark.parametrize("act", [_halve_rate, _decay, _clear_moments])
+def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, act):
+    """Graphs hold nothing of it: a hook may change it in the middle of a step."""
+
+    def act_on_discriminator(player):
+        if player.name == "discriminator":
+            act(player)
+
+    assert_same_run(
+        recorder,
+        make_hooks=lambda: [Meddle(act_on_discriminator, "on_gradients", range(24))],
+        discriminator_optimizer=partial(torch.optim.RMSprop, lr=RATE),
+    )
+    assert recorder.counts.recorded == 2 * PIECES
+
+
 def test_batches_of_ever_other_sizes_are_recorded_only_up_to_a_limit(recorder, caplog):
     """Four kinds of batches are recorded; those after them run eagerly, with one warning."""
     images = tiny_images(24)
@@ -514,11 +598,11 @@ PARTS = [
     {"accumulate": 2, "dtype": torch.bfloat16},
 ]
 MEDDLING = [
-    ("on_gradients", _drop_gradient),
-    ("on_update", _replace_buffer),
-    ("on_update", _clear_moments),
     ("on_gradients", _replace_gradient),
-    ("on_update", _replace_weights),
+    ("on_step_end", _replace_buffer),
+    ("on_update", _halve_weights),
+    ("on_step_end", _clear_moments),
+    ("on_gradients", _clamp_data_of_gradients),
 ]
 
 
@@ -592,9 +676,11 @@ def test_a_penalty_that_waits_now_and_then_is_never_recorded(recorder, caplog):
     def cost(d, real, fake):
         return d(real).square() * (1 + 0 * real.sum().item())
 
-    arguments = {"penalties": penalties.Penalty(cost, every=2)}
+    arguments = {"penalties": penalties.Penalty(cost, every=3)}
     assert_same_run(recorder, 14, make_batches=lambda d: [tiny_images(8).to(d)], **arguments)
     # The other kind was recorded first: from the first kind that cannot be, all run eagerly.
+    assert recorder.counts.recorded == PIECES
+    assert recorder.counts.replayed == 3 * PIECES
     assert [record.getMessage()[:27] for record in caplog.records] == [
         "a step cannot be captured, "
     ]
@@ -661,17 +747,15 @@ def test_no_garbage_is_collected_while_a_step_is_recorded(recorder, monkeypatch)
 def test_what_may_have_changed_is_looked_for_once_a_step(recorder, monkeypatch):
     """Without hooks between the pieces a replayed step compares what it holds once."""
     looks = []
-    look = recording.Recording.knows_nets
-    monkeypatch.setattr(
-        recording.Recording, "knows_nets", lambda self: looks.append(1) or look(self)
-    )
+    look = recording.Held.changed
+    monkeypatch.setattr(recording.Held, "changed", lambda self: looks.append(1) or look(self))
     # Before each update, before the second phase, and before the end.
     for hooks, within in (([], 0), ([Meddle(_clip, "on_gradients", ())], 4)):
         looks.clear()
         trainer = tiny_trainer(hooks=hooks, capture=True, device=recorder.device)
         trainer.fit([tiny_images(8).to(recorder.device)], steps=13)
-        # Ten steps are replayed; before the first of them, which is recorded, none is looked at.
-        assert len(looks) == 9 + 10 * within
+        # Ten steps are replayed; before the first of them, the recording itself is looked at.
+        assert len(looks) == 10 + 10 * within
 
 
 def simultaneous(players, batch):
@@ -685,9 +769,9 @@ def simultaneous(players, batch):
 
 
 @pytest.mark.parametrize("event", ["on_gradients", "on_update"])
-@pytest.mark.parametrize("act", [_drop_gradient, _decay, _move_weights])
+@pytest.mark.parametrize("act", [_replace_gradient, _clamp_data_of_gradients, _halve_weights])
 def test_payments_for_a_later_border_are_not_lost(recorder, event, act):
-    """A hook that ends a replay in the middle of a step leaves what was paid before as it was."""
+    """What a hook changes of one player leaves what another has paid before as it was."""
     ends = []
     for captured in (False, True):
         torch.manual_seed(0)
@@ -710,6 +794,6 @@ def test_few_draws_are_kept(recorder):
     """Of ever other sizes of batches no draw stays in memory."""
     trainer = tiny_trainer(capture=True, device=recorder.device)
     trainer.fit([tiny_images(n).to(recorder.device) for n in range(2, 9)], steps=14)
-    kept = [draw for draws in trainer._step._drawn.values() for draw in draws.values()]
+    kept = [draw for _, draws in trainer._step._last.values() for draw in draws.values()]
     assert kept
     assert not any(isinstance(draw, torch.Tensor) for draw in kept)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:a penalty of a discriminator wit
 
 @pytest.mark.parametrize(("event", "act", "once"), list(product(EVENTS, ACTS, (True, False))))
 def test_what_hooks_change_is_not_lost(recorder, event, act, once):  # noqa: F811
-    """Gradients, weights, buffers, options and moments that it changed are those used."""
+    """What a hook has changed is what is used, or an error says what must not change there."""
     test_capture.meddle(recorder, event, act, once)
 
 

@@ -2,9 +2,10 @@
 
 A step is some hundreds of small kernels, which a GPU runs faster than Python can ask for them. A
 graph asks for all of a piece at once. A piece is what the algorithm does up to its next border, or
-a player's update. Hooks run at the borders as ever: they may read anything, change gradients,
-weights, buffers and moments, in place or by other tensors, and set options of the optimizers. Only
-which parts of the nets learn, or are in training mode, must not change in the middle of a step.
+a player's update. Hooks run at the borders as ever. Between steps they may change anything that
+graphs hold: all is recorded anew then. Within a step they may write into weights,
+buffers, moments and gradients, replace gradients, and set learning rates that have changed before;
+anything else there is an error.
 
 Python inside the nets, the algorithm and the optimizers (forward hooks, a line that prints) runs
 only while a step is recorded.
@@ -17,11 +18,9 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
-import torch
-
 from tinygan import optimizers
 from tinygan._execution.cuda_graphs import recorder_for
-from tinygan._execution.recording import Border, Gradients, Kind, Recording
+from tinygan._execution.recording import RATES, Border, Held, Kind, Recording
 from tinygan._execution.step import Step
 from tinygan.batch import Batch, Draw
 from tinygan.player import Player
@@ -45,8 +44,8 @@ class CapturedStep:
     What cannot be recorded runs eagerly, with one warning.
 
     Attributes:
-        watched: whether hooks run between the pieces. What they changed is then looked for after
-            each of them, and not only once before the step.
+        watched: whether hooks run between the pieces. What they must not change is then looked for
+            after each of them, and not only once before the step.
     """
 
     def __init__(self, step: Step) -> None:
@@ -60,12 +59,11 @@ class CapturedStep:
             self._warn("capture needs a CUDA device, got %s: steps run eagerly.", step.device)
         self._asked: set[int] = set()
         self._seen: Counter[Kind] = Counter()
-        self._drawn: dict[Kind, dict[str, Draw]] = {}
-        """How each kind of step draws, by the names of its draws."""
-        self._waits: dict[Kind, list[str]] = {}
-        """What the last eager step of each kind has waited for."""
+        self._last: dict[Kind, tuple[list[str], dict[str, Draw]]] = {}
+        """What the last eager step of each kind has waited for, and its draws by name."""
         self._recordings: dict[Kind, Recording] = {}
-        self._gradients: Gradients = {}
+        self._held: Held | None = None
+        """What all recordings hold; None if there are none."""
         # A constant rate is recorded as such, in all its bits; one that has changed, as a tensor.
         self._rates_change = False
         self._forgotten = 0
@@ -93,24 +91,18 @@ class CapturedStep:
         self._asked |= batch.draws.asked
         kind = self._kind(batch)
         self._seen[kind] += 1
-        self._waits[kind] = self._waited
-        self._drawn[kind] = {name: draw for name, (draw, _) in batch.draws.drawn.items()}
+        drawn = {name: draw for name, (draw, _) in batch.draws.drawn.items()}
+        self._last[kind] = self._waited, drawn
 
     def _replayed(self, recording: Recording, batch: Batch) -> Iterator[Player]:
         self._step.begin()
         recording.refill(batch)
         for border in recording.borders:
-            if self._border is not None and self.watched and not recording.knows_nets():
-                raise RuntimeError(
-                    "a hook changed which parts of a net learn, or are in training mode, in the "
-                    "middle of a captured step; do so in on_step_start or on_step_end, or train "
-                    "without capture."
-                )
             border.replay_phase()
             self._border, self._step.phase = border, border.phase
             yield border.player
-        if self.watched:
-            recording.knows_nets()  # buffers, which the end may put back
+            if self.watched:
+                border.held.check()
         self.report = recording.replay_end()
 
     def update(self, player: Player) -> None:
@@ -121,16 +113,15 @@ class CapturedStep:
                 self._step.measure(player)
             with self._eagerly(noted=optimizers.recordable(player.optimizer)):
                 self._step.move(player)
-        elif not border.replay_update(look=self.watched):
-            with self._eagerly():
-                border.update_eagerly(self._step)
-
-    def measured(self) -> list[torch.Tensor]:
-        """Return the statistics of the phase that has just ended."""
-        return list(self._step.phase.values())
+            return
+        if self.watched:
+            border.held.check()
+            border.take_gradients()
+        border.replay_update()
 
     def begin_anew(self) -> None:
         """Record all steps anew: the state may be another, on this rank or on others."""
+        self._held = None
         self._recordings.clear()
         self._seen.clear()
         if self._recorder is not None:  # whose pool of memory cannot be used again
@@ -153,46 +144,38 @@ class CapturedStep:
 
     def _recording(self, batch: Batch) -> Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
+        if self._held is not None and (changed := self._held.changed()):
+            self._forget(changed)
         kind = self._kind(batch)
-        recording = self._recordings.get(kind)
-        # If one is stale so are the others: they hold the same tensors and options.
-        known = recording or next(iter(self._recordings.values()), None)
-        if known is not None and not known.is_as_recorded():
-            self._forget(known)
-        elif recording is not None:
-            return recording
+        if kind in self._recordings:
+            return self._recordings[kind]
         if self._recorder is None or self._seen[kind] < WARM_UP:
             return None
         if len(self._recordings) == MOST:
             self._warn("there are more than %d kinds of steps: further kinds run eagerly.", MOST)
             return None
         try:
-            if self._waits[kind]:  # better found before a recording than in it
-                raise RuntimeError(self._waits[kind][0])
-            recording = Recording(
-                self._step,
-                self._recorder,
-                batch,
-                self._drawn[kind],
-                self._gradients,
-                rates_change=self._rates_change,
-            )
+            waits, drawn = self._last[kind]
+            if waits:  # better found before a recording than in it
+                raise RuntimeError(waits[0])
+            held = self._held or Held(self._step.players, rates_change=self._rates_change)
+            recording = Recording(self._step, self._recorder, held, batch, drawn)
         except Exception as error:
-            self._recordings.clear()
             self._recorder = None
+            self.begin_anew()
             self._warn("a step cannot be captured, so all run eagerly: %s", error)
             return None
-        for player in recording.eager:
+        for player in held.eager:
             self._warn(
                 "the update of the %s cannot be captured and runs eagerly: its optimizer is a %s; "
                 "Adam, AdamW and SGD can, with fused=True.",
                 player.name, type(player.optimizer).__name__,
             )  # fmt: skip
-        self._recordings[kind] = recording
+        self._held, self._recordings[kind] = held, recording
         return recording
 
-    def _forget(self, recording: Recording) -> None:
-        self._rates_change = self._rates_change or recording.rates_have_changed()
+    def _forget(self, changed: list[str]) -> None:
+        self._rates_change |= any(what.endswith(RATES) for what in changed)
         self._forgotten += 1
         self.begin_anew()
         if self._forgotten > MOST_ANEW:

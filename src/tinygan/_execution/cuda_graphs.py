@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TypeAlias
+from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 
@@ -14,16 +14,6 @@ WAITS = "called a synchronizing CUDA operation"
 
 Replay: TypeAlias = Callable[[], None]
 """Runs once more what was recorded."""
-
-
-class Recorder(Protocol):
-    """What turns a piece into a replay."""
-
-    def eagerly(self) -> AbstractContextManager[list[str]]:
-        """Return a context for eager pieces; it lists what they wait for."""
-
-    def record(self, piece: Callable[[], object]) -> Replay:
-        """Record what a piece asks of the device, without doing it."""
 
 
 class CUDAGraphs:
@@ -68,7 +58,7 @@ class CUDAGraphs:
                 )
 
     def record(self, piece: Callable[[], object]) -> Replay:
-        """Record a piece as a CUDA graph."""
+        """Record what a piece asks of the device as a CUDA graph, without doing it."""
         graph = torch.cuda.CUDAGraph()
         # When a recording fails, torch.cuda.graph leaves its stream the current one.
         with (
@@ -82,6 +72,6 @@ class CUDAGraphs:
         return graph.replay
 
 
-def recorder_for(device: torch.device) -> Recorder | None:
+def recorder_for(device: torch.device) -> CUDAGraphs | None:
     """Return what records on a device, or None if nothing can."""
     return CUDAGraphs(device) if device.type == "cuda" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from tinygan import optimizers
-from tinygan._execution.cuda_graphs import Recorder, Replay
+from tinygan._execution.cuda_graphs import CUDAGraphs, Replay
 from tinygan._execution.step import Step
 from tinygan.batch import Batch, Draw
-from tinygan.player import Player
+from tinygan.player import Player, Players
 from tinygan.report import Report
 
 Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[bool, ...], int]
@@ -25,87 +25,135 @@ The last makes ranks with parts of unequal size record and replay in the same st
 because a changing learning rate does not have the same bits in eager and in replayed steps.
 """
 
-Gradients: TypeAlias = dict[nn.Parameter, torch.Tensor]
-"""Memory for the gradient of each parameter, which all kinds share and hooks may read any time."""
+RATES = "learning rates"
+"""What is recorded as tensors once it has changed."""
+
+
+class Held:
+    """What graphs hold of the players: each tensor by its place in memory, all else by its value.
+
+    Attributes:
+        rates_change: whether learning rates are recorded as tensors rather than as constants.
+        eager: players whose updates cannot be recorded: of their optimizers graphs hold nothing.
+        gradients: memory for each parameter's; it outlasts a step, for hooks may read at any time.
+    """
+
+    def __init__(self, players: Players, *, rates_change: bool) -> None:
+        self.rates_change = rates_change
+        self.eager = [p for p in players if not optimizers.recordable(p.optimizer)]
+        self.gradients = {p: torch.empty_like(p) for each in players for p in each.parameters}
+        # Walking through a net takes as long as several small kernels.
+        self._parts = {player: list(player.module.modules()) for player in players}
+        self._then = self._now()
+
+    def changed(self) -> list[str]:
+        """Return what is another now, in words: "the generator's learning rates"."""
+        now = self._now()
+        return [what for what, value in self._then.items() if now[what] != value]
+
+    def check(self) -> None:
+        """Raise RuntimeError if a hook has changed anything between two pieces of a step."""
+        if changed := self.changed():
+            raise refusal(", ".join(changed))
+
+    def _now(self) -> dict[str, object]:
+        return {
+            f"the {player.name}'s {what}": value
+            for player in self._parts
+            for what, value in self._of(player).items()
+        }
+
+    def _of(self, player: Player) -> dict[str, object]:
+        parts, optimizer = self._parts[player], player.optimizer
+        weights = _tensors(part._parameters for part in parts)
+        held: dict[str, object] = {
+            "weights": _places(weights),
+            "requires_grad": [weight.requires_grad for weight in weights],
+            "buffers": _places(_tensors(part._buffers for part in parts)),
+            "training mode": [part.training for part in parts],
+        }
+        if player in self.eager:
+            return held
+        options = [
+            {
+                name: value.data_ptr() if isinstance(value, torch.Tensor) else value
+                for name, value in group.items()
+                if name not in ("params", "param_names")
+            }
+            for group in optimizer.param_groups
+        ]
+        rates = [each.pop("lr") for each in options]
+        moments = _places(_tensors(optimizer.state.get(p, {}) for p in player.parameters))
+        held |= {"moments": moments, "options": options}
+        return held if self.rates_change else held | {RATES: rates}
+
+
+def refusal(what: str) -> RuntimeError:
+    """Return the error for what a hook must not change between two pieces of a step."""
+    return RuntimeError(
+        f"a hook changed {what} in the middle of a captured step; do so in on_step_start or "
+        "on_step_end, write into the tensors that are there, or train without capture."
+    )
 
 
 class Border:
-    """A border of a recorded step: the piece before it, and the update after it."""
+    """A border of a recorded step: the piece before it, and the update after it.
 
-    def __init__(self, recording: Recording, player: Player, step: Step, phase: Replay) -> None:
-        self.recording = recording
+    ``replay`` replays that piece. The update is recorded here; or only the check before it, if the
+    optimizer cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        player: Player,
+        replay: Replay,
+        recorder: CUDAGraphs,
+        held: Held,
+        rates: list[torch.Tensor],
+    ) -> None:
         self.player = player
         self.phase = step.phase
         """The statistics of the phase, by name."""
-        self._replay_phase = phase
-        self._gradients = [
-            (p, p.grad, None if p.grad is None else p.grad.detach()) for p in player.parameters
-        ]
-        self._total_before = step.total
-
-    def record_update(self, recorder: Recorder, step: Step, rates: list[torch.Tensor]) -> None:
-        """Record the update, or only the check before it if the optimizer cannot be recorded."""
-        self._rates = rates
-        self._moves = self.player not in self.recording.eager
-        self._step = step
+        self.held = held
+        self._step, self._replay_phase, self._rates = step, replay, rates
+        self._moves = player not in held.eager
+        self._gradients = [(p, p.grad) for p in player.parameters]
 
         def piece() -> None:
-            step.measure(self.player)
+            step.measure(player)
             if self._moves:
-                step.move(self.player)
+                step.move(player)
 
         self._replay_update = recorder.record(piece)
-        self._total, self._bad, self._skip = step.total, step.bad, step.skip
+        self._skipped = player.skipped
 
     def replay_phase(self) -> None:
         """Do what the algorithm does up to here, and give the gradients to hooks."""
         self._replay_phase()
-        for parameter, own, memory in self._gradients:
-            if own is not None and memory is not None:
-                own.data = memory  # which a hook may have exchanged
-            parameter.grad = own
+        for parameter, memory in self._gradients:
+            # Not the tensor itself: a hook may put its .data elsewhere.
+            parameter.grad = None if memory is None else memory.detach()
 
-    def replay_update(self, *, look: bool) -> bool:
-        """Move the player; return False if it must be moved eagerly.
+    @torch.no_grad()
+    def take_gradients(self) -> None:
+        """Copy gradients that a hook has replaced to where the graph reads them."""
+        for parameter, memory in self._gradients:
+            now = parameter.grad
+            if now is None or memory is None:
+                if now is not memory:
+                    raise refusal(f"which of the {self.player.name}'s weights have gradients")
+            elif now.data_ptr() != memory.data_ptr():
+                memory.copy_(now)
 
-        ``look`` asks whether a hook has changed the optimizer.
-        """
-        if not self._take_gradients():
-            return False
-        if look:
-            self.recording.knows_nets()  # if not, that is an error at the next border
-            if not self.recording.knows_optimizer(self.player):
-                return False
+    def replay_update(self) -> None:
+        """Move the player, by rates as they are now if they are recorded as tensors."""
         for group, rate in zip(self.player.optimizer.param_groups, self._rates):
             rate.fill_(group["lr"])
         self._replay_update()
-        if self._moves:
-            self.player.skipped = self._skip
-        else:
-            self._step.skip = self._skip
+        self.player.skipped = self._skipped
+        if not self._moves:
             self._step.move(self.player)
-        return True
-
-    def update_eagerly(self, step: Step) -> None:
-        """Move the player as it is now, and leave for later pieces what they read."""
-        step.total, step.phase = self._total_before, self.phase
-        step.measure(self.player)
-        self._total.copy_(step.total)
-        self._bad.copy_(step.bad)
-        step.move(self.player)
-
-    def _take_gradients(self) -> bool:
-        """Copy gradients that a hook has replaced to where the graph reads them, if it can."""
-        for parameter, own, memory in self._gradients:
-            now = parameter.grad
-            if now is own and (own is None or _lies_in(own, memory)):
-                continue
-            if now is None or own is None or memory is None:
-                return False
-            memory.copy_(now)
-            own.data = memory
-            parameter.grad = own
-        return True
 
 
 class Recording:
@@ -114,41 +162,19 @@ class Recording:
     Args:
         step: the step.
         recorder: turns pieces into graphs.
+        held: what graphs hold of the players.
         batch: one of that kind.
         draws: how such a step draws, by the names of its draws.
-        gradients: where gradients are kept; filled for parameters that are not there yet.
-        rates_change: record the learning rates as tensors rather than as constants.
-
-    Attributes:
-        eager: players whose updates cannot be recorded.
     """
 
     def __init__(
         self,
         step: Step,
-        recorder: Recorder,
+        recorder: CUDAGraphs,
+        held: Held,
         batch: Batch,
         draws: dict[str, Draw],
-        gradients: Gradients,
-        *,
-        rates_change: bool,
     ) -> None:
-        self._players = step.players
-        self._rates_change = rates_change
-        self.eager = [p for p in step.players if not optimizers.recordable(p.optimizer)]
-        self._parts = [part for player in step.players for part in player.module.modules()]
-        # Kept, so that no memory that a graph writes to is ever given to others.
-        self._tensors: list[tuple[dict[str, Any], str, torch.Tensor, torch.Tensor]] = [
-            (tensors, name, tensor, tensor.detach())
-            for part in self._parts
-            for tensors in _tensors_of(part)
-            for name, tensor in tensors.items()
-            if tensor is not None
-        ]
-        self._moments = {player: self._moments_of(player) for player in step.players}
-        self._modes = self._modes_now()
-        for each in step.players:  # before the recording, which has memory of its own
-            gradients |= {p: torch.empty_like(p) for p in each.parameters if p not in gradients}
         self._draws = replace(
             batch.draws,
             recorded=True,
@@ -158,54 +184,34 @@ class Recording:
         )
         self._batch = [tensor.clone() for tensor in batch.tensors]
         self.borders: list[Border] = []
-        with _no_collection(), ExitStack() as stack:
-            stack.enter_context(self._untouched())
-            rates = {
-                each: stack.enter_context(optimizers.recording(each.optimizer, rates_change))
-                for each in step.players
-            }
-            phases = stack.enter_context(closing(step.phases(Batch(self._batch, self._draws))))
-            # In the order in which they are replayed, because they share memory.
-            while True:
-                player: Player | None = None
+        with _untouched(step.players):
+            with _no_collection(), ExitStack() as stack:
+                rates = {
+                    p: stack.enter_context(optimizers.recording(p.optimizer, held.rates_change))
+                    for p in step.players
+                }
+                phases = stack.enter_context(closing(step.phases(Batch(self._batch, self._draws))))
+                # In the order in which they are replayed, because they share memory.
+                while True:
+                    player: Player | None = None
 
-                def phase() -> None:
-                    nonlocal player
-                    player = next(phases, None)
-                    if player is not None:
-                        _keep_gradients(player, gradients)
+                    def phase() -> None:
+                        nonlocal player
+                        player = next(phases, None)
+                        if player is not None:
+                            _keep_gradients(player, held.gradients)
 
-                replay = recorder.record(phase)
-                if player is None:
-                    break
-                border = Border(self, player, step, replay)
-                border.record_update(recorder, step, rates[player])
-                self.borders.append(border)
-            self._end, self._report = replay, step.report
-            if self._has_replaced_tensors():
+                    replay = recorder.record(phase)
+                    if player is None:
+                        break
+                    border = Border(step, player, replay, recorder, held, rates[player])
+                    self.borders.append(border)
+                self._replay_end, self._report = replay, step.report
+            if held.changed():
                 raise RuntimeError(
                     "a net replaces its buffers, or an optimizer its state, instead of writing to "
                     "them"
                 )
-        self._options = {player: self._options_of(player) for player in self._players}
-
-    @contextmanager
-    def _untouched(self) -> Iterator[None]:
-        """Put back after the block what Python did in it: on the device nothing has run."""
-        parameters = [p for player in self._players for p in player.parameters]
-        gradients = [p.grad for p in parameters]
-        buffers = [dict(part._buffers) for part in self._parts]
-        states = [set(player.optimizer.state) for player in self._players]
-        try:
-            yield
-        finally:
-            for parameter, gradient in zip(parameters, gradients):
-                parameter.grad = gradient  # hooks must still find those of the step before
-            for part, own in zip(self._parts, buffers):
-                part._buffers.update(own)
-            for player, known in zip(self._players, states):
-                for born in set(player.optimizer.state) - known:
-                    del player.optimizer.state[born]
 
     def refill(self, batch: Batch) -> None:
         """Write a batch, and what is drawn for it, to where the graphs read them."""
@@ -216,106 +222,39 @@ class Recording:
 
     def replay_end(self) -> Report:
         """End the step; return its report, in memory of its own."""
-        self._end()
+        self._replay_end()
         return Report(self._report.names, self._report.stacked().clone())
 
-    def is_as_recorded(self) -> bool:
-        """Return whether the graphs can be replayed, whatever hooks have changed."""
-        return self.knows_nets() and all(map(self.knows_optimizer, self._players))
 
-    @torch.no_grad()
-    def knows_nets(self) -> bool:
-        """Copy weights and buffers that were replaced to where the graphs read them.
-
-        Returns:
-            False if that is not possible, or other parts of the nets learn or are in training mode.
-        """
-        for tensors, name, tensor, memory in self._tensors:
-            now: torch.Tensor | None = tensors.get(name)
-            if now is tensor and _lies_in(tensor, memory):
-                continue
-            if now is None or now.shape != memory.shape or now.dtype != memory.dtype:
-                return False
-            if isinstance(tensor, nn.Parameter) and now is not tensor:
-                return False  # the optimizer holds the other one
-            memory.copy_(now)
-            tensor.data = memory
-            tensors[name] = tensor
-        return self._modes == self._modes_now()
-
-    @torch.no_grad()
-    def knows_optimizer(self, player: Player) -> bool:
-        """Copy moments that were replaced to where the graphs read them.
-
-        Returns:
-            False if that is not possible, or the optimizer has other options.
-        """
-        for parameter, name, own, memory in self._moments[player]:
-            state = player.optimizer.state.get(parameter, {})
-            now = state.get(name)
-            if now is own and _lies_in(own, memory):
-                continue
-            if now is None or now.shape != memory.shape:
-                return False
-            memory.copy_(now)
-            own.data = memory
-            state[name] = own
-        return self._options[player] == self._options_of(player)
-
-    def _moments_of(
-        self, player: Player
-    ) -> list[tuple[nn.Parameter, str, torch.Tensor, torch.Tensor]]:
-        if player in self.eager:
-            return []
-        state = player.optimizer.state
-        return [
-            (parameter, name, value, value.detach())
-            for parameter in player.parameters
-            for name, value in state.get(parameter, {}).items()
-            if isinstance(value, torch.Tensor)
-        ]
-
-    def _has_replaced_tensors(self) -> bool:
-        return any(tensors.get(name) is not own for tensors, name, own, _ in self._tensors) or any(
-            [id(value) for *_, value, _ in self._moments_of(player)]
-            != [id(v) for *_, v, _ in known]
-            for player, known in self._moments.items()
-        )
-
-    def rates_have_changed(self) -> bool:
-        """Return whether a learning rate that was recorded as a constant is another now."""
-        return any(
-            then.get("lr") != now.get("lr")
-            for player in self._players
-            for then, now in zip(self._options[player], self._options_of(player))
-        )
-
-    def _options_of(self, player: Player) -> list[dict[str, object]]:
-        """Return what the graph holds of an optimizer's options, a tensor by its address."""
-        if player in self.eager:
-            return []
-        left_out = ("params", "param_names", "lr" if self._rates_change else "")
-        return [
-            {
-                name: value.data_ptr() if isinstance(value, torch.Tensor) else value
-                for name, value in group.items()
-                if name not in left_out
-            }
-            for group in player.optimizer.param_groups
-        ]
-
-    def _modes_now(self) -> list[bool]:
-        """Return which tensors learn and which parts of the nets are in training mode."""
-        learning = [tensor.requires_grad for _, _, tensor, _ in self._tensors]
-        return learning + [part.training for part in self._parts]
+def _tensors(named: Iterable[dict[str, Any]]) -> list[torch.Tensor]:
+    return [each for own in named for each in own.values() if isinstance(each, torch.Tensor)]
 
 
-def _lies_in(tensor: torch.Tensor, memory: torch.Tensor | None) -> bool:
-    return memory is not None and tensor.data_ptr() == memory.data_ptr()
+def _places(tensors: list[torch.Tensor]) -> list[tuple[int, int]]:
+    # By the object too: another parameter in the same memory is none that the optimizer moves.
+    return [(id(tensor), tensor.data_ptr()) for tensor in tensors]
 
 
-def _tensors_of(part: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    return part._parameters, part._buffers
+@contextmanager
+def _untouched(players: Players) -> Iterator[None]:
+    """Put back after the block what Python did in it: on the device nothing has run."""
+    gradients = [(p, p.grad) for player in players for p in player.parameters]
+    buffers = [
+        (part._buffers, dict(part._buffers))
+        for player in players
+        for part in player.module.modules()
+    ]
+    states = [(player.optimizer.state, set(player.optimizer.state)) for player in players]
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient  # hooks must still find those of the step before
+        for own, before in buffers:
+            own.update(before)
+        for state, known in states:
+            for born in set(state) - known:
+                del state[born]
 
 
 @contextmanager
@@ -331,7 +270,7 @@ def _no_collection() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _keep_gradients(player: Player, memory: Gradients) -> None:
+def _keep_gradients(player: Player, memory: dict[nn.Parameter, torch.Tensor]) -> None:
     """Move a player's gradients to memory that outlasts the step: hooks may look at any time."""
     with_gradients = [p for p in player.parameters if p.grad is not None]
     torch._foreach_copy_([memory[p] for p in with_gradients], player.gradients())

@@ -34,9 +34,6 @@ class Step:
     Attributes:
         order: the players that a step yields, in order; empty before the rehearsal.
         phase: the statistics of the phase that has just ended, by name: scalars.
-        total: a scalar that is not finite as soon as anything in the step was not.
-        bad: whether that is so: a bool scalar on the device.
-        skip: the same as 1 or 0, in float.
     """
 
     def __init__(
@@ -56,8 +53,10 @@ class Step:
         self.order: list[Player] = []
         self.phase: dict[str, torch.Tensor] = {}
         self._zero = torch.zeros((), device=self.device)
-        self.total = self.skip = self._zero
-        self.bad = torch.zeros((), dtype=torch.bool, device=self.device)
+        self._total = self._zero
+        """A scalar that is not finite as soon as anything in the step was not."""
+        self._bad = torch.zeros((), dtype=torch.bool, device=self.device)
+        """Whether that is so."""
         self._buffers = Buffers(player.module for player in players)
         self._loggers: dict[str, str] = {}
         """Which player logged each name."""
@@ -94,7 +93,7 @@ class Step:
         scale = None if self.loss_scale is None else self.loss_scale.state[0]
         for player in self.players:
             player.ledger = Ledger(player.name, share, scale)
-        self.total = self.skip = self._zero
+        self._total = self._zero
         self._loggers, self._logged, self._measured, self._moved = {}, {}, [], []
 
     def _go_on(self, runs: Sequence[Generator[Player]], number: int) -> Player | None:
@@ -218,26 +217,25 @@ class Step:
         """Find out whether a player may move."""
         # Here, not before: ranks have averaged the gradients, and hooks may have changed them.
         loss = self.phase.get(f"loss_{player.name}", self._zero)
-        self.total = finite.total([self.total.to(loss.dtype), loss], player.gradients())
-        self.bad = finite.is_not(self.total)
-        self.skip = self.bad.float()
-        self._measured += [loss, self.total]
+        self._total = finite.total([self._total.to(loss.dtype), loss], player.gradients())
+        self._bad = finite.is_not(self._total)
+        player.skipped = self._bad.float()
+        self._measured += [loss, self._total]
         self._moved.append(player)
 
     def move(self, player: Player) -> None:
-        """Move a player's weights along its gradients, unless ``skip`` is 1.
+        """Move a player's weights along its gradients, unless ``player.skipped`` is 1.
 
         Fused optimizers decide on the device. For others the host has to wait.
         """
         optimizer = player.optimizer
         if optimizers.decides_on_device(optimizer):
             # The protocol between PyTorch's GradScaler and its optimizers.
-            optimizer.found_inf = self.skip  # type: ignore[attr-defined]
+            optimizer.found_inf = player.skipped  # type: ignore[attr-defined]
             optimizer.step()
             del optimizer.found_inf  # type: ignore[attr-defined]
-        elif self.skip == 0:  # sync
+        elif player.skipped == 0:  # sync
             optimizer.step()
-        player.skipped = self.skip
 
     def _end(self) -> None:
         self.skipped.causes = [
@@ -245,10 +243,10 @@ class Step:
             for player in self._moved
             for what in ("loss was", "gradients were")
         ]
-        self.skipped.count(self._measured, self.bad)
-        self._buffers.restore_if(self.bad)
+        self.skipped.count(self._measured, self._bad)
+        self._buffers.restore_if(self._bad)
         if self.loss_scale is not None:
-            self.loss_scale.update(~self.bad)
+            self.loss_scale.update(~self._bad)
         means = [v[0] if len(v) == 1 else torch.stack(v).mean() for v in self._logged.values()]
         self.report = Report(list(self._logged), torch.stack(means))
 

@@ -92,8 +92,10 @@ def test_a_worker_that_is_dead_or_stuck_ends_the_run(name, stuck):
     child = stuck[name]
     ended = child.wait()
     assert ended.returncode == (0 if in_thread in calls else 1), ended
-    reason = r"worker \(pid.*\) (exited|is killed)" if act is die else "timed out after 2 seconds"
-    assert re.search(f"RuntimeError: DataLoader {reason}", ended.stderr), ended
+    reason = "RuntimeError: DataLoader timed out after 2 seconds"
+    if act is die:  # PyTorch may see its socket close before it sees the process end
+        reason = r"RuntimeError: DataLoader worker \(pid.*\) (exited|is killed)|Connection\w*Error"
+    assert re.search(reason, ended.stderr), ended
     note = "while loading in epoch 0 with workers=2 and timeout=2 s; workers=0 shows where it fails"
     assert note in ended.stderr, ended
     assert child.is_gone()

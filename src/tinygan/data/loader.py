@@ -44,7 +44,8 @@ class Loader:
 
     Raises:
         ValueError: for an argument out of range, or ``pixels`` or ``labels`` that do not fit.
-        RuntimeError: while iterating, for workers that died or are stuck.
+        RuntimeError: while iterating, for workers that died or are stuck. One that dies while it
+            hands a batch over may be a ConnectionError.
 
     Examples:
         >>> [len(batch) for batch in Loader(torch.zeros(10, 3, 8, 8), batch_size=4)]
@@ -136,7 +137,7 @@ class Loader:
                     if flips is not None:
                         _flip(batch, flips[indices])
                     yield batch if self.device is None else _moved(batch, self.device)
-        except RuntimeError as error:
+        except Exception as error:
             if self.workers:
                 error.add_note(
                     f"while loading in epoch {epoch} with workers={self.workers} and "

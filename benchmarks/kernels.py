@@ -144,7 +144,7 @@ def profiled(
     gpu = batch.device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
     plan = schedule(wait=0, warmup=WARM_UP, active=PROFILED, repeat=1)
-    with profile(activities=kinds, schedule=plan) as profiler:
+    with profile(activities=kinds, schedule=plan, acc_events=True) as profiler:
         contender.train(Profiled(batch, profiler.step))
     found = _on_device(profiler) if gpu else _on_cpu(profiler)
     found.sort(key=lambda kernel: -kernel.microseconds)

@@ -108,12 +108,12 @@ def lines(paths):
 
 
 def test_the_house_stays_small():
-    """What a reader comes for is read in an hour; all of it has a budget, which may only fall.
+    """What a reader comes for is read in an hour; all of it has a bound, which may only fall.
 
-    The plan is 6,500 lines; the second bound holds what has been reached.
+    docs/design.md says why it is not lower. Whoever adds a room raises it by as much, on purpose.
     """
     assert lines(ROOT / path for path in READING_PATH) <= 1500
-    assert lines(ROOT.rglob("*.py")) <= 9150
+    assert lines(ROOT.rglob("*.py")) <= 8710
 
 
 @pytest.mark.parametrize("trainer", [tinygan.Trainer, tinygan.GANTrainer])

@@ -14,9 +14,9 @@ SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", 
 
 def assert_is_one_run(stdout, folder):
     """Assert that each line was said once, each step logged once, each picture drawn."""
-    lines = stdout.splitlines()
-    assert [line.split(":")[0] for line in lines].count("Done") == 1
-    assert lines[1] == "2 epochs of 5 steps on 2 ranks on cpu, in batches of 8 images of 16 pixels."
+    assert stdout.count("Done: ") == 1
+    plan = "2 epochs of 5 steps on 2 ranks on cpu, in batches of 8 images of 16 pixels."
+    assert stdout.count(plan) == 1
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [(row["step"], row["images"]) for row in rows] == [(n, 8 * n) for n in range(1, 11)]
     assert (folder / "real_beside_fake.png").exists()
@@ -27,7 +27,9 @@ def test_the_example_is_one_run_on_two_ranks(tmp_path):
     flags = [*SMALL, "--num-faces", "40", "--out", str(tmp_path / "out")]
     one, other = ranks.run(tmp_path, 2, processes.script, SCRIPT, flags)
     assert_is_one_run(one.stdout, tmp_path / "out")
-    assert (other.stdout, other.stderr) == ("", "")
+    # PyTorch 2.10 prints a line for each group of ranks.
+    spoken = [line for line in other.stdout.splitlines() if not line.startswith("[Gloo]")]
+    assert (spoken, other.stderr) == ([], "")
 
 
 def test_bad_flags_are_named_once_per_rank(tmp_path):

@@ -92,7 +92,9 @@ def test_torchrun_restarts_a_run_of_which_a_rank_was_killed(tmp_path):
         (folder / "script.py").write_text(ELASTIC)
         status, stdout, stderr = run(folder, *TORCHRUN, "--max-restarts", 1, "script.py", how)
         assert status == 0, stderr
-        assert stdout == f"from {'run/checkpoints/step_000010.pt' if how == 'kill' else None}\n"
+        start = "run/checkpoints/step_000010.pt" if how == "kill" else None
+        assert f"from {start}\n" in stdout
+        assert stdout.count("from ") == 1  # besides, PyTorch 2.10 prints lines of its own
         if how == "kill":
             assert "failed (exitcode: -9) local_rank: 1 " in stderr
         found.append((torch.load(folder / "generator.pt"), (folder / "run/log.jsonl").read_text()))
@@ -107,8 +109,8 @@ def test_torchrun_names_the_rank_that_was_killed(tmp_path):
     begin = time.monotonic()
     status, stdout, stderr = run(tmp_path, *TORCHRUN, "script.py", "kill")
     assert status != 0
-    assert stdout == ""
-    assert re.search(r"rank +: 1 .*\n +exitcode +: -9 .*SIGKILL", stderr), stderr
+    assert "from " not in stdout
+    assert re.search(r"rank +: 1 .*\n +exitcode +: -9 ", stderr), stderr
     assert "LostRankError: rank 0 lost the connection to another rank, which has ended" in stderr
     assert time.monotonic() - begin < 60
     torch.load(tmp_path / "run" / "checkpoints" / "step_000010.pt", weights_only=True)

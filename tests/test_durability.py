@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import math
 import os
 import resource
-import socket
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import torch
 
 import tinygan
 from tinygan import hooks
-from tinygan._run import checkpoint
+from tinygan._run import checkpoint, disk
 
 import crashes
 import processes
@@ -28,7 +28,7 @@ STEPS = 4
 OPERATIONS = crashes.OPERATIONS
 SAVING = [name for name in OPERATIONS if name != "remove"]  # which only tidies up
 
-HOST, DEAD = socket.gethostname(), 99_999_999  # no system has so many processes
+LEFT = "step_000009.pt.0123cdef.partial"  # by a process that died
 
 
 def contents(folder):
@@ -68,7 +68,7 @@ def crash(keep, share, tmp_path, every=1):
     def new_run(name):
         folder = tmp_path / name / "checkpoints"
         folder.mkdir(parents=True)
-        (folder / f"step_000009.pt.{HOST}.{DEAD}.partial").touch()
+        (folder / LEFT).touch()
         return folder, *run_in(folder.parent, keep)
 
     def dies_and_goes_on(at):
@@ -234,29 +234,63 @@ def test_a_last_save_that_fails_ends_the_run_with_its_error(name, tmp_path):
     assert not any(left.endswith(".partial") for left in contents(tmp_path))
 
 
-@pytest.mark.parametrize("host", [HOST, "one*of[many]"])
-def test_what_the_dead_have_left_goes_and_nothing_else(host, tmp_path, monkeypatch):
-    """Whatever they were saving; a process that runs, or another host, may need it."""
-    monkeypatch.setattr(socket, "gethostname", lambda: host)
-    kill = os.kill
+def hold(path, hold_until):
+    """Keep a half-written file locked until another file is there."""
+    with disk.renamed(path) as file:
+        disk.write(file, b"half")
+        Path(f"{hold_until}.held").touch()
+        processes.eventually(hold_until.exists)
+        disk.write(file, b" and half")
 
-    def asks(process, number):
-        if process == 1:  # which is somebody else's, unless root asks
-            raise PermissionError
-        kill(process, number)
 
-    monkeypatch.setattr(os, "kill", asks)
-    for name in (stay := [
-        f"step_000001.pt.{host}.1.partial", f"step_000001.pt.{host}.{os.getppid()}.partial",
-        f"step_000001.pt.another.{DEAD}.partial", f"step_000001.pt.{host}.x.partial",
-        f"step_000001.pt.sub.{host}.{DEAD}.partial", f"step_000002.npy.{host}.{DEAD}.partial",
-        f"step_000001.pt.{host}.{DEAD}", f"step_000001.pt.{host}.{os.getpid()}.partial",
-    ]):  # fmt: skip
+def test_what_the_dead_have_left_goes_and_nothing_else(tmp_path):
+    """Whatever they were saving; a process that still writes has its file locked."""
+    stay = [f"step_000001.{end}" for end in ("pt.0.partial", "npy.0123cdef.partial", "0123cdef.pt")]
+    for name in (*stay, LEFT, LEFT.replace("9", "2")):
         (tmp_path / name).touch()
-    for number, process in (1, DEAD), (1, 2 * 10**17), (2, DEAD), (2, os.getpid()):
-        (tmp_path / f"step_00000{number}.pt.{host}.{process}.partial").touch()
+    until = tmp_path / "until"
+    writer = processes.Child(tmp_path, hold, tmp_path / "step_000003.pt", until)
+    processes.eventually(Path(f"{until}.held").exists)
     checkpoint.save({"step": 2}, tmp_path / "step_000002.pt")
-    assert {path.name for path in tmp_path.iterdir()} == {*stay, "step_000002.pt"}
+    found = {path.name for path in tmp_path.glob("step_*")}
+    (written,) = found - {*stay, "step_000002.pt"}
+    assert written.startswith("step_000003.pt.")
+    until.touch()
+    assert writer.wait().returncode == 0
+    assert (tmp_path / "step_000003.pt").read_bytes() == b"half and half"
+
+
+def test_a_file_that_was_taken_for_a_dead_process_s_is_begun_again(tmp_path):
+    """Between its creation and its lock another process may lock it, and remove it."""
+    path, taken = tmp_path / "state.pt", []
+
+    def interferes(name, operate, *arguments):
+        done = operate(*arguments)
+        if name == "create" and len(taken) < 2:
+            taken.append(open(done.name, "rb"))  # noqa: SIM115 - closed by the next line, or below
+            fcntl.flock(taken[-1], fcntl.LOCK_EX)
+            if len(taken) == 2:  # removed already
+                taken[-1].close()
+                os.unlink(done.name)
+        return done
+
+    with watched(interferes):
+        checkpoint.save({"step": 1}, path)
+    taken[0].close()
+    assert len(taken) == 2
+    assert checkpoint.load(path) == {"step": 1}
+
+
+def test_a_disk_without_locks_can_be_saved_to(tmp_path, monkeypatch):
+    """What half-written files there are stay, for they may be another process's."""
+
+    def has_none(file, kind):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", has_none)
+    (tmp_path / LEFT).touch()
+    checkpoint.save({"step": 1}, tmp_path / "state.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {LEFT, "state.pt"}
 
 
 def test_what_the_dead_have_left_may_stay(tmp_path):
@@ -267,7 +301,7 @@ def test_what_the_dead_have_left_may_stay(tmp_path):
             raise PermissionError(errno.EPERM, "Operation not permitted")
         return operate(*arguments)
 
-    (tmp_path / f"step_000001.pt.{HOST}.{DEAD}.partial").touch()
+    (tmp_path / LEFT).touch()
     with watched(refuses):
         checkpoint.save({"step": 2}, tmp_path / "step_000002.pt")
     assert checkpoint.load(tmp_path / "step_000002.pt") == {"step": 2}

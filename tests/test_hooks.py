@@ -135,7 +135,7 @@ def written(folder):
 def test_a_resumed_run_writes_the_same_files(tmp_path):
     """Logs, pictures and plots of a run saved and loaded anew are those of one left alone."""
     loader = data.Loader(tiny_images(96), 16)  # 6 batches, for each epoch costs a plot
-    tiny_trainer(hooks=readers(tmp_path / "whole", every=3)).fit(loader, steps=7)
+    tiny_trainer(hooks=readers(tmp_path / "whole", every=3)).fit(loader, steps=10)
     saved = io.BytesIO()
 
     class SaveAndFail(tinygan.Hook):
@@ -147,10 +147,10 @@ def test_a_resumed_run_writes_the_same_files(tmp_path):
 
     first = tiny_trainer(hooks=[*readers(tmp_path / "parts", every=3), SaveAndFail()])
     with pytest.raises(KeyboardInterrupt):
-        first.fit(loader, steps=7)
+        first.fit(loader, steps=10)
     second = tiny_trainer(hooks=readers(tmp_path / "parts", every=3))
     second.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
-    second.fit(data.Loader(tiny_images(96), 16), steps=7)
+    second.fit(data.Loader(tiny_images(96), 16), steps=10)
 
     whole, parts = written(tmp_path / "whole"), written(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -326,7 +326,6 @@ def test_long_animations_are_thinned(tmp_path, monkeypatch):
     [
         (hooks.Animation, hooks.SampleGrid),
         (hooks.LossPlot, hooks.JSONLog),
-        (hooks.RealBesideFake, hooks.TrainingGrid),
     ],
 )
 def test_what_draws_from_another_hooks_files_comes_after_it(hook, other, tmp_path):
@@ -348,17 +347,24 @@ def test_what_draws_from_another_hooks_files_comes_after_it(hook, other, tmp_pat
         assert trainer.step == 0
 
 
+def test_a_folder_may_be_spelt_in_two_ways(tmp_path, monkeypatch):
+    """As a path from here, and from the root."""
+    monkeypatch.chdir(tmp_path)
+    listed = [hooks.SampleGrid("run"), hooks.Animation(tmp_path / "run")]
+    tiny_trainer(hooks=listed).fit([tiny_images()], epochs=1)
+    assert (tmp_path / "run" / "progress.html").exists()
+
+
 def test_training_images_and_real_beside_fake(tmp_path):
-    """Both show the run's first real images, collected over small batches until there are 64."""
+    """The first shows the first real images, the second the last; of small batches 64 too."""
     images = tiny_images(72)
     trainer = tiny_trainer(hooks=[hooks.TrainingGrid(tmp_path), hooks.RealBesideFake(tmp_path)])
     trainer.fit(list(images.split(24)), epochs=1)
 
-    real = pictures.grid(images[:64])
-    fake = pictures.grid(trainer.generate(trainer.fixed_noise))
+    last, fake = pictures.grid(images[8:]), pictures.grid(trainer.generate(trainer.fixed_noise))
     for name, expected in {
-        "training_images": real,
-        "real_beside_fake": pictures.titled(("Real Images", real), ("Fake Images", fake)),
+        "training_images": pictures.grid(images[:64]),
+        "real_beside_fake": pictures.titled(("Real Images", last), ("Fake Images", fake)),
     }.items():
         written = Image.open(tmp_path / f"{name}.png")
         assert np.array_equal(np.asarray(written), np.asarray(expected)), name
@@ -368,12 +374,12 @@ def test_training_images_are_those_of_the_runs_beginning(tmp_path):
     """A resumed run leaves the picture, and makes one if there is none; another run replaces it."""
 
     def shown(name, images, steps, saved=None):
-        listed = [hooks.TrainingGrid(tmp_path / name), hooks.RealBesideFake(tmp_path / name)]
+        listed = [hooks.TrainingGrid(tmp_path / name)]
         trainer = tiny_trainer(hooks=listed)
         if saved is not None:
             trainer.load_state_dict(saved)
         trainer.fit(list(images.split(8)), steps=steps)
-        assert [hook.state_dict() for hook in listed] == [{}, {}]
+        assert listed[0].state_dict() == {}
         with Image.open(tmp_path / name / "training_images.png") as picture:
             return trainer, np.asarray(picture).tobytes()
 
@@ -391,15 +397,22 @@ def test_training_images_are_those_of_the_runs_beginning(tmp_path):
 
 
 def test_before_the_first_step_there_are_no_training_images(tmp_path):
-    """A run that is stopped there leaves out the picture with them."""
+    """A run that is stopped there leaves out both pictures, or leaves those of another run."""
 
     class Stop(tinygan.Hook):
         def on_fit_start(self, trainer):
             trainer.stop("told to")
 
-    listed = [hooks.TrainingGrid(tmp_path), hooks.RealBesideFake(tmp_path), Stop()]
-    tiny_trainer(hooks=listed).fit([tiny_images()], steps=1)
-    assert list(tmp_path.iterdir()) == []
+    def stopped():
+        listed = [hooks.TrainingGrid(tmp_path), hooks.RealBesideFake(tmp_path), Stop()]
+        tiny_trainer(hooks=listed).fit([tiny_images()], steps=1)
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    assert stopped() == {}
+    another = {"training_images.png": b"1", "real_beside_fake.png": b"2"}
+    for name, content in another.items():
+        (tmp_path / name).write_bytes(content)
+    assert stopped() == another
 
 
 def test_the_loss_plot(tmp_path, monkeypatch):
@@ -417,6 +430,7 @@ def test_the_loss_plot(tmp_path, monkeypatch):
         save(figure, path)
 
     monkeypatch.setattr(Figure, "savefig", spy)
+    monkeypatch.setattr(hooks.logs.time, "monotonic", lambda: 0.0)
     reports = []
     keep = hooks.every(1, lambda _, report: reports.append(report.floats()))
     trainer = tiny_trainer(hooks=[hooks.JSONLog(tmp_path), hooks.LossPlot(tmp_path), keep])
@@ -431,8 +445,29 @@ def test_the_loss_plot(tmp_path, monkeypatch):
         assert picture.size == (1000, 800)
 
 
+def test_a_plot_that_takes_long_is_drawn_more_rarely(tmp_path, monkeypatch):
+    """It takes at most a twentieth of a run; the run's end is always drawn."""
+    clock, drawn = [0.0], []
+
+    def draws(plot):
+        clock[0] += 1  # second
+        drawn.append(trainer.epoch)
+
+    def passes(trainer, report):
+        clock[0] += 5
+
+    monkeypatch.setattr(hooks.LossPlot, "_draw", draws)
+    monkeypatch.setattr(hooks.logs.time, "monotonic", lambda: clock[0])
+    listed = [hooks.JSONLog(tmp_path), hooks.LossPlot(tmp_path), hooks.every(1, passes)]
+    trainer = tiny_trainer(hooks=listed)
+    trainer.fit([tiny_images()], epochs=10)
+    assert drawn == [1, 5, 9, 10]
+    trainer.fit([tiny_images()], epochs=11)
+    assert drawn == [1, 5, 9, 10, 11, 11]
+
+
 def test_the_curves_of_a_log(tmp_path, monkeypatch):
-    """What is not finite is a gap, long curves are means of neighbours, half a line is none."""
+    """What is not finite is a gap; long curves are means of neighbours; what is no row is none."""
     plot = hooks.LossPlot(tmp_path)
     plot.on_fit_end(tiny_trainer())
     assert list(tmp_path.iterdir()) == []  # stopped before the first step
@@ -440,13 +475,21 @@ def test_the_curves_of_a_log(tmp_path, monkeypatch):
     monkeypatch.setattr(hooks.logs, "MAX_POINTS", 3)
     rows = [{"step": i + 1, "epoch": 0, "images": i, "loss_critic": i * i} for i in range(7)]
     rows[1]["r1"], rows[4]["r1"] = 0.5, None
-    (tmp_path / "log.jsonl").write_text("\n".join([*map(json.dumps, rows), '{"step": 8, "lo']))
+    broken = ["", "[1]", '{"loss_critic": 1}', '{"step": 8, "loss_critic": "x"}', '{"step": 8, "lo']
+    (tmp_path / "log.jsonl").write_text("\n".join([*map(json.dumps, rows), *broken]))
     plot.on_fit_end(tiny_trainer())
     above, below = plot._figure.axes
     (critic,), (r1,) = above.get_lines(), below.get_lines()
     assert [line.get_label() for line in (critic, r1)] == ["critic", "r1"]
     assert critic.get_xydata().tolist() == [[2, 5 / 3], [4.5, 12.5], [6.5, 30.5]]
     assert repr(r1.get_xydata().tolist()) == "[[2.0, 0.5], [5.0, nan]]"
+    for row in rows:  # of neighbours, those that are finite count
+        row["loss_critic"] = None if row["step"] in (1, 4, 5) else row["loss_critic"]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plot.on_fit_end(tiny_trainer())
+    above, below = plot._figure.axes
+    (critic,) = above.get_lines()
+    assert repr(critic.get_xydata().tolist()) == "[[2.5, 2.5], [4.5, nan], [6.5, 30.5]]"
     for axes in (above, below):
         assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
     (tmp_path / "log.jsonl").write_text(json.dumps(rows[0]) + "\n")  # of which none is below

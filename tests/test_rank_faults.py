@@ -229,15 +229,15 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all(found):
 
 
 def test_a_weight_that_differs_is_named(found):
-    """By its tensor and rank, at the end, with what to go on from; the wrong state is not saved."""
+    """By its tensor and rank, at the end; what was saved since the beginning is set aside."""
     for rank in found:
         assert rank["corrupt"]["error"].startswith(
             "DifferentRanksError: ranks must hold the same bits, got discriminator "
             "optimizer.main.0.weight.exp_avg that differs on rank 1 from rank 0's at step 12; let "
-            "hooks change weights and gradients on every rank alike, and go on from a checkpoint "
-            "of step 0 or before."
+            "hooks change weights and gradients on every rank alike, and run the same command to "
+            "go on from step 0, at which they last did, or before."
         )
-    assert found[0]["corrupt"]["saved"] == ["step_000005.pt", "step_000010.pt"]
+    assert not [name for name in found[0]["corrupt"]["saved"] if name.startswith("step")]
 
 
 def test_ranks_that_are_not_alike_are_refused(found):

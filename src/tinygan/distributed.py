@@ -30,7 +30,9 @@ class LostRankError(RankError):
 
 
 class DifferentRanksError(RankError):
-    """The ranks no longer hold the same weights."""
+    """The ranks no longer hold the same weights, as they last did at ``compared_step``."""
+
+    compared_step = 0
 
 
 @dataclass(eq=False)

@@ -164,6 +164,6 @@ def rest_of_epoch(
     return iter(batches), done
 
 
-def closing(iterator: Any) -> contextlib.AbstractContextManager[object]:
+def closing(iterator: Any) -> contextlib.AbstractContextManager[Any]:
     """Close an iterator after a block, if it can be: its workers must not outlive the epoch."""
     return contextlib.closing(iterator) if hasattr(iterator, "close") else contextlib.nullcontext()

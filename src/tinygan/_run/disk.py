@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import glob
 import os
-import socket
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where no file can be removed while another process has it open
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def renamed(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path``, which gets that name when it is whole and on the disk.
 
-    Whatever goes wrong, an older file at ``path`` stays. Such files of processes of this host that
-    have died, for paths that end alike, are removed first.
+    Whatever goes wrong, an older file at ``path`` stays. Half-written files in the folder, for
+    paths that end alike, are removed first if no process has them locked: theirs have died.
     """
-    own = f"{path.suffix}.{socket.gethostname()}."
-    partial = path.with_name(f"{path.stem}{own}{os.getpid()}.partial")
-    for left in path.parent.glob(f"*{glob.escape(own)}*.partial"):
-        # One of our number is of a process that had it before, as in a container.
-        if left == partial or _is_dead(left.name.split(".")[-2]):
-            with suppress(OSError):  # perhaps somebody else's, and not in the way
-                remove(left)
+    for left in path.parent.glob(f"*{glob.escape(path.suffix)}.{'?' * 8}.partial"):
+        with suppress(OSError), open(left, "r+b") as abandoned:
+            _lock(abandoned)
+            remove(left)
+    file = _begun(path)
+    partial = Path(file.name)
     try:
-        with create(partial) as file:
+        with file:
             yield file
             sync(file)
         replace(partial, path)
@@ -40,14 +44,25 @@ def renamed(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _is_dead(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except (PermissionError, ValueError):  # somebody else's, or no number
-        pass
-    return False
+def _begun(path: Path) -> BinaryIO:
+    """Create a file with a name of its own beside a path, and lock it."""
+    while True:
+        file = create(path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial"))
+        try:
+            _lock(file)
+        except (BlockingIOError, FileNotFoundError):  # another process has just removed it
+            file.close()
+            continue
+        except OSError:  # a disk without locks, on which nothing half-written is removed
+            pass
+        return file
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed; raise OSError if another process has, or it is gone."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.stat(file.name)
 
 
 def create(path: Path) -> BinaryIO:
@@ -63,6 +78,7 @@ def write(file: BinaryIO, content: bytes) -> None:
 
 def sync(file: BinaryIO) -> None:
     """Wait until what was written is on the disk."""
+    file.flush()
     os.fsync(file.fileno())
 
 

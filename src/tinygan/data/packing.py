@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -105,8 +105,12 @@ def pack(
             _log.warning("%s is packed anew: %s.", path, reason)
         path.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm(desc="packing", total=len(images), delay=1, disable=None if progress else True)
-        with disk.renamed(path) as file, bar:
-            for done in _write(file, images, max_bad, workers):
+        # Workers start before the file is begun: they would hold its lock as well, and for some
+        # seconds longer if this process is killed.
+        decoded = _decoded(images, max_bad, workers)
+        next(decoded)
+        with closing(decoded), disk.renamed(path) as file, bar:
+            for done in _write(file, images, max_bad, decoded):
                 bar.update(done)
                 ranks.sign()
             disk.sync(file)  # or the old array would have no manifest while this one is written
@@ -238,30 +242,42 @@ class _Attempts(Dataset[tuple[torch.Tensor, str]]):
             return self.blank, str(error)
 
 
-def _write(file: BinaryIO, images: ImageFiles, max_bad: float, workers: int) -> Iterator[int]:
-    """Write the array of the good images, note others as rejected; give how many are done."""
+def _decoded(images: ImageFiles, max_bad: float, workers: int) -> Generator[Any]:
+    """Give nothing once the workers run; then images as bytes, with what is wrong, in batches."""
     images.refuse_bad(max_bad)
-    attempts, names = _Attempts(images), images.names
+    attempts = _Attempts(images)
     size = min(max(1, _BATCH // attempts.blank.numel()), len(images))
-    decoded = iter(Loader(attempts, size, shuffle=False, workers=workers, ranks=ALONE))
-    disk.write(file, _header(0, attempts.blank.shape))
-    with batches.closing(decoded):
-        for start, (pixels, reasons) in zip(range(0, len(names), size), decoded):
-            good = [row for row, reason in enumerate(reasons) if not reason]
-            disk.write(file, pixels[good].numpy().tobytes())
-            bad = {names[start + row]: reason for row, reason in enumerate(reasons) if reason}
-            images.rejected = dict(sorted((images.rejected | bad).items()))
-            images.refuse_bad(max_bad)
-            yield len(pixels)
+    loader = Loader(attempts, size, shuffle=False, workers=workers, ranks=ALONE)
+    with batches.closing(iter(loader)) as loaded:
+        first = next(loaded)
+        yield None
+        yield first
+        yield from loaded
+
+
+def _write(
+    file: BinaryIO, images: ImageFiles, max_bad: float, decoded: Iterator[Any]
+) -> Iterator[int]:
+    """Write the array of the good images, note others as rejected; give how many are done."""
+    shape, names, start = (images.channels, *images.image_size), images.names, 0
+    disk.write(file, _header(0, shape))
+    for pixels, reasons in decoded:
+        good = [row for row, reason in enumerate(reasons) if not reason]
+        disk.write(file, pixels[good].numpy().tobytes())
+        bad = {names[start + row]: reason for row, reason in enumerate(reasons) if reason}
+        images.rejected = dict(sorted((images.rejected | bad).items()))
+        images.refuse_bad(max_bad)
+        start += len(pixels)
+        yield len(pixels)
     bad_rows = [index for index, name in enumerate(names) if name in images.rejected]
-    passing = [names[index] for index in bad_rows if not attempts[index][1]]
+    passing = [names[index] for index in bad_rows if not _Attempts(images)[index][1]]
     if passing:  # they must not be left out for ever
         raise OSError(
             f"these images failed to decode once and then succeeded: {listed(passing)}; the disk "
             "or the memory may be faulty; pack again."
         )
     file.seek(0)
-    disk.write(file, _header(len(names) - len(bad_rows), attempts.blank.shape))
+    disk.write(file, _header(len(names) - len(bad_rows), shape))
     images.warn()
 
 

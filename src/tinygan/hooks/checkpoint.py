@@ -135,17 +135,27 @@ class Checkpoint(FolderHook):
 
     def on_exception(self, trainer: Run, error: BaseException) -> None:
         # An interrupt means at once, before the first step there is nothing to save, and a folder
-        # that was refused is another run's. The state of ranks that differ, or that were lost in
-        # the middle of a step, may be anything.
-        nothing = isinstance(error, LostRankError | DifferentRanksError)
-        if nothing or not isinstance(error, Exception) or trainer.step == 0 or not self._started:
+        # that was refused is another run's. What lost ranks have left half-done may be anything.
+        nothing = not isinstance(error, Exception) or isinstance(error, LostRankError)
+        if nothing or trainer.step == 0 or not self._started:
             return
-        if not trainer.between_steps or trainer.skipped.in_row > 0:
+        if isinstance(error, DifferentRanksError):
+            self._set_aside(error.compared_step)
+        elif not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)
             logger.error("the unfinished state was saved for inspection: %s", path)
         elif self._saved != _place(trainer):
             self._save(trainer)
+
+    def _set_aside(self, step: int) -> None:
+        """Rename what was saved after a step, so that no run goes on from it by itself."""
+        for path in reversed(files(self.folder)):
+            if checkpoint.step_of(path) > step:
+                aside = self.folder / path.name.replace("step", "emergency")
+                disk.replace(path, aside)
+                logger.error("saved when ranks may have differed already, set aside: %s", aside)
+        disk.sync_folder(self.folder)
 
 
 def _place(trainer: Run) -> tuple[int, ...]:

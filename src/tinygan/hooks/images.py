@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from tinygan import pictures
 from tinygan._run import checks
@@ -48,21 +47,27 @@ class TrainingGrid(FolderHook):
 
 
 class RealBesideFake(FolderHook):
-    """At the end, write ``real_beside_fake.png``: the picture of ``TrainingGrid``, and fakes.
+    """At the end, write ``real_beside_fake.png``: the last 64 training images, and as many fakes.
 
-    The fakes are the images of the fixed noise. Raises ValueError, as ``fit`` begins, if no
-    ``TrainingGrid`` of the same folder comes before it in the list of hooks.
+    The fakes are the images of the fixed noise.
 
     Examples:
-        >>> both = [TrainingGrid("runs/faces"), RealBesideFake("runs/faces")]
+        >>> picture = RealBesideFake("runs/faces")
     """
 
-    _draws_from = TrainingGrid
+    def on_fit_start(self, trainer: Run) -> None:
+        super().on_fit_start(trainer)
+        self._batches: list[torch.Tensor] = []
+
+    def on_step_start(self, trainer: Run) -> None:
+        self._batches.append(trainer.real)
+        while sum(map(len, self._batches[1:])) >= 64:
+            del self._batches[0]
 
     def on_fit_end(self, trainer: Run) -> None:
-        path = self.folder / "training_images.png"
-        if path.exists():  # else stopped before the first step
-            real, fake = Image.open(path), pictures.grid(trainer.pictures())
+        if self._batches:  # else nothing has been trained
+            real = pictures.grid(torch.cat(self._batches)[-64:])
+            fake = pictures.grid(trainer.pictures())
             picture = pictures.titled(("Real Images", real), ("Fake Images", fake))
             save_picture(picture, self.folder / "real_beside_fake.png")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from math import isfinite
+import time
+from array import array
+from contextlib import suppress
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -181,9 +184,17 @@ class LossPlot(FolderHook):
         # One for all pictures: each has megabytes, which Python's collector is slow to find.
         self._figure = Figure(figsize=(10, 8), layout="constrained")
 
+    def on_fit_start(self, trainer: Run) -> None:
+        super().on_fit_start(trainer)
+        self._not_before = 0.0
+
     def on_epoch_end(self, trainer: Run) -> None:
-        with not_fatal(self.folder):
-            self._draw()
+        begin = time.monotonic()
+        if begin >= self._not_before:
+            with not_fatal(self.folder):
+                self._draw()
+            # A long log takes seconds: at most a twentieth of a run.
+            self._not_before = time.monotonic() + 19 * (time.monotonic() - begin)
 
     def on_fit_end(self, trainer: Run) -> None:
         self._draw()
@@ -191,25 +202,35 @@ class LossPlot(FolderHook):
     def _draw(self) -> None:
         if not (log := self.folder / "log.jsonl").exists():  # stopped before the first step
             return
-        curves: dict[str, list[tuple[float, float | None]]] = {}
-        for line in log.read_text().split("\n")[:-1]:  # what a full disk cut off is no line
-            row = json.loads(line)
-            for name in row.keys() - set(COUNTERS):
-                curves.setdefault(name, []).append((row["step"], row[name]))
+        curves: dict[str, array[float]] = {}  # step, value, step, value, ...
+        with open(log) as lines:
+            for line in lines:
+                with suppress(ValueError, LookupError, TypeError, AttributeError):  # no row of ours
+                    row = json.loads(line)
+                    for name in row.keys() - set(COUNTERS):
+                        value = nan if row[name] is None else float(row[name])
+                        curves.setdefault(name, array("d")).extend((float(row["step"]), value))
         self._figure.clear()
         above, below = self._figure.subplots(2, 1, sharex=True, height_ratios=(5, 3))
         above.set(title="Losses During Training", ylabel="Loss")
         below.set(xlabel="iterations", ylabel="Other statistics")
         # The generator's first, as in the tutorial.
         for name, curve in sorted(curves.items(), reverse=True):
-            points = np.array(curve, float)  # None becomes NaN
+            points = np.array(curve).reshape(-1, 2)
             parts = np.array_split(points, min(len(points), MAX_POINTS))
             axes = above if name.startswith("loss_") else below
-            axes.plot(*zip(*(part.mean(0) for part in parts)), label=name.removeprefix("loss_"))
+            axes.plot(*zip(*map(_mean, parts)), label=name.removeprefix("loss_"))
         for axes in (above, below):
             if axes.lines:
                 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves
         self._figure.savefig(self.folder / "loss_plot.png")
+
+
+def _mean(points: np.ndarray) -> np.ndarray:
+    """Return the mean of the points (n, 2) whose values are finite, or else of all."""
+    good = points[np.isfinite(points[:, 1])]
+    mean: np.ndarray = (good if len(good) else points).mean(0)
+    return mean
 
 
 class TensorBoard(FolderHook):

@@ -35,8 +35,8 @@ class FolderHook(Hook):
         if self.folder is not None:
             prepared(self.folder)
         if (other := self._draws_from) is not None:
-            before = trainer.hooks[: trainer.hooks.index(self)]
-            if not any(isinstance(h, other) and h.folder == self.folder for h in before):
+            before = [h for h in trainer.hooks[: trainer.hooks.index(self)] if isinstance(h, other)]
+            if os.path.realpath(self.folder) not in [os.path.realpath(h.folder) for h in before]:
                 raise ValueError(
                     f"{type(self).__name__} must come after a {other.__name__} of the same folder, "
                     f"got none for {self.folder}; put {other.__name__}({str(self.folder)!r}) "

@@ -138,6 +138,24 @@ def test_parts_need_less_memory():
     assert most[1] < most[0] / 3
 
 
+def test_parts_compute_again_only_what_waits_for_a_later_phase():
+    """For each part that is G, whose fakes of D's phase are used in its own; and D never is."""
+    passes, found = Counter(), []
+
+    class Count(tinygan.Hook):
+        def on_step_start(self, trainer):  # after the checks and the rehearsal
+            passes.clear()
+
+        def on_step_end(self, trainer, report):
+            found.append(dict(passes))
+
+    trainer = tinygan.GANTrainer(*nets(), accumulate=2, hooks=[Count()])
+    for player in trainer.players:
+        player.module.register_forward_pre_hook(lambda *_, name=player.name: passes.update([name]))
+    trainer.fit(batches((12,)), steps=2)
+    assert found == [{"discriminator": 2 * 3, "generator": 2 * 2}] * 2
+
+
 def test_parts_move_buffers_once_for_each():
     """What is computed again for its gradient moves no running statistics a second time."""
     trainer = tinygan.GANTrainer(*nets(), accumulate=2)

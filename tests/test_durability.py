@@ -173,6 +173,15 @@ def test_a_file_is_synchronised_then_renamed_then_the_older_one_removed(tmp_path
     assert removed == ("remove", folder / "step_000001.pt")
 
 
+def test_what_python_holds_back_is_synchronised_too(tmp_path, monkeypatch):
+    """All of a file is written when it is synchronised, however it was written."""
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.stat(file).st_size))
+    with disk.renamed(tmp_path / "file") as file:
+        file.write(b"six...")
+    assert sizes[0] == 6
+
+
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_the_umask_says_who_may_read(umask, mode, tmp_path):
     """A checkpoint's mode is that of any other new file."""

@@ -63,7 +63,7 @@ class Mixture:
     samples = shown = 2_500
     batch = 128
     weight = 0.02
-    optimizer = partial(torch.optim.Adam, betas=(0.5, 0.99), fused=True)
+    optimizer = staticmethod(partial(torch.optim.Adam, betas=(0.5, 0.99), fused=True))
     prior = staticmethod(sampling.normal)
 
     def __init__(self, name: str, means: torch.Tensor, *, sd: float, scale: float) -> None:

@@ -31,7 +31,7 @@ class Stacked:
     batch = 64
     steps = 100_000
     weight = 1.0
-    optimizer = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
+    optimizer = staticmethod(partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True))
     prior = staticmethod(sampling.uniform)
 
     def __init__(self, file: Path, classifier: Path, device: torch.device | str = "cpu") -> None:

@@ -337,6 +337,7 @@ def test_hostile_zips(tmp_path, monkeypatch):
     """Members that lie or that point elsewhere train or are named, and none is extracted."""
     root = tmp_path / "all.zip"
     with zipfile.ZipFile(root, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("read me.txt", b"")  # what "lost" points into: Python 3.13 reads neither then
         for name in ["../up.png", "/absolute.png", "back\\slash.png", "plain.png", "twice.png"]:
             file.writestr(name, PNG)
         with pytest.warns(UserWarning, match="Duplicate name"):

@@ -70,7 +70,6 @@ def train(folder, workers, stop_at=None, forget=None):
             hooks.JSONLog(folder, every=5),
             hooks.TutorialLog(folder, every=2),
             hooks.TrainingGrid(folder),
-            hooks.RealBesideFake(folder),
             hooks.SampleGrid(folder, every=3),
             LossPlot(folder),
             hooks.Checkpoint(folder, every=3, keep=3),

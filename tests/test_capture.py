@@ -276,43 +276,46 @@ def test_what_hooks_change_is_not_lost(recorder, event, act, once):
     meddle(recorder, event, act, once)
 
 
-def meddle(recorder, event, act, once):
-    """Assert that a run in which a hook acts, once or in all steps, is the eager one or refused."""
-
-    def of_sizes(*sizes):
-        return lambda device: [tiny_images(size).to(device) for size in sizes]
-
-    if once:  # whole and short batches are replayed, before it and after
-        steps, meddling, make_batches = 16, (8,), of_sizes(8, 4)
-    else:  # all are of one kind, so that there are replays between one recording and the next
-        steps, meddling, make_batches = 13, range(5, 13), of_sizes(8)
+def assert_same_run_with_an_act(
+    recorder, act, event, meddling, steps, sizes, *, later=True, **arguments
+):
+    """Assert that a run in which a hook acts is the eager one, with replays before and after."""
     replayed = []
 
     def noted(player):
         replayed.append(recorder.counts.replayed)
         act(player)
 
-    # Moments of weights that are gone, or lie otherwise, are an error of PyTorch's own.
-    plain = act in (_take_out_of_optimizer, _transpose_weights)
-    optimizers = dict.fromkeys(
-        ["generator_optimizer", "discriminator_optimizer"], SGD if plain else ADAM
-    )
-    run = partial(
-        assert_same_run,
+    assert_same_run(
         recorder,
         steps,
         lambda: [Meddle(noted, event, meddling)],
-        make_batches,
-        **optimizers,
+        lambda device: [tiny_images(size).to(device) for size in sizes],
+        **arguments,
     )
+    first = next(count for count in replayed if count > 0)
+    if later:  # more than the rest of the step in which it first acts
+        assert recorder.counts.replayed >= first + 2 * PIECES
+
+
+def meddle(recorder, event, act, once):
+    """Assert that a run in which a hook acts, once or in all steps, is the eager one or refused."""
+    if once:  # whole and short batches are replayed, before it and after
+        steps, meddling, sizes = 16, (8,), (8, 4)
+    else:  # all are of one kind, so that there are replays between one recording and the next
+        steps, meddling, sizes = 13, range(5, 13), (8,)
+    # Moments of weights that are gone, or lie otherwise, are an error of PyTorch's own.
+    plain = act in (_take_out_of_optimizer, _transpose_weights)
+    optimizer = SGD if plain else ADAM
+    run = partial(
+        assert_same_run_with_an_act,
+        recorder, act, event, meddling, steps, sizes,
+        later=once or act is not _clear_moments,  # but for recordings there must be moments
+        generator_optimizer=optimizer, discriminator_optimizer=optimizer,
+    )  # fmt: skip
     too_late = act in (_drop_gradient, _drop_all_gradients) and event == "on_update"
     if event == "on_step_end" or ACTS[act] is None or too_late:
         run()
-        # Steps are replayed after the first act too, and not only the one in which it is; but none
-        # while there are no moments before any of them.
-        first = next(count for count in replayed if count > 0)
-        if once or act is not _clear_moments:
-            assert recorder.counts.replayed >= first + PIECES
     else:
         with pytest.raises(RuntimeError, match=f"a hook changed {ACTS[act]} in the middle of a "):
             run()
@@ -650,8 +653,12 @@ def test_an_optimizer_that_cannot_be_captured_is_named(recorder, optimizer, capl
     )
 
 
-@pytest.mark.parametrize("act", [_halve_rate, _decay, _clear_moments])
-def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, act):
+@pytest.mark.parametrize(
+    ("event", "act"),
+    [("on_gradients", act) for act in (_halve_rate, _decay, _clear_moments)]
+    + [("on_step_end", _clear_moments)],
+)
+def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, event, act):
     """Graphs hold nothing of it: a hook may change it in the middle of a step."""
 
     def act_on_discriminator(player):
@@ -660,7 +667,7 @@ def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, a
 
     assert_same_run(
         recorder,
-        make_hooks=lambda: [Meddle(act_on_discriminator, "on_gradients", range(24))],
+        make_hooks=lambda: [Meddle(act_on_discriminator, event, range(24))],
         discriminator_optimizer=partial(torch.optim.RMSprop, lr=RATE),
     )
     assert recorder.counts.recorded == 2 * PIECES
@@ -787,8 +794,7 @@ MEDDLING = [
 )
 def test_turns_and_parts_are_replayed_whatever_hooks_do(recorder, arguments, event, act):
     """Several turns of D and parts of a batch, with a hook that meddles once: equal to eager."""
-    assert_same_run(recorder, 12, lambda: [Meddle(act, event, (8,))], **arguments)
-    assert recorder.counts.replayed > 0
+    assert_same_run_with_an_act(recorder, act, event, (6,), 12, (8,), **arguments)
 
 
 class Poisoning(CPURecorder):

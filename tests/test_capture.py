@@ -29,6 +29,7 @@ PIECES = 5
 """Of a step: what comes before each of its two borders, an update behind each, and its end."""
 
 ADAM = partial(torch.optim.Adam, lr=RATE, betas=(0.5, 0.999), fused=True)
+SGD = partial(torch.optim.SGD, lr=RATE, fused=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore:a penalty of a discriminator with batch norm")
 
@@ -79,7 +80,7 @@ def assert_same_run(recorder, steps=24, make_hooks=list, make_batches=batches, *
         {"dtype": torch.bfloat16},
         {"dtype": torch.float16},
         {"penalties": penalties.r1(1.0, every=4)},
-        {"generator_optimizer": partial(torch.optim.SGD, lr=RATE, momentum=0.5, fused=True)},
+        {"generator_optimizer": partial(SGD, momentum=0.5)},
         {"loss": tinygan.losses.smoothed(0.1)},
     ],
     ids=["float32", "bfloat16", "float16", "lazy penalty", "SGD", "label smoothing"],
@@ -192,6 +193,37 @@ def _clear_moments(player):
     player.optimizer.state.clear()
 
 
+def _swap_gradients(player):
+    norm = player.module.main[1]
+    norm.weight.grad, norm.bias.grad = norm.bias.grad, norm.weight.grad
+
+
+def _transpose_gradient(player):
+    weight = player.module.main[0].weight
+    weight.grad.data = weight.grad.data.transpose(2, 3)
+
+
+def _transpose_weights(player):
+    weight = player.module.main[0].weight
+    weight.data = weight.data.transpose(2, 3)
+    if weight.grad is not None:
+        weight.grad = weight.grad.transpose(2, 3)
+
+
+def _take_out_of_optimizer(player):
+    weights = player.optimizer.param_groups[0]["params"]
+    if len(weights) > 1:
+        weights.pop(0)
+
+
+def _replace_layer(player):
+    player.module.main[2] = torch.nn.Tanh()
+
+
+def _hook_layer(player):
+    player.module.main[2].register_forward_hook(lambda layer, inputs, output: output * 0.5)
+
+
 def _freeze(player):
     player.parameters[0].requires_grad_(False)
 
@@ -209,6 +241,7 @@ EVENTS = ["on_gradients", "on_update", "on_step_end"]
 ACTS = {
     _clip: None,
     _replace_gradient: None,
+    _swap_gradients: None,
     _clamp_data_of_gradients: None,
     _halve_weights: None,
     _drop_gradient: "which of the discriminator's weights have gradients",
@@ -216,6 +249,10 @@ ACTS = {
     _move_weights: "the discriminator's weights",
     _replace_weights: "the discriminator's weights",
     _replace_parameter: "the discriminator's weights",
+    _transpose_weights: "the discriminator's weights",
+    _take_out_of_optimizer: "the discriminator's trained weights",
+    _replace_layer: "the discriminator's layers",
+    _hook_layer: "the discriminator's PyTorch hooks",
     _freeze: "the discriminator's requires_grad",
     _replace_buffer: "the discriminator's buffers",
     _evaluate: "the discriminator's training mode",
@@ -239,25 +276,49 @@ def test_what_hooks_change_is_not_lost(recorder, event, act, once):
     meddle(recorder, event, act, once)
 
 
+def assert_same_run_with_an_act(
+    recorder, act, event, meddling, steps, sizes, *, later=True, **arguments
+):
+    """Assert that a run in which a hook acts is the eager one, with replays before and after."""
+    replayed = []
+
+    def noted(player):
+        replayed.append(recorder.counts.replayed)
+        act(player)
+
+    assert_same_run(
+        recorder,
+        steps,
+        lambda: [Meddle(noted, event, meddling)],
+        lambda device: [tiny_images(size).to(device) for size in sizes],
+        **arguments,
+    )
+    first = next(count for count in replayed if count > 0)
+    if later:  # more than the rest of the step in which it first acts
+        assert recorder.counts.replayed >= first + 2 * PIECES
+
+
 def meddle(recorder, event, act, once):
     """Assert that a run in which a hook acts, once or in all steps, is the eager one or refused."""
-
-    def of_sizes(*sizes):
-        return lambda device: [tiny_images(size).to(device) for size in sizes]
-
     if once:  # whole and short batches are replayed, before it and after
-        steps, meddling, make_batches = 14, (9,), of_sizes(8, 4)
+        steps, meddling, sizes = 16, (8,), (8, 4)
     else:  # all are of one kind, so that there are replays between one recording and the next
-        steps, meddling, make_batches = 13, range(5, 13), of_sizes(8)
-    arguments = (recorder, steps, lambda: [Meddle(act, event, meddling)], make_batches)
+        steps, meddling, sizes = 13, range(5, 13), (8,)
+    # Moments of weights that are gone, or lie otherwise, are an error of PyTorch's own.
+    plain = act in (_take_out_of_optimizer, _transpose_weights)
+    optimizer = SGD if plain else ADAM
+    run = partial(
+        assert_same_run_with_an_act,
+        recorder, act, event, meddling, steps, sizes,
+        later=once or act is not _clear_moments,  # but for recordings there must be moments
+        generator_optimizer=optimizer, discriminator_optimizer=optimizer,
+    )  # fmt: skip
     too_late = act in (_drop_gradient, _drop_all_gradients) and event == "on_update"
     if event == "on_step_end" or ACTS[act] is None or too_late:
-        assert_same_run(*arguments)
-        assert recorder.counts.replayed > 0
+        run()
     else:
-        refused = f"a hook changed {ACTS[act]} in the middle of a captured step; do so in "
-        with pytest.raises(RuntimeError, match=refused):
-            assert_same_run(*arguments)
+        with pytest.raises(RuntimeError, match=f"a hook changed {ACTS[act]} in the middle of a "):
+            run()
 
 
 def test_a_refused_change_says_what_to_do_instead(recorder):
@@ -274,6 +335,116 @@ def test_a_refused_change_says_what_to_do_instead(recorder):
         "middle of a captured step; do so in on_step_start or on_step_end, write into the tensors "
         "that are there, or train without capture."
     )
+
+
+def test_a_gradient_that_a_hook_drops_is_refused_with_its_own_remedy(recorder):
+    """Neither a write into what is there nor the same act between steps would leave it out."""
+    with pytest.raises(RuntimeError) as error:
+        assert_same_run(recorder, make_hooks=lambda: [Meddle(_drop_gradient, "on_gradients", (9,))])
+    assert str(error.value) == (
+        "a hook changed which of the discriminator's weights have gradients in the middle of a "
+        "captured step; change their requires_grad in on_step_start or on_step_end, or train "
+        "without capture."
+    )
+
+
+def test_gradients_of_another_layout_are_refused(recorder):
+    """Fused optimizers would read them in the wrong order, or not at all; others are heard."""
+    hook = Meddle(_transpose_gradient, "on_gradients", (9,))
+    trainer = tiny_trainer(hooks=[hook], device=recorder.device, capture=True)
+    refused = "a hook changed the layout of the discriminator's gradients in the middle of a "
+    with pytest.raises(RuntimeError, match=refused):
+        trainer.fit(batches(recorder.device), steps=12)
+
+    class Discriminator(Meddle):
+        def on_gradients(self, trainer, player):
+            if player.name == "discriminator":
+                super().on_gradients(trainer, player)
+
+    assert_same_run(
+        recorder,
+        8,
+        lambda: [Discriminator(_transpose_gradient, "on_gradients", (3, 6))],
+        lambda device: [tiny_images(8).to(device)],
+        discriminator_optimizer=partial(torch.optim.RMSprop, lr=RATE),
+    )
+
+
+def _halve_all(*given):
+    """Halve tensors, or a last one alone, and leave out what is none."""
+    if isinstance(given[-1], torch.Tensor):
+        return given[-1] * 0.5
+    return tuple(None if each is None else each * 0.5 for each in given[1])
+
+
+REGISTER = {
+    "forward": lambda player: player.module.main[2].register_forward_hook(_halve_all),
+    "forward pre": lambda player: player.module.main[2].register_forward_pre_hook(_halve_all),
+    "backward": lambda player: player.module.main[0].register_full_backward_hook(_halve_all),
+    "backward pre": lambda player: player.module.main[0].register_full_backward_pre_hook(
+        _halve_all
+    ),
+    "weight": lambda player: player.parameters[0].register_hook(_halve_all),
+    "gradient": lambda player: player.parameters[0].register_post_accumulate_grad_hook(
+        lambda weight: _clip(player)
+    ),
+    "step pre": lambda player: player.optimizer.register_step_pre_hook(lambda *_: _clip(player)),
+    "step post": lambda player: player.optimizer.register_step_post_hook(
+        lambda *_: _halve_weights(player)
+    ),
+}
+"""Hooks of PyTorch's own that change a run, by where they act."""
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("register", REGISTER.values(), ids=REGISTER)
+def test_pytorch_hooks_that_come_and_go_are_noticed(recorder, register):
+    """One that is added or removed between steps leads to a new recording, in which it runs."""
+
+    class Switch(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            if trainer.step == 4:
+                self.handles = [register(player) for player in trainer.players]
+            if trainer.step == 8:
+                for handle in self.handles:
+                    handle.remove()
+
+    one_kind = lambda device: [tiny_images(8).to(device)]  # noqa: E731
+    assert_same_run(recorder, 12, lambda: [Switch()], one_kind)
+    assert recorder.counts.recorded == recorder.counts.replayed == 3 * PIECES
+
+
+def test_a_layer_that_is_replaced_between_two_fits_is_trained(recorder):
+    """No hook need do it; the second call of fit begins with a look."""
+    ends = []
+    for captured in (False, True):
+        trainer = tiny_trainer(
+            device=recorder.device,
+            capture=captured,
+            generator_optimizer=ADAM,
+            discriminator_optimizer=ADAM,
+        )
+        for steps in (6, 12):
+            trainer.fit([tiny_images(8).to(recorder.device)], steps=steps)
+            _replace_layer(trainer.players.generator)
+        ends.append(fingerprint(trainer))
+    assert_identical(*ends)
+    assert recorder.counts.recorded == 2 * PIECES
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, partial(SGD, momentum=0.5)], ids=["Adam", "SGD"])
+def test_moments_that_are_cleared_before_a_recording_put_it_off(recorder, optimizer, caplog):
+    """It would begin with the making of moments, and so would each replay."""
+    assert_same_run(
+        recorder,
+        8,
+        lambda: [Meddle(_clear_moments, "on_step_end", (3,))],
+        lambda device: [tiny_images(8).to(device)],
+        generator_optimizer=optimizer,
+        discriminator_optimizer=optimizer,
+    )
+    assert recorder.counts.replayed == 2 * PIECES
+    assert caplog.records == []
 
 
 def test_a_refused_change_is_not_lost_afterwards(recorder):
@@ -482,8 +653,12 @@ def test_an_optimizer_that_cannot_be_captured_is_named(recorder, optimizer, capl
     )
 
 
-@pytest.mark.parametrize("act", [_halve_rate, _decay, _clear_moments])
-def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, act):
+@pytest.mark.parametrize(
+    ("event", "act"),
+    [("on_gradients", act) for act in (_halve_rate, _decay, _clear_moments)]
+    + [("on_step_end", _clear_moments)],
+)
+def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, event, act):
     """Graphs hold nothing of it: a hook may change it in the middle of a step."""
 
     def act_on_discriminator(player):
@@ -492,7 +667,7 @@ def test_an_optimizer_that_cannot_be_captured_may_change_at_any_time(recorder, a
 
     assert_same_run(
         recorder,
-        make_hooks=lambda: [Meddle(act_on_discriminator, "on_gradients", range(24))],
+        make_hooks=lambda: [Meddle(act_on_discriminator, event, range(24))],
         discriminator_optimizer=partial(torch.optim.RMSprop, lr=RATE),
     )
     assert recorder.counts.recorded == 2 * PIECES
@@ -538,7 +713,10 @@ def test_a_net_that_replaces_its_buffers_runs_eagerly(recorder, caplog):
         ends.append(fingerprint(trainer))
     assert_identical(*ends)
     (record,) = caplog.records
-    assert "a net replaces its buffers" in record.getMessage()
+    assert record.getMessage() == (
+        "a step cannot be captured, so all run eagerly: it replaces the discriminator's buffers, "
+        "instead of writing to them"
+    )
 
 
 def test_gradients_of_the_step_before_are_there_while_recording(recorder):
@@ -561,22 +739,26 @@ def test_gradients_of_the_step_before_are_there_while_recording(recorder):
     assert all(torch.equal(*pair) for pair in zip(*seen.values()))
 
 
-def test_options_that_never_rest_are_not_recorded_for_ever(recorder, caplog):
+def _turn(player):
+    group = player.optimizer.param_groups[0]
+    group["betas"] = (0.5, group["betas"][1] - 1e-6)
+
+
+@pytest.mark.parametrize("act", [_turn, _clear_moments])
+def test_what_never_rests_is_not_recorded_for_ever(recorder, act, caplog):
     """After so many recordings in vain steps run eagerly, with one warning."""
     batches = [tiny_images(4).to(recorder.device)]  # of one kind, which is recorded every 4 steps
-
-    def turn(player):
-        group = player.optimizer.param_groups[0]
-        group["betas"] = (0.5, group["betas"][1] - 1e-6)
 
     assert_same_run(
         recorder,
         steps=70,
-        make_hooks=lambda: [Meddle(turn, "on_step_end", range(70))],
+        make_hooks=lambda: [Meddle(act, "on_step_end", range(70))],
         make_batches=lambda device: batches,
     )
     (record,) = caplog.records
-    assert record.getMessage().startswith("steps were recorded 17 times and something had changed")
+    assert record.getMessage() == (
+        "what is recorded of steps has changed 17 times: they run eagerly from here on."
+    )
 
 
 def test_without_a_gpu_capture_is_told_to_do_nothing(caplog):
@@ -612,8 +794,7 @@ MEDDLING = [
 )
 def test_turns_and_parts_are_replayed_whatever_hooks_do(recorder, arguments, event, act):
     """Several turns of D and parts of a batch, with a hook that meddles once: equal to eager."""
-    assert_same_run(recorder, 12, lambda: [Meddle(act, event, (8,))], **arguments)
-    assert recorder.counts.replayed > 0
+    assert_same_run_with_an_act(recorder, act, event, (6,), 12, (8,), **arguments)
 
 
 class Poisoning(CPURecorder):
@@ -769,9 +950,19 @@ def simultaneous(players, batch):
 
 
 @pytest.mark.parametrize("event", ["on_gradients", "on_update"])
-@pytest.mark.parametrize("act", [_replace_gradient, _clamp_data_of_gradients, _halve_weights])
-def test_payments_for_a_later_border_are_not_lost(recorder, event, act):
-    """What a hook changes of one player leaves what another has paid before as it was."""
+@pytest.mark.parametrize("act", [_replace_gradient, _clamp_data_of_gradients])
+def test_payments_for_a_later_border_run_eagerly(recorder, event, act, caplog):
+    """A hook may change, at a border, what another player has paid before: no graph would see."""
+
+    class All(Meddle):
+        def on_gradients(self, trainer, player):
+            for each in trainer.players:
+                super().on_gradients(trainer, each)
+
+        def on_update(self, trainer, player):
+            for each in trainer.players:
+                super().on_update(trainer, each)
+
     ends = []
     for captured in (False, True):
         torch.manual_seed(0)
@@ -779,7 +970,7 @@ def test_payments_for_a_later_border_are_not_lost(recorder, event, act):
         trainer = tinygan.Trainer(
             players,
             simultaneous,
-            hooks=[Meddle(act, event, (7,))],
+            hooks=[All(act, event, (7,))],
             device=recorder.device,
             execution=tinygan.Execution(capture=captured),
         )
@@ -787,7 +978,11 @@ def test_payments_for_a_later_border_are_not_lost(recorder, event, act):
         trainer.fit([examples.to(recorder.device)], steps=12)
         ends.append(fingerprint(trainer))
     assert_identical(*ends)
-    assert recorder.counts.replayed > 0
+    assert recorder.counts.recorded == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "a step cannot be captured, so all run eagerly: the b pays before the a is yielded, where "
+        "hooks may change the gradients of both; let it pay after that"
+    ]
 
 
 def test_few_draws_are_kept(recorder):

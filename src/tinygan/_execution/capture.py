@@ -3,9 +3,10 @@
 A step is some hundreds of small kernels, which a GPU runs faster than Python can ask for them. A
 graph asks for all of a piece at once. A piece is what the algorithm does up to its next border, or
 a player's update. Hooks run at the borders as ever. Between steps they may change anything that
-graphs hold: all is recorded anew then. Within a step they may write into weights,
-buffers, moments and gradients, replace gradients, and set learning rates that have changed before;
-anything else there is an error.
+graphs hold: tensors, options, modes, layers, hooks of PyTorch's own. All is recorded anew then.
+Within a step they may write into weights, buffers, moments and gradients, replace gradients by
+others of the same layout, and set learning rates that have changed before; anything else there is
+an error.
 
 Python inside the nets, the algorithm and the optimizers (forward hooks, a line that prints) runs
 only while a step is recorded.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 
 from tinygan import optimizers
@@ -60,7 +61,9 @@ class CapturedStep:
         self._asked: set[int] = set()
         self._seen: Counter[Kind] = Counter()
         self._last: dict[Kind, tuple[list[str], dict[str, Draw]]] = {}
-        """What the last eager step of each kind has waited for, and its draws by name."""
+        """What in the last eager step of each kind cannot be recorded, and its draws by name."""
+        self._moments: dict[Player, int] = {}
+        """How many weights had moments after each player's last eager update."""
         self._recordings: dict[Kind, Recording] = {}
         self._held: Held | None = None
         """What all recordings hold; None if there are none."""
@@ -69,7 +72,7 @@ class CapturedStep:
         self._forgotten = 0
         self._border: Border | None = None
         """Where the step that is replayed stands; None in one that runs eagerly."""
-        self._waited: list[str] = []
+        self._against: list[str] = []
         self.report: Report
 
     def phases(self, batch: Batch) -> Generator[Player]:
@@ -79,20 +82,26 @@ class CapturedStep:
         if recording is not None:
             yield from self._replayed(recording, batch)
             return
-        self._waited = []
+        self._against = []
         with closing(self._step.phases(batch)) as phases:
             while True:
                 with self._eagerly():
                     player = next(phases, None)
                 if player is None:
                     break
+                self._against += [
+                    f"the {other.name} pays before the {player.name} is yielded, where hooks may "
+                    "change the gradients of both; let it pay after that"
+                    for other in self._step.players
+                    if other.ledger.paid and other is not player
+                ]
                 yield player
         self.report = self._step.report
         self._asked |= batch.draws.asked
         kind = self._kind(batch)
         self._seen[kind] += 1
         drawn = {name: draw for name, (draw, _) in batch.draws.drawn.items()}
-        self._last[kind] = self._waited, drawn
+        self._last[kind] = self._against, drawn
 
     def _replayed(self, recording: Recording, batch: Batch) -> Iterator[Player]:
         self._step.begin()
@@ -113,6 +122,8 @@ class CapturedStep:
                 self._step.measure(player)
             with self._eagerly(noted=optimizers.recordable(player.optimizer)):
                 self._step.move(player)
+            if optimizers.recordable(player.optimizer):
+                self._moments[player] = _with_moments(player)
             return
         if self.watched:
             border.held.check()
@@ -135,7 +146,7 @@ class CapturedStep:
         with self._recorder.eagerly() as waits:
             yield
         if noted:
-            self._waited += waits
+            self._against += waits
 
     def _kind(self, batch: Batch) -> Kind:
         shapes = tuple(tensor.shape for tensor in batch.tensors)
@@ -145,7 +156,7 @@ class CapturedStep:
     def _recording(self, batch: Batch) -> Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
         if self._held is not None and (changed := self._held.changed()):
-            self._forget(changed)
+            self._forget(what for _, what in changed)
         kind = self._kind(batch)
         if kind in self._recordings:
             return self._recordings[kind]
@@ -154,10 +165,13 @@ class CapturedStep:
         if len(self._recordings) == MOST:
             self._warn("there are more than %d kinds of steps: further kinds run eagerly.", MOST)
             return None
+        if any(_with_moments(player) < before for player, before in self._moments.items()):
+            self._forget(["moments"])  # a recording would make them anew in each replay
+            return None
         try:
-            waits, drawn = self._last[kind]
-            if waits:  # better found before a recording than in it
-                raise RuntimeError(waits[0])
+            against, drawn = self._last[kind]
+            if against:  # better found before a recording than in it
+                raise RuntimeError(against[0])
             held = self._held or Held(self._step.players, rates_change=self._rates_change)
             recording = Recording(self._step, self._recorder, held, batch, drawn)
         except Exception as error:
@@ -174,18 +188,22 @@ class CapturedStep:
         self._held, self._recordings[kind] = held, recording
         return recording
 
-    def _forget(self, changed: list[str]) -> None:
-        self._rates_change |= any(what.endswith(RATES) for what in changed)
+    def _forget(self, changed: Iterable[str]) -> None:
+        self._rates_change |= RATES in changed
         self._forgotten += 1
         self.begin_anew()
         if self._forgotten > MOST_ANEW:
             self._recorder = None
             self._warn(
-                "steps were recorded %d times and something had changed each time: they run "
-                "eagerly from here on.", self._forgotten,
+                "what is recorded of steps has changed %d times: they run eagerly from here on.",
+                self._forgotten,
             )  # fmt: skip
 
     def _warn(self, sentence: str, *arguments: object) -> None:
         if sentence not in self._warned:
             self._warned.add(sentence)
             logger.warning(sentence, *arguments)
+
+
+def _with_moments(player: Player) -> int:
+    return sum(map(bool, player.optimizer.state.values()))

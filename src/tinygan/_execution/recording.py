@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import torch
@@ -42,34 +43,41 @@ class Held:
         self.rates_change = rates_change
         self.eager = [p for p in players if not optimizers.recordable(p.optimizer)]
         self.gradients = {p: torch.empty_like(p) for each in players for p in each.parameters}
-        # Walking through a net takes as long as several small kernels.
+        # Walking through a net takes as long as several small kernels. A layer that is not in it
+        # any more, or is new, shows in the part that it was put into.
         self._parts = {player: list(player.module.modules()) for player in players}
-        self._then = self._now()
+        self._weights = {p: [part._parameters for part in self._parts[p]] for p in players}
+        self._buffers = {p: [part._buffers for part in self._parts[p]] for p in players}
+        self._then = {player: self._of(player) for player in players}
 
-    def changed(self) -> list[str]:
-        """Return what is another now, in words: "the generator's learning rates"."""
-        now = self._now()
-        return [what for what, value in self._then.items() if now[what] != value]
+    def changed(self) -> list[tuple[Player, str]]:
+        """Return whose is another now, and what: ``(generator, RATES)``."""
+        return [
+            (player, what)
+            for player, then in self._then.items()
+            if (now := self._of(player)) != then
+            for what in then
+            if now[what] != then[what]
+        ]
 
     def check(self) -> None:
         """Raise RuntimeError if a hook has changed anything between two pieces of a step."""
         if changed := self.changed():
-            raise refusal(", ".join(changed))
-
-    def _now(self) -> dict[str, object]:
-        return {
-            f"the {player.name}'s {what}": value
-            for player in self._parts
-            for what, value in self._of(player).items()
-        }
+            raise refusal(in_words(changed))
 
     def _of(self, player: Player) -> dict[str, object]:
         parts, optimizer = self._parts[player], player.optimizer
-        weights = _tensors(part._parameters for part in parts)
+        weights = _tensors(self._weights[player])
         held: dict[str, object] = {
+            "layers": [[p, *p._modules.values()] for p in parts if p._modules],
+            # By their keys, of which PyTorch gives none twice.
+            "PyTorch hooks": [[*hooks] for own in map(_HOOKS, parts) for hooks in own if hooks]
+            + [[*hooks] for own in map(_HOOKS_OF_WEIGHTS, weights) for hooks in own if hooks]
+            + [[*hooks] for hooks in _HOOKS_OF_OPTIMIZERS(optimizer) if hooks],
             "weights": _places(weights),
+            "trained weights": [[*map(id, group["params"])] for group in optimizer.param_groups],
             "requires_grad": [weight.requires_grad for weight in weights],
-            "buffers": _places(_tensors(part._buffers for part in parts)),
+            "buffers": _places(_tensors(self._buffers[player])),
             "training mode": [part.training for part in parts],
         }
         if player in self.eager:
@@ -83,16 +91,23 @@ class Held:
             for group in optimizer.param_groups
         ]
         rates = [each.pop("lr") for each in options]
-        moments = _places(_tensors(optimizer.state.get(p, {}) for p in player.parameters))
-        held |= {"moments": moments, "options": options}
+        held |= {"moments": _places(_tensors(optimizer.state.values())), "options": options}
         return held if self.rates_change else held | {RATES: rates}
 
 
-def refusal(what: str) -> RuntimeError:
+def in_words(changed: Iterable[tuple[Player, str]]) -> str:
+    """Name changes: "the generator's weights, the generator's learning rates"."""
+    return ", ".join(f"the {player.name}'s {what}" for player, what in changed)
+
+
+def refusal(
+    what: str,
+    remedy: str = "do so in on_step_start or on_step_end, write into the tensors that are there",
+) -> RuntimeError:
     """Return the error for what a hook must not change between two pieces of a step."""
     return RuntimeError(
-        f"a hook changed {what} in the middle of a captured step; do so in on_step_start or "
-        "on_step_end, write into the tensors that are there, or train without capture."
+        f"a hook changed {what} in the middle of a captured step; {remedy}, or train without "
+        "capture."
     )
 
 
@@ -138,13 +153,24 @@ class Border:
     @torch.no_grad()
     def take_gradients(self) -> None:
         """Copy gradients that a hook has replaced to where the graph reads them."""
+        replaced: list[tuple[nn.Parameter, torch.Tensor, torch.Tensor]] = []
         for parameter, memory in self._gradients:
             now = parameter.grad
             if now is None or memory is None:
                 if now is not memory:
-                    raise refusal(f"which of the {self.player.name}'s weights have gradients")
-            elif now.data_ptr() != memory.data_ptr():
-                memory.copy_(now)
+                    raise refusal(
+                        f"which of the {self.player.name}'s weights have gradients",
+                        "change their requires_grad in on_step_start or on_step_end",
+                    )
+            elif now.data_ptr() != memory.data_ptr() or now.stride() != memory.stride():
+                # Fused optimizers take a gradient to lie in memory as its weight does.
+                if self._moves and _layout(now) != _layout(memory):
+                    raise refusal(f"the layout of the {self.player.name}'s gradients")
+                # It may lie in another one's memory: all are read before any is written.
+                replaced.append((parameter, memory, now.clone()))
+        for parameter, memory, gradient in replaced:
+            memory.copy_(gradient)
+            parameter.grad = memory.detach()
 
     def replay_update(self) -> None:
         """Move the player, by rates as they are now if they are recorded as tensors."""
@@ -207,11 +233,8 @@ class Recording:
                     border = Border(step, player, replay, recorder, held, rates[player])
                     self.borders.append(border)
                 self._replay_end, self._report = replay, step.report
-            if held.changed():
-                raise RuntimeError(
-                    "a net replaces its buffers, or an optimizer its state, instead of writing to "
-                    "them"
-                )
+            if changed := held.changed():
+                raise RuntimeError(f"it replaces {in_words(changed)}, instead of writing to them")
 
     def refill(self, batch: Batch) -> None:
         """Write a batch, and what is drawn for it, to where the graphs read them."""
@@ -226,13 +249,26 @@ class Recording:
         return Report(self._report.names, self._report.stacked().clone())
 
 
+_HOOKS = attrgetter(
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+)
+_HOOKS_OF_WEIGHTS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+_HOOKS_OF_OPTIMIZERS = attrgetter("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+
 def _tensors(named: Iterable[dict[str, Any]]) -> list[torch.Tensor]:
     return [each for own in named for each in own.values() if isinstance(each, torch.Tensor)]
 
 
-def _places(tensors: list[torch.Tensor]) -> list[tuple[int, int]]:
+def _places(tensors: list[torch.Tensor]) -> list[list[Any]]:
     # By the object too: another parameter in the same memory is none that the optimizer moves.
-    return [(id(tensor), tensor.data_ptr()) for tensor in tensors]
+    what = (id, torch.Tensor.data_ptr, torch.Tensor.numel, torch.Tensor.stride)
+    return [[*map(each, tensors)] for each in what]
+
+
+def _layout(tensor: torch.Tensor) -> list[tuple[int, int]]:
+    """Return sizes with strides; the stride of a single row says nothing."""
+    return [(n, step if n > 1 else 0) for n, step in zip(tensor.shape, tensor.stride())]
 
 
 @contextmanager

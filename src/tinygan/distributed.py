@@ -30,9 +30,7 @@ class LostRankError(RankError):
 
 
 class DifferentRanksError(RankError):
-    """The ranks no longer hold the same weights, as they last did at ``compared_step``."""
-
-    compared_step = 0
+    """The ranks no longer hold the same weights."""
 
 
 @dataclass(eq=False)

@@ -112,6 +112,11 @@ class Run:
             return self.target_epochs
         return -(-self.target_steps // self.batches_per_epoch)
 
+    @property
+    def compared_step(self) -> int:
+        """The step at which all of several ranks were last found to hold the same bits."""
+        return self._replica.compared_step
+
     @torch.no_grad()
     def pictures(self) -> torch.Tensor:
         """Return the images (N, C, H, W) in [-1, 1] that show how far the run is."""

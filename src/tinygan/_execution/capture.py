@@ -90,10 +90,10 @@ class CapturedStep:
                 if player is None:
                     break
                 self._against += [
-                    f"the {other.name} pays before the {player.name} is yielded, where hooks may "
+                    f"the {other.name} pays before the {player.name} is yielded, where a hook may "
                     "change the gradients of both; let it pay after that"
                     for other in self._step.players
-                    if other.ledger.paid and other is not player
+                    if self.watched and other.ledger.paid and other is not player
                 ]
                 yield player
         self.report = self._step.report

@@ -97,14 +97,12 @@ class Replica:
         theirs = self.ranks.gather_objects(_sums_of_bits(self.players))
         for name, sum_of_bits in theirs[0].items():
             if other := [str(r) for r, sums in enumerate(theirs) if sums.get(name) != sum_of_bits]:
-                error = DifferentRanksError(
+                raise DifferentRanksError(
                     f"ranks must hold the same bits, got {name} that differs on rank "
                     f"{', '.join(other)} from rank 0's at step {step}; let hooks change weights "
                     "and gradients on every rank alike, and run the same command to go on from "
                     f"step {self.compared_step}, at which they last did, or before."
                 )
-                error.compared_step = self.compared_step
-                raise error
         self.compared_step = step
 
 

@@ -140,7 +140,7 @@ class Checkpoint(FolderHook):
         if nothing or trainer.step == 0 or not self._started:
             return
         if isinstance(error, DifferentRanksError):
-            self._set_aside(error.compared_step)
+            self._set_aside(trainer.compared_step)
         elif not trainer.between_steps or trainer.skipped.in_row > 0:
             path = self.folder / f"emergency_{trainer.step:06d}.pt"
             trainer.save(path)

@@ -65,6 +65,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--flip", action="store_true", help="mirror images at random")
     add("--out", type=Path, default=Path("runs/faces"), help="output folder [runs/faces]")
     add("--resume", type=Path, nargs="?", help="checkpoint to go on from [newest good in --out]")
+    add("--allow", nargs="*", default=(), help="what may differ then, in the words of the error")
     return parser
 
 
@@ -162,7 +163,7 @@ def main() -> None:
         complete(arguments)
         loader, epochs = load(arguments), arguments.num_epochs
         trainer = make_trainer(arguments, epochs * len(loader), loader.dataset.num_classes)
-        resumed = trainer.resume(arguments.resume or out)
+        resumed = trainer.resume(arguments.resume or out, allow=arguments.allow)
         if arguments.resume and resumed is None:
             raise ValueError(f"--resume must be a checkpoint, a .pt file, got {arguments.resume}.")
         start = trainer.step

@@ -539,15 +539,18 @@ def test_weights_that_no_optimizer_holds_are_named():
 
 
 def test_hooks_belong_to_one_trainer():
-    """An iterator of hooks is taken whole; the same hook twice, or of another run, is refused."""
+    """One or an iterator of them is taken; the same one twice, or another run's, is refused."""
     kept = [hooks.ProgressBar(), hooks.every(1, lambda trainer, report: None)]
+    assert tiny_trainer(hooks=kept[0]).hooks == (kept[0],)
     assert tiny_trainer(hooks=(hook for hook in kept)).hooks == tuple(kept)
     with pytest.raises(ValueError, match="got the same ProgressBar twice; leave one out"):
         tiny_trainer(hooks=[kept[0], kept[0]])
     first, second = tiny_trainer(hooks=kept), tiny_trainer(hooks=kept)
     first.fit([tiny_images()], steps=1)
     first.fit([tiny_images()], steps=2)
-    with pytest.raises(ValueError, match="must watch one trainer's run, got a ProgressBar that"):
+    with pytest.raises(
+        ValueError, match="must watch one trainer's run, got a ProgressBar that already"
+    ):
         second.fit([tiny_images()], steps=1)
 
 

@@ -329,7 +329,7 @@ def test_one_shot_iterators():
 
 def test_batches_that_cannot_be_iterated():
     """A number for batches is refused before anything is started."""
-    with pytest.raises(TypeError, match="batches must be iterable once per epoch, got a int; pa"):
+    with pytest.raises(TypeError, match="batches must be iterable once per epoch, got a int; gi"):
         tiny_trainer().fit(5, epochs=1)
 
 

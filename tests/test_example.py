@@ -247,6 +247,9 @@ def test_what_cannot_go_on_is_named(tmp_path):
         assert done.returncode == 2
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
+    allowed = ("--num-epochs", 3, "--lr", 0.1, "--allow", "generator optimizer.lr", "discriminator")
+    done = run(*SMALL, "--num-faces", 40, *allowed, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,9 @@ def test_a_corpus_trains_or_is_named(tmp_path, caplog, zipped, channels):
     images = data.image_folder(root, (8, 10), channels)
     for index, name in enumerate(images.names):
         if name in bad:
-            with pytest.raises(ValueError, match=re.escape(f"images must be good, got {name!r}")):
+            with pytest.raises(
+                ValueError, match=re.escape(f"images must be readable, got {name!r}")
+            ):
                 images[index]
         else:
             assert torch.equal(images[index], packed[packed.names.index(name)])

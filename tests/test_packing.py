@@ -430,7 +430,7 @@ def test_bad_images_are_left_out_and_named(source, tmp_path, caplog, small_batch
     for index, name in enumerate(expected):
         assert torch.equal(made[index], good[good.names.index(name)])
     with pytest.raises(
-        ValueError, match=r"images must be good, got '002.png' in .*, or use data.p"
+        ValueError, match=r"images must be readable, got '002.png' in .*, or use data.p"
     ):
         good[good.names.index("002.png")]
     assert f"{source}: left out as bad (4): '001.png' (empty), '002" in caplog.text

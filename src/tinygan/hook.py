@@ -117,9 +117,9 @@ def _check_method(owner: str, name: str, member: Callable[..., object]) -> None:
 
 
 def check_hooks(hooks: Iterable[object]) -> tuple[Hook, ...]:
-    """Return hooks as a tuple, if they are different Hook objects."""
+    """Return one hook or several as a tuple, if they are different Hook objects."""
     found: list[Hook] = []
-    for hook in hooks:
+    for hook in [hooks] if isinstance(hooks, Hook) else hooks:
         if not isinstance(hook, Hook):
             raise TypeError(
                 f"hooks must be Hook objects, got {hook!r}; subclass tinygan.Hook, "
@@ -139,8 +139,8 @@ def check_unused(hooks: Iterable[object], token: object) -> None:
     for hook in hooks:
         if vars(hook).setdefault("_token", token) is not token:
             raise ValueError(
-                f"a hook must watch one trainer's run, got a {type(hook).__name__} that has "
-                "watched another's, and remembers it; make a new one for each trainer."
+                f"a hook must watch one trainer's run, got a {type(hook).__name__} that already "
+                "belongs to another trainer; make a new one for each."
             )
 
 

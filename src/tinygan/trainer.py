@@ -51,7 +51,7 @@ class Trainer(Run):
             ``sample(players)`` with all nets in evaluation mode; None for games without images.
         accumulate: in how many parts a batch goes through the algorithm before its players move.
             It divides the memory that is needed, and batch norm sees each part alone.
-        hooks: they watch the run, and are called in this order.
+        hooks: they watch the run, one or several, and are called in this order.
         seed: decides all that the run draws. Initial weights, and the loader's order, have seeds
             of their own.
         device: where to train; None for where the first player's net is.

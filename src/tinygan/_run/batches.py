@@ -91,8 +91,8 @@ def length(batches: Iterable[object]) -> int | None:
     """Return the number of batches in an epoch, or None if that is not known."""
     if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
         raise TypeError(
-            f"batches must be iterable once per epoch, got a {type(batches).__name__}; pass a list "
-            "or a loader."
+            f"batches must be iterable once per epoch, got a {type(batches).__name__}; give a list "
+            "or a data.Loader(images, batch_size=64)."
         )
     try:
         return len(batches)  # type: ignore[arg-type]

@@ -150,8 +150,8 @@ class ImageFiles(Images):
             return self.in_bytes(index)
         except BadImageError as error:
             raise ValueError(
-                f"images must be good, got {self.names[index]!r} in {self.source.root} ({error}); "
-                "remove it, or use data.pack, which leaves bad images out."
+                f"images must be readable, got {self.names[index]!r} in {self.source.root} "
+                f"({error}); remove it, or use data.pack, which leaves bad images out."
             ) from error
 
     def in_bytes(self, index: int) -> torch.Tensor:

@@ -207,7 +207,7 @@ class LossPlot(FolderHook):
             for line in lines:
                 with suppress(ValueError, LookupError, TypeError, AttributeError):  # no row of ours
                     row = json.loads(line)
-                    for name in row.keys() - set(COUNTERS):
+                    for name in [name for name in row if name not in COUNTERS]:
                         value = nan if row[name] is None else float(row[name])
                         curves.setdefault(name, array("d")).extend((float(row["step"]), value))
         self._figure.clear()
@@ -215,7 +215,7 @@ class LossPlot(FolderHook):
         above.set(title="Losses During Training", ylabel="Loss")
         below.set(xlabel="iterations", ylabel="Other statistics")
         # The generator's first, as in the tutorial.
-        for name, curve in sorted(curves.items(), reverse=True):
+        for name, curve in sorted(curves.items(), key=lambda curve: curve[0] != "loss_generator"):
             points = np.array(curve).reshape(-1, 2)
             parts = np.array_split(points, min(len(points), MAX_POINTS))
             axes = above if name.startswith("loss_") else below

@@ -70,7 +70,7 @@ def create(path: Path) -> BinaryIO:
     return open(path, "xb")
 
 
-def write(file: BinaryIO, content: bytes) -> None:
+def write(file: BinaryIO, content: bytes | memoryview) -> None:
     """Write all of the content, out of Python's buffer too."""
     file.write(content)
     file.flush()

@@ -263,7 +263,8 @@ def _write(
     disk.write(file, _header(0, shape))
     for pixels, reasons in decoded:
         good = [row for row, reason in enumerate(reasons) if not reason]
-        disk.write(file, pixels[good].numpy().tobytes())
+        kept = pixels if len(good) == len(pixels) else pixels[good]  # mostly without a copy
+        disk.write(file, kept.numpy().reshape(-1).data)
         bad = {names[start + row]: reason for row, reason in enumerate(reasons) if reason}
         images.rejected = dict(sorted((images.rejected | bad).items()))
         images.refuse_bad(max_bad)

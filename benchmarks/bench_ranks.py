@@ -212,7 +212,7 @@ def test_ranks(device: torch.device, quick: bool, report: Report) -> None:
                 **(Ratio.of(base, blocks).columns if name in (WHOLE, ALL_CORES, SHARED) else {}),
             )
         for compute, copies in (PART, []), (AT_ONCE, ["copy D", "copy G"]):
-            parts = [f"{mode}, {compute}", *copies, "sum D", "sum G", *["agree"] * 4]
+            parts = [f"{mode}, {compute}", *copies, "sum D", "sum G", *["agree"] * 3]
             predicted = [sum(part) for part in zip(*(times[name] for name in parts))]
             model.row(
                 trained=mode,
@@ -227,6 +227,6 @@ def test_ranks(device: torch.device, quick: bool, report: Report) -> None:
     steps.note("images: of all processes together; the slower one's time counts.")
     exchanged.note(f"By {'NCCL' if on_gpu else 'gloo'}; agreements are by gloo in any case.")
     model.note(
-        "predicted: computing a part + all-reduces of both nets' gradients + 4 agreements; where "
+        "predicted: computing a part + all-reduces of both nets' gradients + 3 agreements; where "
         "parts are computed at once, also copies. ratio: measured (ms/step) by predicted."
     )

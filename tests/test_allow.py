@@ -48,10 +48,6 @@ def test_the_error_says_what_to_allow(saved):
     assert remedy.endswith("trainer.resume(..., allow=['seed', 'generator optimizer.lr'])")
     with pytest.raises(ValueError, match="different run:\n  seed: 999 when saved, 5 now\nUse"):
         other().resume(saved, allow="generator optimizer.lr")
-    with pytest.raises(ValueError) as caught:
-        other().resume(saved, allow=["generator optimiser.lr", "seed"])
-    # A word that names nothing, perhaps misspelt, is not repeated.
-    assert str(caught.value).endswith("allow=['seed', 'generator optimizer.lr'])")
     assert other().resume(saved, allow=["seed", "generator optimizer.lr"]) == saved
 
 

@@ -80,6 +80,8 @@ def test_the_newest_good_ones_stay_and_files_of_other_names_too(step, keep, even
                     save=partial(checkpoint.save, {"step": step, "skipped": [0]}),
                     stop_reason=None,
                     skipped=SimpleNamespace(in_row=0),
+                    ranks=SimpleNamespace(count=1),
+                    compared_step=0,
                 )
                 with pytest.MonkeyPatch.context() as patch:
                     if event != "save":
@@ -100,6 +102,27 @@ def test_the_newest_good_ones_stay_and_files_of_other_names_too(step, keep, even
                     keeper = hooks.Checkpoint(path, every=1, keep=keep)  # of the next process
             names = {f"step_{s:06d}.pt" for s in there}
             assert {file.name for file in folder.iterdir()} == kept | names
+
+
+@pytest.mark.parametrize(("count", "stay"), [(1, [7, 8]), (2, [3, 7, 8])])
+def test_of_several_ranks_one_from_before_they_were_compared_stays(count, stay, tmp_path):
+    """If they turn out to differ, it is what there is to go on from."""
+    keeper = hooks.Checkpoint(tmp_path, every=1, keep=2)
+    keeper.folder.mkdir()
+    for step in range(1, 9):
+        run = SimpleNamespace(
+            step=step,
+            epoch=0,
+            batch=step,
+            batches_per_epoch=None,
+            save=partial(checkpoint.save, {"step": step}),
+            stop_reason=None,
+            skipped=SimpleNamespace(in_row=0),
+            ranks=SimpleNamespace(count=count),
+            compared_step=min(step, 3),
+        )
+        keeper.on_step_end(run, None)
+    assert [checkpoint.step_of(path) for path in checkpoint.files(keeper.folder)] == stay
 
 
 def test_another_run_is_refused_by_every_difference(tmp_path):

@@ -254,7 +254,8 @@ def hold(path, hold_until):
 
 def test_what_the_dead_have_left_goes_and_nothing_else(tmp_path):
     """Whatever they were saving; a process that still writes has its file locked."""
-    stay = [f"step_000001.{end}" for end in ("pt.0.partial", "npy.0123cdef.partial", "0123cdef.pt")]
+    ends = ("pt.0.partial", "pt.download.partial", "npy.0123cdef.partial", "0123cdef.pt")
+    stay = {f"step_000001.{end}" for end in ends}
     for name in (*stay, LEFT, LEFT.replace("9", "2")):
         (tmp_path / name).touch()
     until = tmp_path / "until"
@@ -262,6 +263,7 @@ def test_what_the_dead_have_left_goes_and_nothing_else(tmp_path):
     processes.eventually(Path(f"{until}.held").exists)
     checkpoint.save({"step": 2}, tmp_path / "step_000002.pt")
     found = {path.name for path in tmp_path.glob("step_*")}
+    assert found > stay
     (written,) = found - {*stay, "step_000002.pt"}
     assert written.startswith("step_000003.pt.")
     until.touch()
@@ -290,6 +292,19 @@ def test_a_file_that_was_taken_for_a_dead_process_s_is_begun_again(tmp_path):
     assert checkpoint.load(path) == {"step": 1}
 
 
+def test_a_file_is_locked_until_it_has_its_name(tmp_path):
+    """Another process that saves at the last moment does not take it for a dead one's."""
+
+    def saves_another(name, operate, *arguments):
+        if name == "replace" and arguments[1].name == "state.pt":
+            checkpoint.save({"step": 2}, tmp_path / "other.pt")
+        return operate(*arguments)
+
+    with watched(saves_another):
+        checkpoint.save({"step": 1}, tmp_path / "state.pt")
+    assert checkpoint.load(tmp_path / "state.pt") == {"step": 1}
+
+
 def test_a_disk_without_locks_can_be_saved_to(tmp_path, monkeypatch):
     """What half-written files there are stay, for they may be another process's."""
 
@@ -299,7 +314,9 @@ def test_a_disk_without_locks_can_be_saved_to(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", has_none)
     (tmp_path / LEFT).touch()
     checkpoint.save({"step": 1}, tmp_path / "state.pt")
-    assert {path.name for path in tmp_path.iterdir()} == {LEFT, "state.pt"}
+    monkeypatch.setattr(disk, "fcntl", None)  # as on Windows
+    checkpoint.save({"step": 1}, tmp_path / "other.pt")
+    assert {path.name for path in tmp_path.iterdir()} == {LEFT, "state.pt", "other.pt"}
 
 
 def test_what_the_dead_have_left_may_stay(tmp_path):

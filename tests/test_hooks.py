@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -394,6 +395,27 @@ def test_training_images_are_those_of_the_runs_beginning(tmp_path):
     assert shown("run", images, 5, state)[1] == grid(images)
     assert shown("elsewhere", images, 5, state)[1] == grid(images[:16])
     assert shown("run", others, 1)[1] == grid(others[:8])
+
+
+def test_real_beside_fake_keeps_its_own_images(tmp_path):
+    """A loader may fill one tensor again and again; what are no images is refused at once."""
+    images = tiny_images(16).contiguous(memory_format=torch.channels_last)
+    buffer = torch.empty_like(images[:8])
+
+    class Refills(list):
+        def __iter__(self):
+            for part in images.split(8):
+                yield buffer.copy_(part)
+
+    hook = hooks.RealBesideFake(tmp_path)
+    trainer = tiny_trainer(hooks=[hook])
+    trainer.fit(Refills([0, 0]), epochs=1)
+    real, fake = pictures.grid(images), pictures.grid(trainer.pictures())
+    expected = pictures.titled(("Real Images", real), ("Fake Images", fake))
+    with Image.open(tmp_path / "real_beside_fake.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(expected))
+    with pytest.raises(ValueError, match="pictures need images"):
+        hook.on_step_start(SimpleNamespace(real=torch.zeros(4, 2)))
 
 
 def test_before_the_first_step_there_are_no_training_images(tmp_path):

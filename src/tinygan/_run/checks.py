@@ -88,9 +88,7 @@ def refuse(
         for name, both in found.items()
         if name not in allow and not name.startswith(beginnings)
     }
-    # Without words that name nothing here, which may be misspelt.
-    heeded = [w for w in allow if any(n == w or n.startswith((f"{w}.", f"{w} ")) for n in found)]
-    remedy = f"To resume anyway: trainer.resume(..., allow={[*heeded, *refused]})"
+    remedy = f"To resume anyway: trainer.resume(..., allow={[*allow, *refused]})"
     if never:
         refused |= never
         remedy = "No other nets can go on from it."

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # on Windows, where no file can be removed while another process has it open
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 
@@ -26,7 +26,7 @@ def renamed(path: Path) -> Iterator[BinaryIO]:
     Whatever goes wrong, an older file at ``path`` stays. Half-written files in the folder, for
     paths that end alike, are removed first if no process has them locked: theirs have died.
     """
-    for left in path.parent.glob(f"*{glob.escape(path.suffix)}.{'?' * 8}.partial"):
+    for left in path.parent.glob(f"*{glob.escape(path.suffix)}.{'[0-9a-f]' * 8}.partial"):
         with suppress(OSError), open(left, "r+b") as abandoned:
             _lock(abandoned)
             remove(left)
@@ -36,7 +36,7 @@ def renamed(path: Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             sync(file)
-        replace(partial, path)
+            replace(partial, path)  # while it is locked
         sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):  # the first error is the one to report
@@ -53,15 +53,16 @@ def _begun(path: Path) -> BinaryIO:
         except (BlockingIOError, FileNotFoundError):  # another process has just removed it
             file.close()
             continue
-        except OSError:  # a disk without locks, on which nothing half-written is removed
+        except OSError:  # no locks here: then nothing half-written is removed
             pass
         return file
 
 
 def _lock(file: BinaryIO) -> None:
     """Lock a file until it is closed; raise OSError if another process has, or it is gone."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if fcntl is None:
+        raise OSError("this system has no file locks that we know")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.stat(file.name)
 
 

@@ -100,16 +100,20 @@ class Checkpoint(FolderHook):
             logger.warning(words, trainer.stop_reason, trainer.step, self.folder)
 
     def _save(self, trainer: Run) -> None:
-        """Save, and remove what is older than the newest whole files, so many as are kept."""
+        """Save, and remove what is older than the newest whole files, so many as are kept.
+
+        Of several ranks, one that was saved before they were last compared stays as well.
+        """
         path = checkpoint.path_of(self.folder, trainer.step)
         trainer.save(path)
         self._saved = _place(trainer)
         self._whole.add(path)
         if trainer.skipped.in_row > 0:  # what there is to go back to lies before, and stays
             return
-        newest = 0
+        newest, has_sure = 0, trainer.ranks.count == 1
         for path in reversed(files(self.folder)):
-            if newest == self.keep:
+            is_sure = checkpoint.step_of(path) <= trainer.compared_step
+            if newest >= self.keep and (has_sure or not is_sure):
                 self._whole.discard(path)
                 try:
                     disk.remove(path)
@@ -118,6 +122,7 @@ class Checkpoint(FolderHook):
             elif path in self._whole or load_whole(path) is not None:
                 self._whole.add(path)  # and is not read again
                 newest += 1
+                has_sure |= is_sure
 
     def on_non_finite(self, trainer: Run, error: NonFiniteError) -> None:
         if trainer.rollbacks >= self.max_rollbacks:

@@ -47,9 +47,9 @@ class TrainingGrid(FolderHook):
 
 
 class RealBesideFake(FolderHook):
-    """At the end, write ``real_beside_fake.png``: the last 64 training images, and as many fakes.
+    """At the end, write ``real_beside_fake.png``: the last 64 training images beside fakes.
 
-    The fakes are the images of the fixed noise.
+    The fakes are the 64 images of the fixed noise.
 
     Examples:
         >>> picture = RealBesideFake("runs/faces")
@@ -57,19 +57,22 @@ class RealBesideFake(FolderHook):
 
     def on_fit_start(self, trainer: Run) -> None:
         super().on_fit_start(trainer)
-        self._batches: list[torch.Tensor] = []
+        self._last: list[torch.Tensor] = []
 
     def on_step_start(self, trainer: Run) -> None:
-        self._batches.append(trainer.real)
-        while sum(map(len, self._batches[1:])) >= 64:
-            del self._batches[0]
+        if not self._last:
+            pictures.grid(trainer.real[:1])  # an error now for what is no image
+        self._last.append(trainer.real[-64:].clone())
+        while sum(map(len, self._last[1:])) >= 64:
+            del self._last[0]
 
     def on_fit_end(self, trainer: Run) -> None:
-        if self._batches:  # else nothing has been trained
-            real = pictures.grid(torch.cat(self._batches)[-64:])
+        if self._last:  # else nothing has been trained
+            real = pictures.grid(torch.cat(self._last)[-64:])
             fake = pictures.grid(trainer.pictures())
             picture = pictures.titled(("Real Images", real), ("Fake Images", fake))
             save_picture(picture, self.folder / "real_beside_fake.png")
+            self._last = []
 
 
 class SampleGrid(FolderHook):

@@ -164,10 +164,11 @@ def as_json(row: dict[str, float]) -> str:
 class LossPlot(FolderHook):
     """Draw all losses, and below them the other statistics, as ``loss_plot.png``.
 
-    It is drawn from the ``log.jsonl`` of ``JSONLog``, at the end of each epoch and of the run. What
-    is not finite is a gap. Of more than 1,000 values the means of neighbours are shown. Raises
-    ImportError without matplotlib, ``pip install "tinygan[plots]"``, and ValueError, as ``fit``
-    begins, if no ``JSONLog`` of the same folder comes before it in the list of hooks.
+    It is drawn from the ``log.jsonl`` of ``JSONLog`` at the end of the run, and of epochs if that
+    takes a twentieth of the time or less. What is not finite is a gap; of more than 1,000 values
+    the means of finite neighbours are shown. Raises ImportError without matplotlib,
+    ``pip install "tinygan[plots]"``, and ValueError, as ``fit`` begins, if no ``JSONLog`` of the
+    same folder comes before it in the list of hooks.
 
     Examples:
         >>> both = [JSONLog("runs/faces"), LossPlot("runs/faces")]
@@ -203,7 +204,7 @@ class LossPlot(FolderHook):
         if not (log := self.folder / "log.jsonl").exists():  # stopped before the first step
             return
         curves: dict[str, array[float]] = {}  # step, value, step, value, ...
-        with open(log) as lines:
+        with open(log, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 with suppress(ValueError, LookupError, TypeError, AttributeError):  # no row of ours
                     row = json.loads(line)

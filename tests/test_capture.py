@@ -321,30 +321,35 @@ def meddle(recorder, event, act, once):
             run()
 
 
-def test_a_refused_change_says_what_to_do_instead(recorder):
-    """The error names what has changed, both places where it may, and two ways out."""
+def _evaluate_and_decay(player):
+    _evaluate(player)
+    _decay(player)
 
-    def much(player):
-        _evaluate(player)
-        _decay(player)
 
+@pytest.mark.parametrize(
+    ("act", "event", "what", "remedy"),
+    [
+        (
+            _evaluate_and_decay,
+            "on_update",
+            "the discriminator's training mode, the discriminator's options",
+            "do so in on_step_start or on_step_end, write into the tensors that are there",
+        ),
+        (  # neither would leave a gradient out
+            _drop_gradient,
+            "on_gradients",
+            "which of the discriminator's weights have gradients",
+            "change their requires_grad in on_step_start or on_step_end",
+        ),
+    ],
+)
+def test_a_refused_change_says_what_to_do_instead(recorder, act, event, what, remedy):
+    """The error names what has changed, where it may, and another way out."""
     with pytest.raises(RuntimeError) as error:
-        assert_same_run(recorder, make_hooks=lambda: [Meddle(much, "on_update", (9,))])
+        assert_same_run(recorder, make_hooks=lambda: [Meddle(act, event, (9,))])
     assert str(error.value) == (
-        "a hook changed the discriminator's training mode, the discriminator's options in the "
-        "middle of a captured step; do so in on_step_start or on_step_end, write into the tensors "
-        "that are there, or train without capture."
-    )
-
-
-def test_a_gradient_that_a_hook_drops_is_refused_with_its_own_remedy(recorder):
-    """Neither a write into what is there nor the same act between steps would leave it out."""
-    with pytest.raises(RuntimeError) as error:
-        assert_same_run(recorder, make_hooks=lambda: [Meddle(_drop_gradient, "on_gradients", (9,))])
-    assert str(error.value) == (
-        "a hook changed which of the discriminator's weights have gradients in the middle of a "
-        "captured step; change their requires_grad in on_step_start or on_step_end, or train "
-        "without capture."
+        f"a hook changed {what} in the middle of a captured step; {remedy}, or train without "
+        "capture."
     )
 
 

@@ -24,7 +24,7 @@ def renamed(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path``, which gets that name when it is whole and on the disk.
 
     Whatever goes wrong, an older file at ``path`` stays. Half-written files in the folder, for
-    paths that end alike, are removed first if no process has them locked: theirs have died.
+    paths that end alike, are removed first if no process has them locked: their writers have died.
     """
     for left in path.parent.glob(f"*{glob.escape(path.suffix)}.{'[0-9a-f]' * 8}.partial"):
         with suppress(OSError), open(left, "r+b") as abandoned:

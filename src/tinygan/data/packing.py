@@ -243,7 +243,7 @@ class _Attempts(Dataset[tuple[torch.Tensor, str]]):
 
 
 def _decoded(images: ImageFiles, max_bad: float, workers: int) -> Generator[Any]:
-    """Give nothing once the workers run; then images as bytes, with what is wrong, in batches."""
+    """Yield None once the workers run; then batches of images in bytes, with what is wrong."""
     images.refuse_bad(max_bad)
     attempts = _Attempts(images)
     size = min(max(1, _BATCH // attempts.blank.numel()), len(images))
@@ -271,7 +271,8 @@ def _write(
         start += len(pixels)
         yield len(pixels)
     bad_rows = [index for index, name in enumerate(names) if name in images.rejected]
-    passing = [names[index] for index in bad_rows if not _Attempts(images)[index][1]]
+    again = _Attempts(images)
+    passing = [names[index] for index in bad_rows if not again[index][1]]
     if passing:  # they must not be left out for ever
         raise OSError(
             f"these images failed to decode once and then succeeded: {listed(passing)}; the disk "

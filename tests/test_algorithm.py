@@ -189,10 +189,10 @@ def test_turns_have_examples_and_noise_of_their_own():
     seen = {"real": [], "z": []}
     generator, discriminator = nets()
     generator.register_forward_pre_hook(
-        lambda net, given: seen["z"].append(given[0].clone()) if net.training else None
+        lambda net, given: None if trainer.between_steps else seen["z"].append(given[0].clone())
     )
     discriminator.register_forward_pre_hook(
-        lambda net, given: seen["real"].append(given[0].clone()) if net.training else None
+        lambda net, given: None if trainer.between_steps else seen["real"].append(given[0].clone())
     )
     trainer = tinygan.GANTrainer(generator, discriminator, d_steps=3)
     [images] = batches((12,))
@@ -210,7 +210,7 @@ def test_what_does_not_fill_turns_is_left_out():
     trainer = tinygan.GANTrainer(*nets(norm=None), d_steps=2)
     sizes = []
     trainer.discriminator.register_forward_pre_hook(
-        lambda net, given: sizes.append(len(given[0])) if net.training else None
+        lambda net, given: None if trainer.between_steps else sizes.append(len(given[0]))
     )
     trainer.fit(batches((12, 7, 1)), epochs=1)
     assert sizes == [6, 6, 6, 6, 6, 3, 3, 3, 3, 3]

@@ -162,7 +162,7 @@ def test_real_images_and_fakes_go_through_the_same_function():
     )
     trainer = tinygan.GANTrainer(*recipes.nets(), augment=mark, penalties=tinygan.penalties.r1())
     trainer.discriminator.register_forward_pre_hook(
-        lambda net, given: seen.append(given[0].detach().clone()) if net.training else None
+        lambda net, given: None if trainer.between_steps else seen.append(given[0].detach().clone())
     )
     [images, _], *_ = recipes.batches()
     trainer.fit([images], steps=2)

@@ -105,7 +105,7 @@ def test_both_nets_get_the_images_own_labels():
     for player in trainer.players:
         player.module.register_forward_pre_hook(
             lambda net, given, name=player.name: (
-                calls.append((name, given[1].tolist())) if net.training else None
+                None if trainer.between_steps else calls.append((name, given[1].tolist()))
             )
         )
     batches = recipes.batches()
@@ -163,8 +163,14 @@ def test_one_attribute_of_drawn_faces_is_their_class():
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        (torch.tensor([0, 1]), "labels must be (N,) of int64, got (2,) of torch.int64 for N=8"),
-        (torch.zeros(8), "labels must be (N,) of int64, got (8,) of torch.float32 for N=8"),
+        (
+            torch.tensor([0, 1]),
+            "labels must be (N,) of integers, got (2,) of torch.int64 for N=8; giv",
+        ),
+        (
+            torch.zeros(8),
+            "labels must be (N,) of integers, got (8,) of torch.float32 for N=8; conv",
+        ),
         (
             torch.arange(8),
             "labels must be in [0, 3), got [0, 7]; count classes from 0, and build the nets",
@@ -206,8 +212,10 @@ def test_missing_labels_are_refused():
             "labels must be None for nets without classes, got 1"
         ),
         partial(conditional().sample, 2, labels=3): "labels must be in [0, 3), got [3, 3]",
-        partial(conditional().sample, 2, labels=0.5): "(N,) of int64, got (2,) of torch.float32",
-        partial(conditional().sample, 8, labels=labels[:3]): "(N,) of int64, got (3,) of torch.int",
+        partial(conditional().sample, 2, labels=0.5): "(N,) of integers, got (2,) of torch.float32",
+        partial(
+            conditional().sample, 8, labels=labels[:3]
+        ): "(N,) of integers, got (3,) of torch.int",
         partial(with_classes[0], torch.randn(2, 5)): "labels must be given to a net with num_cl",
         partial(plain[1], images, labels): "labels must be given to a net with num_classes, and",
         partial(tinygan.DCGANDiscriminator, 8, join=2, num_classes=3): (
@@ -254,7 +262,7 @@ def test_images_that_are_too_few_to_join_are_left_out():
     made = recipes.nets(join=2)
     sizes = []
     made[1].register_forward_pre_hook(
-        lambda net, given: sizes.append(len(given[0])) if net.training else None
+        lambda net, given: None if trainer.between_steps else sizes.append(len(given[0]))
     )
     images = [batch for batch, _ in recipes.batches()]
     trainer = tinygan.GANTrainer(*made)

@@ -68,7 +68,7 @@ class Stream(tinygan.Hook):
         )
 
     def _note(self, generator, inputs):
-        if generator.training:
+        if self.seen and generator.training:  # or it is the rehearsal
             self.seen[-1]["noise"] = inputs[0].tolist()
 
 

@@ -10,7 +10,6 @@ The page "Your own algorithm" of the documentation explains how to write one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -38,13 +37,8 @@ attribute ``turns``, a number, the rest of a batch that is not a multiple of it 
 
 def check_algorithm(algorithm: object) -> None:
     """Raise TypeError for anything that cannot be called with players and a batch."""
-    try:
-        inspect.signature(algorithm).bind("players", "batch")  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"algorithm must be a generator function of (players, batch), got {algorithm!r}; write "
-            "one, or call a function that returns one, such as tinygan.algorithms.gan()."
-        ) from None
+    remedy = "write one, or call a function that returns one, such as tinygan.algorithms.gan()."
+    checks.takes("algorithm", algorithm, "(players, batch)", remedy, "generator function")
 
 
 def gan(
@@ -85,6 +79,7 @@ def gan(
     terms = penalties_.listed(penalties)
     changes = augmentations.listed(augment)
     checks.count("d_steps", d_steps)
+    checks.takes("prior", prior, "(count, latent_dim, generator)", "use sampling.normal.")
     seen = partial(augmentations.applied, changes)  # what D sees of images
 
     def algorithm(players: Players, batch: Batch) -> Iterator[Player]:

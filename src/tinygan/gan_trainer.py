@@ -15,8 +15,7 @@ from tinygan._execution.execution import Execution
 from tinygan._run import batches, checks
 from tinygan.average import Average
 from tinygan.hook import Hook
-from tinygan.nets import traits
-from tinygan.nets.compatibility import check_first_batch, check_labels, check_nets
+from tinygan.nets import compatibility, traits
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.player import Player
 from tinygan.trainer import Trainer
@@ -87,13 +86,15 @@ class GANTrainer(Trainer):
         device: torch.device | str | None = None,
         execution: Execution = Execution(),  # noqa: B008 - it is a constant
     ) -> None:
-        check_nets(generator, discriminator)
+        compatibility.check_nets(generator, discriminator)
         players = [
             Player("discriminator", discriminator, discriminator_optimizer),
             Player("generator", generator, generator_optimizer, ema_half_life=ema_half_life),
         ]
         self.latent_dim = checks.count("latent_dim", players[1].latent_dim)
         self.num_classes: int | None = getattr(generator, "num_classes", None)
+        if self.num_classes is not None:
+            checks.count("num_classes", self.num_classes)
         self.prior: sampling.Prior = getattr(generator, "prior", sampling.normal)
         terms = penalties_.listed(penalties)
         if terms and traits.has_batch_norm(discriminator):
@@ -138,18 +139,20 @@ class GANTrainer(Trainer):
         images = batches.images(batch)
         if self.num_classes is None:
             return [images]
-        labels = batches.labels(batch)
+        labels = compatibility.as_labels(batches.labels(batch), len(images))
         if labels.device.type == "cpu":
-            check_labels(labels, len(images), self.num_classes)  # which waits for no device here
+            compatibility.check_labels(labels, self.num_classes)  # which waits for no device here
         return [images, labels]
 
     def _check_first(self, examples: Sequence[torch.Tensor]) -> None:
         real, *labels = examples
-        z = self.noise(0, 2)
-        check_first_batch(
-            real, labels[0] if labels else None, z, self.generator, self.discriminator
-        )
-        super()._check_first(examples)
+        discriminator, generator = self.players
+        # As many as will go through the nets at once: some work with certain numbers only.
+        z = self.noise(0, max(len(real) // self._multiple, 1) * self._parts["join"])
+        with discriminator.applied.rehearsing(), generator.applied.rehearsing():
+            fakes = compatibility.check_generator(generator, z, real, labels[0] if labels else None)
+            super()._check_first(examples)
+            compatibility.check_discriminator(discriminator, *fakes)
 
     def noise(self, step: int, count: int) -> torch.Tensor:
         """Return the z of a training step, (count, Z): a pure function of the seed and the step.

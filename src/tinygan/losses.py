@@ -181,6 +181,9 @@ def checked(loss: object) -> Loss | PairedLoss:
 
     def checking(name: str) -> Any:
         cost = getattr(loss, name)
+        arguments = "(real, fake)" if loss.paired else "(logits)"
+        remedy = "use a Loss for functions of logits, a PairedLoss for functions of two of them."
+        checks.takes(f"loss.{name}", cost, arguments, remedy)
         return lambda *logits: each(f"loss.{name}", cost(*logits), logits[-1].shape, per="logit")
 
     return replace(loss, **{field.name: checking(field.name) for field in fields(loss)})

@@ -74,17 +74,26 @@ class Player:
         self, device: torch.device, dtype: torch.dtype | None = None, *, compiled: bool = False
     ) -> None:
         """Move the net to a device, and choose how it is applied. The trainer calls this."""
-        # Channels last is the layout in which convolutions of images run fastest.
-        self.module.to(device).to(memory_format=torch.channels_last)
+        self.module.to(device)
         if self.optimizer.state:  # some optimizers have a state before their first step
             self.optimizer.load_state_dict(self.optimizer.state_dict())
         if self.average is not None:
-            self.average.net.to(device).to(memory_format=torch.channels_last)
+            self.average.net.to(device)
         self.device = device
         self.weights_dtype = next(self.module.parameters()).dtype
         self.applied = Applied(self.module, dtype, compiled=compiled)
         self.ledger = Ledger(self.name)
         self.skipped = torch.ones((), device=device)
+
+    def lay_out(self, layout: torch.memory_format) -> None:
+        """Hold images, weights and their moments in a memory format. The trainer calls this."""
+        held: list[Any] = [m for own in self.optimizer.state.values() for m in own.values()]
+        for net in (self.module, *([] if self.average is None else [self.average.net])):
+            held += [*net.parameters(), *net.buffers()]
+        for tensor in held:
+            if isinstance(tensor, torch.Tensor) and tensor.dim() == 4:  # others have no such format
+                tensor.data = tensor.data.to(memory_format=layout)
+        self.applied.layout = layout
 
     @property
     def latent_dim(self) -> int:
@@ -114,14 +123,20 @@ class Player:
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """Apply the net to inputs of any floating type; results have the type of the weights."""
-        return self.applied(*inputs)
+        try:
+            return self.applied(*inputs)
+        except Exception as error:
+            shapes = " and ".join(str(tuple(getattr(each, "shape", ()))) for each in inputs)
+            error.add_note(f"raised by the {self.name}, which must take inputs of shape {shapes}")
+            raise
 
     @torch.no_grad()
     def sample(self, *inputs: torch.Tensor) -> Any:
         """Apply the net, or its moving average, in evaluation mode; nothing of the run changes."""
         net = self.module if self.average is None else self.average.net
         with evaluating(net):
-            return net(*(as_input(each, self.weights_dtype).to(self.device) for each in inputs))
+            own = self.weights_dtype, self.applied.layout
+            return net(*(as_input(each, *own).to(self.device) for each in inputs))
 
     def twice_differentiable(self, *more: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the net as a function of its first input, for gradients of gradients.
@@ -129,7 +144,9 @@ class Player:
         These need the precision of the weights' own type, and torch.compile has none. ``more`` are
         the other inputs, such as labels.
         """
-        return _Bound(self.module, more) if more else self.module
+        if self.applied.layout == torch.channels_last and not more:
+            return self.module  # what algorithms have is channels last
+        return _Bound(self.module, self.applied.layout, more)
 
     def pay(self, cost: torch.Tensor, name: str | None = None, *, weight: float = 1.0) -> None:
         """Add the gradient of ``weight`` times the mean cost to this player's weights, no others.
@@ -189,13 +206,16 @@ class Player:
 
 
 class _Bound:
-    """A net as a function of its first input, with the others held."""
+    """A net as a function of its first input, in its layout, with the others held."""
 
-    def __init__(self, net: nn.Module, more: Sequence[torch.Tensor]) -> None:
-        self.net, self.more = net, more
+    def __init__(
+        self, net: nn.Module, layout: torch.memory_format, more: Sequence[torch.Tensor]
+    ) -> None:
+        self.net, self.layout, self.more = net, layout, more
         self.join: int = getattr(net, "join", 1)
 
     def __call__(self, examples: torch.Tensor) -> torch.Tensor:
+        examples = as_input(examples, examples.dtype, self.layout)
         logits: torch.Tensor = self.net(examples, *self.more)
         return logits
 

@@ -334,8 +334,9 @@ def _words_of(player: Player) -> dict[str, str]:
     own = f"{player.name} optimizer"
     words = {player.name: name_of(type(player.module)), own: name_of(type(player.optimizer))}
     for name in DECLARED:
-        if hasattr(player.module, name):
-            words[f"{player.name}.{name}"] = str(getattr(player.module, name))
+        value = getattr(player.module, name, ...)
+        if isinstance(value, int | str | tuple | list | None):  # or it means something else
+            words[f"{player.name}.{name}"] = str(value)
     if player.average is not None:
         words |= parts(f"{player.name}.ema_half_life", player.average.half_life)
     for name, value in player.optimizer.defaults.items():
@@ -355,8 +356,19 @@ def _state_of(player: Player) -> State:
     }
 
 
+def _is_channels_last(value: object) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dim() == 4
+        and not value.is_contiguous()
+        and value.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:
     """Take that back, except for the optimizer's options that are found to differ."""
+    if any(map(_is_channels_last, saved["module"].values())):
+        player.lay_out(torch.channels_last)  # so that samples have the same bits before a fit too
     player.module.load_state_dict(saved["module"])
     if player.average is not None:
         player.average.net.load_state_dict(saved["average" if "average" in saved else "module"])

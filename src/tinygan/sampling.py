@@ -13,7 +13,7 @@ from torch import nn
 
 from tinygan import schedules
 from tinygan.batch import Draw
-from tinygan.nets.compatibility import check_labels
+from tinygan.nets.compatibility import as_labels, check_labels
 from tinygan.nets.traits import evaluating
 
 __all__ = ["Prior", "generate", "normal", "uniform"]
@@ -83,7 +83,8 @@ def generate(
     if num_classes is not None:
         labels = torch.as_tensor(torch.arange(len(z)) % num_classes if labels is None else labels)
         labels = labels.expand(len(z)) if labels.dim() == 0 else labels
-        check_labels(labels, len(z), num_classes)
+        labels = as_labels(labels, len(z))
+        check_labels(labels, num_classes)
         inputs.append(labels.to(weights.device))
     elif labels is not None:
         raise ValueError(

@@ -106,7 +106,8 @@ class Trainer(Run):
         self._multiple = math.prod(self._parts.values())
         self._received = signals.Received()
         self._all_stop = False
-        self._rehearsed: list[Player] = []
+        self._rehearsed: set[int] = set()  # sizes of batches
+        self._layout = torch.channels_last
 
     def fit(
         self,
@@ -260,7 +261,7 @@ class Trainer(Run):
         call(self._watching, "on_step_end", self, self._step.report)
         self.between_steps = True
 
-    def _batch(self, examples: tuple[torch.Tensor, ...], size: int) -> Batch:
+    def _batch(self, examples: Sequence[torch.Tensor], size: int) -> Batch:
         """Return the next step's batch: this rank's examples, of a whole batch of ``size``."""
         start = self.ranks.part(size).start
         own = slice(start, start + len(examples[0]))
@@ -289,18 +290,71 @@ class Trainer(Run):
             given = self._examples(batch)
             own, size = batches_of.part(given, batches, self.ranks)
             begins = not self.data and not (self.batch > 0 and self._is_too_small(size))
-            if begins or (self.batch == 0 and self._is_too_small(size)):
+            if begins:
+                self._try(own, size, self._smallest(batches, size))
+            elif self.batch == 0 and self._is_too_small(size):
                 self._check_first(own)
             if not self.data or self.batch == 0:
                 digest = batches_of.digest(given, batches, self.ranks)
             whole = len(own[0]) // self._multiple * self._multiple
             examples = tuple(self._moved(tensor[:whole]) for tensor in own)
-            if begins and not self._rehearsed:
-                self._rehearsed = self._rehearse(self._batch(examples, size))
         self._agree(size, digest)
         if self.step % CHECK_EVERY == 0:
             self._replica.check_identical(self.step)
         return examples, size
+
+    def _try(self, own: Sequence[torch.Tensor], size: int, smallest: int) -> None:
+        """Check a fit's first batch, and rehearse with it, in a layout that all nets take.
+
+        Channels last is the layout in which convolutions of images run fastest, but a net that
+        calls ``view`` may need the usual one: it alone, or, at last, all that is in the run.
+        """
+        players = list(self.players)
+        failed: Exception | None = None
+        for usual in ([], *([each] for each in players), players):
+            if not self._rehearsed:
+                for player in players:
+                    layout = torch.contiguous_format if player in usual else torch.channels_last
+                    player.lay_out(layout)
+                self._layout = torch.contiguous_format if usual == players else torch.channels_last
+            try:
+                self._try_size(own, size, size)
+                self._try_size(own, smallest, size)
+                return
+            except (RuntimeError, AssertionError) as error:
+                failed = failed or error
+                if self._rehearsed or isinstance(error, torch.OutOfMemoryError):
+                    break
+        assert failed is not None
+        raise failed
+
+    def _try_size(self, own: Sequence[torch.Tensor], size: int, first: int) -> None:
+        """Rehearse with as many examples of a first batch as one of ``size`` has here."""
+        part = self.ranks.part(size)
+        rows = (part.stop - part.start) // self._multiple * self._multiple
+        try:
+            if size == first:
+                self._check_first(own)
+            if rows and size not in self._rehearsed:
+                self._rehearse(self._batch([self._moved(tensor[:rows]) for tensor in own], size))
+                self._rehearsed.add(size)
+        except Exception as error:
+            lone = "Expected more than 1 value per channel" in str(error)
+            if isinstance(error, torch.OutOfMemoryError) or (size == first and not lone):
+                raise
+            last = size < first or self.batch > 0
+            raise ValueError(
+                f"{'the last or smallest batch' if last else 'batches'} must have a size that the nets can train on, got {size}, which fails with "
+                f"{str(error)!r}; use another batch size, drop_last=True, or nets without batch "
+                "norm."
+            ) from error
+
+    def _smallest(self, batches: Iterable[object], size: int) -> int:
+        """Return the size of the smallest batch that this fit comes to, as far as that is known."""
+        steps, length = self.target_steps, self.batches_per_epoch
+        if steps is not None and length is not None and steps - self.step < length - self.batch:
+            return size
+        return batches_of.smallest(batches, size)
 
     def _is_too_small(self, size: int) -> bool:
         """Return whether a batch of ``size`` is smaller than what the algorithm needs of a rank."""
@@ -308,8 +362,7 @@ class Trainer(Run):
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.weights_dtype if tensor.is_floating_point() else tensor.dtype
-        # The layout in which convolutions of images run fastest.
-        layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+        layout = self._layout if tensor.dim() == 4 else torch.preserve_format
         return tensor.to(self.device, dtype, non_blocking=True, memory_format=layout)
 
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:

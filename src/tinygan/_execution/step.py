@@ -122,7 +122,6 @@ class Step:
         """
         parameters = [p for player in self.players for p in player.parameters]
         gradients = [p.grad for p in parameters]
-        buffers = self._buffers.copies()
         order: list[Player] = []
         self.begin(1 / self.accumulate)
         try:
@@ -138,7 +137,6 @@ class Step:
         finally:
             for parameter, gradient in zip(parameters, gradients):
                 parameter.grad = gradient
-            self._buffers.put(buffers)
         for player in self.players:
             if player not in order:
                 raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any, TypeVar
@@ -41,6 +42,19 @@ def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
             wanted = f"{kind.__module__}.{kind.__qualname__}"
             raise TypeError(f"{name} must be a {wanted} or several, got {one!r}; {remedy}")
     return found
+
+
+def takes(name: str, function: Any, arguments: str, remedy: str, kind: str = "function") -> None:
+    """Raise TypeError for anything that cannot be called with arguments such as "(real, fake)"."""
+    try:  # a net says in its forward what it takes
+        own = inspect.signature(getattr(function, "forward", function))
+        own.bind(*arguments.split(","))
+    except ValueError:
+        return  # built-in functions have no signature
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a {kind} of {arguments}, got {function!r}; {remedy}"
+        ) from None
 
 
 def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:

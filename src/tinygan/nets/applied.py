@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tinygan.nets.buffers import Buffers
-from tinygan.nets.traits import evaluating, has_dropout
+from tinygan.nets.traits import has_dropout
 
 
 class Applied:
@@ -25,6 +25,7 @@ class Applied:
 
     Attributes:
         recompute: whether a pass keeps nothing for the backward pass, which then computes it again.
+        layout: the memory format in which the net is given images.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Applied:
         self.net, self.device, self.weights_dtype = net, weight.device, weight.dtype
         self.dtype = self.weights_dtype if dtype is None else dtype
         self.recompute = False
+        self.layout = torch.contiguous_format
         self._forward = _compiled(net) if compiled else net
         self._buffers = Buffers([net])
 
@@ -45,16 +47,19 @@ class Applied:
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
-        """Within the block the net is in evaluation mode and not compiled."""
+        """Within the block the net is not compiled; neither it nor global random state changes."""
         before, self._forward = self._forward, self.net
+        buffers = self._buffers.copies()
+        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            with evaluating(self.net):
+            with torch.random.fork_rng(devices):
                 yield
         finally:
             self._forward = before
+            self._buffers.put(buffers)
 
     def _run(self, inputs: Sequence[torch.Tensor]) -> Any:
-        given = [as_input(tensor, self.weights_dtype) for tensor in inputs]
+        given = [as_input(tensor, self.weights_dtype, self.layout) for tensor in inputs]
         if self.dtype is self.weights_dtype:
             return self._widened(self._forward(*given))
         # Without the cache: a recorded CUDA graph must convert the weights each time.
@@ -99,8 +104,8 @@ class Applied:
         )
 
 
-def as_input(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor as nets with weights of ``dtype`` take it; images are channels last."""
+def as_input(tensor: torch.Tensor, dtype: torch.dtype, layout: torch.memory_format) -> torch.Tensor:
+    """Return a tensor as nets with weights of ``dtype`` take it; images are in a layout."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(
             f"a net must be given tensors, got a {type(tensor).__name__}; unpack a batch first: "
@@ -109,7 +114,8 @@ def as_input(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor
     if tensor.dim() == 4:
-        return tensor.to(dtype, memory_format=torch.channels_last)
+        tensor = tensor.to(dtype, memory_format=layout)
+        return tensor.contiguous() if layout == torch.contiguous_format else tensor
     return tensor.to(dtype)
 
 

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from tinygan.nets.traits import evaluating, has_batch_norm
+from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator
+
+# What leaves numbers in [0, 1] there, by the names of autograd's nodes.
+STAYING = (
+    "View", "Reshape", "Unsafe", "Squeeze", "Unsqueeze", "Select", "Slice", "Permute", "Transpose",
+    "ToCopy", "Clone", "Mean", "Clamp",
+)  # fmt: skip
 
 
 def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
     """Raise ValueError if what the nets say about themselves does not match."""
-    for name in ("image_size", "channels", "num_classes"):
-        made, judged = (getattr(net, name, None) for net in (generator, discriminator))
+    if isinstance(generator, DCGANDiscriminator) or (
+        hasattr(discriminator, "latent_dim") and not hasattr(generator, "latent_dim")
+    ):
+        raise ValueError(
+            "generator must be the net that makes examples of noise, and discriminator the one "
+            f"that judges them, got a {type(generator).__name__} and a "
+            f"{type(discriminator).__name__}; exchange the two: GANTrainer(generator, "
+            "discriminator)."
+        )
+    # In other classes these names may mean something else: such nets are tried on the first batch.
+    ours = isinstance(generator, DCGANGenerator) and isinstance(discriminator, DCGANDiscriminator)
+    for name in ("image_size", "channels", "num_classes") if ours else ():
+        made, judged = (getattr(net, name) for net in (generator, discriminator))
         if name == "image_size":  # an int is a square
             made, judged = ((x, x) if isinstance(x, int) else x for x in (made, judged))
-        # Nets that do not give a size or channels are tried on the first batch instead.
-        unknown = name != "num_classes" and None in (made, judged)
-        if made != judged and not unknown:
+        if made != judged:
             raise ValueError(
                 f"generator and discriminator must agree on {name}, got {made} and {judged}; "
                 f"build both with the same {name}."
@@ -36,64 +54,110 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
 
 
 @torch.no_grad()
-def check_first_batch(
-    real: torch.Tensor,
-    labels: torch.Tensor | None,
-    z: torch.Tensor,
-    generator: nn.Module,
-    discriminator: nn.Module,
-) -> None:
-    """Raise ValueError if a batch or noise (2, Z) does not suit the nets; they do not change."""
+def check_generator(
+    generator: Any, z: torch.Tensor, real: torch.Tensor, labels: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
+    """Return a generator's fakes of z, and their labels if there are any.
+
+    Raises ValueError for real examples that are not as the fakes are. ``generator``, a player, does
+    not change while it is rehearsing.
+    """
     if not real.is_floating_point():
         raise ValueError(
             f"images must be floating point in [-1, 1], got {real.dtype}; scale bytes with "
             "images / 127.5 - 1."
         )
-    join = getattr(discriminator, "join", 1)
-    z = z.repeat(join, 1)
     classes = []
     if labels is not None:
-        check_labels(labels, len(real), generator.num_classes)  # type: ignore[arg-type]
+        check_labels(labels, generator.module.num_classes)
         classes.append(labels[:1].expand(len(z)).to(z.device))
-    with evaluating(generator, discriminator):
-        fake = _tried("generator", generator, z, *classes)
-        if len(real) == 0 or fake.shape[1:] != real.shape[1:]:
-            raise ValueError(
-                f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
-                f"generator makes, got {tuple(real.shape)}; change the nets (image_size, channels) "
-                "or the data, and batch a data set with tinygan.data.Loader."
-            )
-        if real.dim() == 4:
-            check_range(real)
-        if len(real) == 1 and (has_batch_norm(generator) or has_batch_norm(discriminator)):
-            raise ValueError(
-                "batch size must be at least 2 with batch norm, got 1; use larger batches, or nets "
-                "with norm=None."
-            )
-        logits = _tried("discriminator", discriminator, fake, *classes)
-    if logits.shape[:1] != (len(z) // join,):
+    fake = _made(("noise", "labels", "examples"), generator, z, *classes)
+    if len(real) == 0 or fake.shape[1:] != real.shape[1:]:
+        remedy = (
+            "change the nets (image_size, channels) or the data, and batch a data set with "
+            "tinygan.data.Loader."
+        )
+        if real.dim() == fake.dim() == 4 and real.shape[3] == fake.shape[1] != real.shape[1]:
+            remedy = "put the channels first, with images.permute(0, 3, 1, 2)."
+        elif real[:, None].shape[1:] == fake.shape[1:]:
+            remedy = "give the images their channel, with images[:, None]."
         raise ValueError(
-            f"discriminator must return logits (N, ...), got {tuple(logits.shape)} for N={len(z)}; "
-            "keep the first axis, or, if it judges m images together, give it an attribute join, m."
+            f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
+            f"generator makes, got {tuple(real.shape)}; {remedy}"
+        )
+    check_finite(real)
+    if real.dim() == 4:
+        check_range(real)
+        low, high = fake.min().item(), fake.max().item()
+        if low < -1.001 or high > 1.001 or 0 <= low < high:
+            warnings.warn(
+                f"the generator's first images are in [{low:.4g}, {high:.4g}], and should be in "
+                "[-1, 1], as the real ones are; let it end in nn.Tanh().",
+                stacklevel=2,
+            )
+    return fake, *classes
+
+
+def check_discriminator(discriminator: Any, fake: torch.Tensor, *classes: torch.Tensor) -> None:
+    """Raise ValueError unless a discriminator, a player, returns logits; warn of probabilities."""
+    with torch.enable_grad():  # so that it can be seen how they were made
+        logits = _made(("examples", "labels", "logits"), discriminator, fake, *classes)
+    if logits.shape[:1] != (len(fake) // getattr(discriminator.module, "join", 1),):
+        raise ValueError(
+            f"discriminator must return logits (N, ...), got {tuple(logits.shape)} for "
+            f"N={len(fake)}; keep the first axis, or, if it judges m images together, give it an "
+            "attribute join, m."
+        )
+    node = logits.grad_fn
+    while node is not None and node.name().startswith(STAYING):
+        node = node.next_functions[0][0]
+    if node is not None and node.name().startswith(("Sigmoid", "Softmax", "Hardsigmoid")):
+        warnings.warn(
+            "the discriminator ends in a sigmoid or the like, so that all it returns is in [0, 1], "
+            "but losses take logits; remove that layer: tinygan's losses apply it themselves.",
+            stacklevel=2,
         )
 
 
-def _tried(name: str, net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-    """Return what a net makes of inputs; its errors name it and their shapes."""
+def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Tensor:
+    """Return what a player makes of inputs, if that is a tensor; else raise TypeError."""
+    forward = player.module.forward
     try:
-        made: torch.Tensor = net(*inputs)
-    except Exception as error:
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        error.add_note(f"raised by the {name}, which must take inputs of shape {shapes}")
+        made = player(*inputs)
+    except TypeError as error:
+        try:
+            inspect.signature(forward).bind(*inputs)
+        except TypeError:
+            raise TypeError(
+                f"the {player.name} must take {' and '.join(names[: len(inputs)])}, got forward"
+                f"{inspect.signature(forward)}; both nets are given labels if the generator has an "
+                "attribute num_classes, the number of classes, and else neither is."
+            ) from error
         raise
+    if not isinstance(made, torch.Tensor):
+        raise TypeError(
+            f"the {player.name} must return {names[2]} alone, a tensor (N, ...), got a "
+            f"{type(made).__name__}; return the one that is trained on."
+        )
     return made
+
+
+def check_finite(images: torch.Tensor) -> None:
+    """Raise ValueError for images with NaN or infinity."""
+    finite = images.isfinite()
+    if not finite.all():
+        broken = int((~finite).reshape(len(images), -1).any(1).sum())
+        raise ValueError(
+            f"images must be finite, got NaN or infinity in {broken} of {len(images)}; look at the "
+            "data, and at what divides by a number that may be 0."
+        )
 
 
 def check_range(images: torch.Tensor) -> None:
     """Raise ValueError for images outside [-1, 1], and warn of images in [0, 1]."""
+    check_finite(images)
     low, high = images.min().item(), images.max().item()
-    # Resizing may leave the range by rounding. NaN compares false, so it fails this too.
-    if not (low >= -1.001 and high <= 1.001):
+    if low < -1.001 or high > 1.001:  # resizing may leave the range by rounding
         raise ValueError(
             f"images must be in [-1, 1], got [{low:.4g}, {high:.4g}]; scale bytes with "
             "images / 127.5 - 1, and [0, 1] with images * 2 - 1."
@@ -106,14 +170,25 @@ def check_range(images: torch.Tensor) -> None:
         )
 
 
-def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
-    """Raise ValueError for labels that are not (N,) of int64, or not classes of the nets."""
-    if labels.shape != (count,) or labels.dtype != torch.int64:
+def as_labels(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Return labels (N,) of any integers as int64; raise ValueError for others."""
+    if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
+        remedy = "give each example the number of its class."
+        if labels.shape == (count,):
+            remedy = "convert them with labels.long()."
+        elif labels.dim() == 2 and len(labels) == count:
+            how = "[:, 0]" if labels.shape[1] == 1 else ".argmax(1), if they are one-hot"
+            remedy = f"use labels{how}."
         raise ValueError(
-            f"labels must be (N,) of int64, got {tuple(labels.shape)} of {labels.dtype} for "
-            f"N={count}; give each example the number of its class."
+            f"labels must be (N,) of integers, got {tuple(labels.shape)} of {labels.dtype} for "
+            f"N={count}; {remedy}"
         )
-    low, high = labels.aminmax() if count else (0, 0)
+    return labels.long()
+
+
+def check_labels(labels: torch.Tensor, num_classes: int) -> None:
+    """Raise ValueError for labels (N,) of int64 that are not classes of the nets."""
+    low, high = labels.aminmax() if len(labels) else (0, 0)
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"labels must be in [0, {num_classes}), got [{int(low)}, {int(high)}]; count classes "

@@ -356,18 +356,10 @@ def _state_of(player: Player) -> State:
     }
 
 
-def _is_channels_last(value: object) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.dim() == 4
-        and not value.is_contiguous()
-        and value.is_contiguous(memory_format=torch.channels_last)
-    )
-
-
 def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:
     """Take that back, except for the optimizer's options that are found to differ."""
-    if any(map(_is_channels_last, saved["module"].values())):
+    tensors = [each for each in saved["module"].values() if isinstance(each, torch.Tensor)]
+    if any(each.dim() == 4 and not each.is_contiguous() for each in tensors):
         player.lay_out(torch.channels_last)  # so that samples have the same bits before a fit too
     player.module.load_state_dict(saved["module"])
     if player.average is not None:

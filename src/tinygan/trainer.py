@@ -318,8 +318,9 @@ class Trainer(Run):
                     player.lay_out(layout)
                 self._layout = torch.contiguous_format if usual == players else torch.channels_last
             try:
-                self._try_size(own, size, size)
-                self._try_size(own, smallest, size)
+                for each in dict.fromkeys((size, smallest)):
+                    self._try_size(own, each, size)
+                failed = None  # it would keep what was computed
                 return
             except (RuntimeError, AssertionError) as error:
                 failed = failed or error
@@ -342,11 +343,11 @@ class Trainer(Run):
             lone = "Expected more than 1 value per channel" in str(error)
             if isinstance(error, torch.OutOfMemoryError) or (size == first and not lone):
                 raise
-            last = size < first or self.batch > 0
+            which = "the last or smallest batch" if size < first or self.batch else "batches"
             raise ValueError(
-                f"{'the last or smallest batch' if last else 'batches'} must have a size that the nets can train on, got {size}, which fails with "
-                f"{str(error)!r}; use another batch size, drop_last=True, or nets without batch "
-                "norm."
+                f"{which} must have a size that the nets can train on, got {size}, which fails "
+                f"with {str(error)!r}; use another batch size, drop_last=True, or nets without "
+                "batch norm."
             ) from error
 
     def _smallest(self, batches: Iterable[object], size: int) -> int:

@@ -101,20 +101,17 @@ def length(batches: Iterable[object]) -> int | None:
 
 
 def smallest(batches: Iterable[object], size: int) -> int:
-    """Return how many examples an epoch's smallest batch has, if that is known, else ``size``.
-
-    ``size`` is that of a batch at hand. The last batch of a loader is the smallest.
-    """
+    """Return the size of an epoch's smallest batch, or ``size``, another's, if it is not known."""
     if isinstance(batches, list | tuple):
         return min(len(images(batch)) for batch in batches)
     loader: Any = batches
     plan = getattr(loader, "batch_sampler", loader)  # a DataLoader has one
     try:
         count = loader.size if plan is loader else len(plan.sampler)
-        is_short = plan.batch_size == size and not plan.drop_last
-        return count % size or size if is_short else size
+        short = count % plan.batch_size if plan.batch_size == size and not plan.drop_last else 0
     except (AttributeError, TypeError):  # these do not say it
-        return size
+        short = 0
+    return short or size
 
 
 def state(batches: Iterable[object]) -> Place | None:

@@ -46,15 +46,16 @@ def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
 
 def takes(name: str, function: Any, arguments: str, remedy: str, kind: str = "function") -> None:
     """Raise TypeError for anything that cannot be called with arguments such as "(real, fake)"."""
-    try:  # a net says in its forward what it takes
-        own = inspect.signature(getattr(function, "forward", function))
-        own.bind(*arguments.split(","))
+    function = getattr(function, "forward", function)  # of a net
+    got = getattr(function, "__name__", repr(function))
+    try:
+        signature = inspect.signature(function)
+        got += str(signature)
+        signature.bind(*arguments.split(","))
     except ValueError:
         return  # built-in functions have no signature
     except TypeError:
-        raise TypeError(
-            f"{name} must be a {kind} of {arguments}, got {function!r}; {remedy}"
-        ) from None
+        raise TypeError(f"{name} must be a {kind} of {arguments}, got {got}; {remedy}") from None
 
 
 def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,25 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from tinygan._run import checks
 from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator
 
 # What leaves numbers in [0, 1] there, by the names of autograd's nodes.
-STAYING = (
-    "View", "Reshape", "Unsafe", "Squeeze", "Unsqueeze", "Select", "Slice", "Permute", "Transpose",
-    "ToCopy", "Clone", "Mean", "Clamp",
-)  # fmt: skip
+STAYING = re.compile("View|Reshape|Unsafe|Squeeze|Unsqueeze|Select|Slice|ToCopy|Clone|Mean|Clamp")
 
 
 def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
     """Raise ValueError if what the nets say about themselves does not match."""
-    if isinstance(generator, DCGANDiscriminator) or (
-        hasattr(discriminator, "latent_dim") and not hasattr(generator, "latent_dim")
-    ):
+    if hasattr(discriminator, "latent_dim") and not hasattr(generator, "latent_dim"):
         raise ValueError(
-            "generator must be the net that makes examples of noise, and discriminator the one "
-            f"that judges them, got a {type(generator).__name__} and a "
-            f"{type(discriminator).__name__}; exchange the two: GANTrainer(generator, "
-            "discriminator)."
+            f"the generator must come first, got a {type(generator).__name__} and then a "
+            f"{type(discriminator).__name__}, which has a latent_dim; exchange the two."
         )
     # In other classes these names may mean something else: such nets are tried on the first batch.
     ours = isinstance(generator, DCGANGenerator) and isinstance(discriminator, DCGANDiscriminator)
@@ -85,9 +79,8 @@ def check_generator(
             f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
             f"generator makes, got {tuple(real.shape)}; {remedy}"
         )
-    check_finite(real)
+    check_range(real)
     if real.dim() == 4:
-        check_range(real)
         low, high = fake.min().item(), fake.max().item()
         if low < -1.001 or high > 1.001 or 0 <= low < high:
             warnings.warn(
@@ -109,7 +102,7 @@ def check_discriminator(discriminator: Any, fake: torch.Tensor, *classes: torch.
             "attribute join, m."
         )
     node = logits.grad_fn
-    while node is not None and node.name().startswith(STAYING):
+    while node is not None and STAYING.match(node.name()):
         node = node.next_functions[0][0]
     if node is not None and node.name().startswith(("Sigmoid", "Softmax", "Hardsigmoid")):
         warnings.warn(
@@ -121,18 +114,13 @@ def check_discriminator(discriminator: Any, fake: torch.Tensor, *classes: torch.
 
 def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Tensor:
     """Return what a player makes of inputs, if that is a tensor; else raise TypeError."""
-    forward = player.module.forward
     try:
         made = player(*inputs)
-    except TypeError as error:
-        try:
-            inspect.signature(forward).bind(*inputs)
-        except TypeError:
-            raise TypeError(
-                f"the {player.name} must take {' and '.join(names[: len(inputs)])}, got forward"
-                f"{inspect.signature(forward)}; both nets are given labels if the generator has an "
-                "attribute num_classes, the number of classes, and else neither is."
-            ) from error
+    except TypeError:
+        checks.takes(
+            f"the {player.name}", player.module, f"({', '.join(names[: len(inputs)])})",
+            "both nets take labels if the generator has num_classes, their number, or neither.",
+        )  # fmt: skip
         raise
     if not isinstance(made, torch.Tensor):
         raise TypeError(
@@ -142,8 +130,8 @@ def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Ten
     return made
 
 
-def check_finite(images: torch.Tensor) -> None:
-    """Raise ValueError for images with NaN or infinity."""
+def check_range(images: torch.Tensor) -> None:
+    """Raise ValueError for images outside [-1, 1], or anything with NaN; warn of [0, 1]."""
     finite = images.isfinite()
     if not finite.all():
         broken = int((~finite).reshape(len(images), -1).any(1).sum())
@@ -151,11 +139,8 @@ def check_finite(images: torch.Tensor) -> None:
             f"images must be finite, got NaN or infinity in {broken} of {len(images)}; look at the "
             "data, and at what divides by a number that may be 0."
         )
-
-
-def check_range(images: torch.Tensor) -> None:
-    """Raise ValueError for images outside [-1, 1], and warn of images in [0, 1]."""
-    check_finite(images)
+    if images.dim() != 4:  # of other data no range is known
+        return
     low, high = images.min().item(), images.max().item()
     if low < -1.001 or high > 1.001:  # resizing may leave the range by rounding
         raise ValueError(
@@ -173,15 +158,10 @@ def check_range(images: torch.Tensor) -> None:
 def as_labels(labels: torch.Tensor, count: int) -> torch.Tensor:
     """Return labels (N,) of any integers as int64; raise ValueError for others."""
     if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
-        remedy = "give each example the number of its class."
-        if labels.shape == (count,):
-            remedy = "convert them with labels.long()."
-        elif labels.dim() == 2 and len(labels) == count:
-            how = "[:, 0]" if labels.shape[1] == 1 else ".argmax(1), if they are one-hot"
-            remedy = f"use labels{how}."
         raise ValueError(
             f"labels must be (N,) of integers, got {tuple(labels.shape)} of {labels.dtype} for "
-            f"N={count}; {remedy}"
+            f"N={count}; give each example the number of its class, by labels.long(), or for (N, "
+            "1) by labels[:, 0], for one-hot labels by labels.argmax(1)."
         )
     return labels.long()
 

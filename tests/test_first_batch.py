@@ -552,7 +552,7 @@ def test_labels_of_other_kinds(labels):
         ),
         (
             lambda: losses.Loss(torch.neg, nn.BCEWithLogitsLoss(), torch.neg),
-            "loss.fake must be a function of (logits), got forward(input: torch.Tensor, target: torch",
+            "loss.fake must be a function of (logits), got forward(input: torch.Tensor, targ",
         ),
         (
             lambda: losses.Loss(torch.neg, torch.neg, "hinge"),
@@ -571,10 +571,16 @@ def test_losses_of_other_arguments(make, sentence):
 
 
 def test_other_functions_of_other_arguments():
-    """Penalties are refused when they are made, priors with the trainer."""
+    """Penalties and augmentations are refused when they are made, priors with the trainer."""
     sentence = "a penalty's cost must be a function of (d, real, fake), got <lambda>(real, fake); "
     with pytest.raises(TypeError, match=re.escape(sentence)):
         penalties.Penalty(lambda real, fake: real)
+    sentence = "an augmentation's apply must be a function of (examples, drawn), got <lambda>(x); "
+    with pytest.raises(TypeError, match=re.escape(sentence)):
+        tinygan.augmentations.Augmentation(tinygan.sampling.one_each, lambda x: x)
+    sentence = "an augmentation's draw must be a function of (shape, generator, images), got <lam"
+    with pytest.raises(TypeError, match=re.escape(sentence)):
+        tinygan.augmentations.Augmentation(lambda count: torch.rand(count, 2), torch.mul)
     sentence = "prior must be a function of (count, latent_dim, generator), got <lambda>(count); "
     with pytest.raises(TypeError, match=re.escape(sentence)):
         tiny_trainer(prior=lambda count: torch.zeros(count, 5))

@@ -30,8 +30,9 @@ class GANTrainer(Trainer):
 
     Args:
         generator: maps z (N, Z) to examples, such as images (N, C, H, W) in [-1, 1]. Its attribute
-            ``latent_dim`` is Z. With an attribute ``num_classes`` it maps z and labels (N,). With
-            an attribute ``prior`` z is drawn by that, see ``tinygan.sampling``, else from N(0, I).
+            ``latent_dim`` is Z. With an attribute ``num_classes`` it maps z and labels (N,), which
+            batches give as integers of any type. With an attribute ``prior`` z is drawn by that,
+            see ``tinygan.sampling``, else from N(0, I).
         discriminator: maps examples to logits (N, ...), without a sigmoid, or, if it joins m of
             them, to (N // m, ...). If G takes labels, so does D, after the examples.
         loss: the players' losses, see ``tinygan.losses``.
@@ -54,8 +55,8 @@ class GANTrainer(Trainer):
     Raises:
         ValueError: for nets that do not fit each other, a discriminator that ends in a sigmoid, or
             an execution that is not possible.
-        TypeError: for anything that is not a hook or a loss, or an optimizer instead of a function
-            that makes one.
+        TypeError: for anything that is not a hook or a loss, functions of other arguments, or an
+            optimizer instead of a function that makes one.
 
     Examples:
         >>> import tinygan

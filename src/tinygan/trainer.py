@@ -97,11 +97,12 @@ class Trainer(Run):
         replica = Replica(ranks, game, step.measured)
         executed = CapturedStep(step) if execution.capture else step
         super().__init__(game, algorithm, watching, seed, dtype, ranks, executed, replica, sample)
+        joins = [checks.count("join", getattr(player.module, "join", 1)) for player in game]
         # What the size of this rank's part is a multiple of: the rest is left out.
         self._parts = {
             "d_steps": getattr(algorithm, "turns", 1),
             "accumulate": accumulate,
-            "join": math.prod(getattr(player.module, "join", 1) for player in game),
+            "join": math.prod(joins),
         }
         self._multiple = math.prod(self._parts.values())
         self._received = signals.Received()

@@ -169,7 +169,7 @@ def test_one_attribute_of_drawn_faces_is_their_class():
         ),
         (
             torch.zeros(8),
-            "labels must be (N,) of integers, got (8,) of torch.float32 for N=8; conv",
+            "labels must be (N,) of integers, got (8,) of torch.float32 for N=8; giv",
         ),
         (
             torch.arange(8),

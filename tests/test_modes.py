@@ -59,6 +59,7 @@ def run(folder, *recipes, name="ring", seeds=1, steps=8, more=()):
     return results
 
 
+@pytest.mark.filterwarnings("ignore:the generator's first images are in")  # R3GAN's has no tanh
 def test_the_script_runs_once_and_makes_a_table_and_a_picture(tmp_path, capsys):
     """What is finished is not run again, and what is not is said to be not run."""
     first = run(tmp_path, "plain", "r3gan-ema", seeds=2)
@@ -88,6 +89,7 @@ def test_every_recipe_runs(tmp_path, undrawn):
     assert "not run" not in (tmp_path / "grid" / "2" / "table.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:the generator's first images are in")
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, undrawn):
     """Its result is that of a run that was left alone, rates and falling penalties included."""
     whole = run(tmp_path / "whole", "r3gan-sharp")

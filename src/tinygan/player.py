@@ -144,6 +144,8 @@ class Player:
         These need the precision of the weights' own type, and torch.compile has none. ``more`` are
         the other inputs, such as labels.
         """
+        if self.applied.layout == torch.channels_last and not more:
+            return self.module  # what algorithms have is channels last too
         return _Bound(self.module, self.applied.layout, more)
 
     def pay(self, cost: torch.Tensor, name: str | None = None, *, weight: float = 1.0) -> None:

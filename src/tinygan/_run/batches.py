@@ -102,7 +102,7 @@ def length(batches: Iterable[object]) -> int | None:
 
 def smallest(batches: Iterable[object], size: int) -> int:
     """Return the size of an epoch's smallest batch, or ``size``, another's, if it is not known."""
-    if isinstance(batches, list | tuple):
+    if type(batches) in (list, tuple):  # others may do something when they are iterated
         return min(len(images(batch)) for batch in batches)
     loader: Any = batches
     plan = getattr(loader, "batch_sampler", loader)  # a DataLoader has one

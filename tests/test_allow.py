@@ -51,6 +51,32 @@ def test_the_error_says_what_to_allow(saved):
     assert other().resume(saved, allow=["seed", "generator optimizer.lr"]) == saved
 
 
+@pytest.mark.parametrize(
+    ("allow", "lines"),
+    [
+        (
+            "gen optimizer.lr",
+            ["  allow='gen optimizer.lr' is none of these; did you mean 'generator optimizer.lr'?"],
+        ),
+        (["discriminator.lr", "batches.seed"], []),
+        ("hooks", []),
+    ],
+)
+def test_a_misspelt_word_is_told(allow, lines, saved):
+    """What was meant is told, for a word that allows nothing; others may be for other runs."""
+    with pytest.raises(ValueError, match="different run") as caught:
+        tiny_trainer(generator_optimizer=FAST).resume(saved, allow=allow)
+    assert str(caught.value).splitlines()[2:-1] == lines
+
+
+def test_words_that_are_none_are_refused(saved):
+    """What may differ is told by names."""
+    with pytest.raises(TypeError, match="allow must be a str or several, got 5; use names from"):
+        tiny_trainer().resume(saved, allow=5)
+    assert tiny_trainer(seed=5, generator_optimizer=SLOW).resume(saved, allow={"seed"}) == saved
+    assert tiny_trainer(generator_optimizer=SLOW).resume(saved, allow=None) == saved
+
+
 @pytest.mark.parametrize("allow", ["generator optimizer.lr", "generator optimizer", "generator"])
 def test_an_allowed_learning_rate_is_the_new_one(allow, saved, tmp_path, caplog):
     """It is used and saved; weights and moments go on; a rate that is not allowed is as saved."""

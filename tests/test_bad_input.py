@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tinygan
-from tinygan import augmentations, data, losses, penalties, sampling
+from tinygan import augmentations, data, losses, metrics, penalties, sampling
 
 import tutorial
 from helpers import tiny_images, tiny_trainer, with_latent_dim
@@ -188,6 +189,16 @@ def test_images_between_0_and_1_are_pointed_out():
             "loss must be a tinygan.losses.Loss or PairedLoss, got <function smoothed",
         ),
         (
+            {"loss": "hinge"},
+            "got 'hinge'; use losses.hinge, or call the function that makes one, as",
+        ),
+        (
+            {"loss": nn.BCEWithLogitsLoss()},
+            "as in losses.smoothed(0.1). The default is binary cross-entropy of logits.",
+        ),
+        ({"penalties": "r1"}, "got 'r1'; call the function, as in penalties.r1(), or put one of"),
+        ({"augment": "flip"}, "or several, got 'flip'; "),
+        (
             {"penalties": penalties.r1},
             "penalties must be a tinygan.penalties.Penalty or several, got <function r1",
         ),
@@ -205,6 +216,134 @@ def test_ingredients_of_another_kind(arguments, sentence):
     """A function that was not called, and an optimizer for what makes one, are refused at once."""
     with pytest.raises(TypeError, match=re.escape(sentence)):
         tiny_trainer(**arguments)
+
+
+def test_a_loss_that_is_called():
+    """It is easily done, beside penalties that have to be."""
+    for loss in (losses.hinge, losses.relativistic):
+        with pytest.raises(
+            TypeError, match=r"a loss must be given, not called; write loss=losses\."
+        ):
+            loss()
+
+
+SEEDED = [
+    lambda seed: tiny_trainer(seed=seed),
+    lambda seed: tinygan.Trainer(
+        [tinygan.Player("critic", nn.Linear(2, 1))], tinygan.algorithms.gan(), seed=seed
+    ),
+    lambda seed: data.Loader(tiny_images(), 4, seed=seed),
+    lambda seed: tiny_trainer().sample(2, seed=seed),
+    lambda seed: data.CartoonFaces(2, 8, seed=seed),
+    lambda seed: metrics.AttributeReader(8, seed=seed),
+]
+
+
+@pytest.mark.parametrize("make", SEEDED)
+@pytest.mark.parametrize("seed", [None, 1.5, True, "a"])
+def test_a_seed_is_an_int(make, seed):
+    """By one rule, wherever a seed is taken, and when it is taken."""
+    with pytest.raises(ValueError, match=re.escape(f"seed must be an int, got {seed!r}; use any")):
+        make(seed)
+
+
+def test_a_seed_of_torch_fidelity_is_a_count():
+    """None would draw other subsets each time."""
+    with pytest.raises(ValueError, match="seed must be an int, got None"):
+        metrics.kid(torch.rand(9, 2), torch.rand(9, 2), subsets=1, subset_size=5, seed=None)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_any_int_is_a_seed(seed, tmp_path):
+    """Negative and large ones draw and are saved as all others."""
+    for make in SEEDED[:-1]:
+        make(seed)
+    trainer = tiny_trainer(seed=seed)
+    trainer.fit(data.Loader(tiny_images(), 12, seed=seed, flip=True), steps=1)
+    trainer.save(tmp_path / "run.pt")
+    assert tiny_trainer(seed=seed).resume(tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 99, 1.5])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda device: tiny_trainer(device=device),
+        lambda device: tinygan.Trainer(
+            [tinygan.Player("critic", nn.Linear(2, 1))], tinygan.algorithms.gan(), device=device
+        ),
+        lambda device: data.Loader(tiny_images(), 4, device=device),
+    ],
+)
+def test_a_device_that_is_not_there(make, device):
+    """It is told when it is asked for, with the driver's reason in short."""
+    told = f"device must be one that this machine has, got {device!r} ("
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        make(device)
+    assert re.search(r"; use '(cpu|cuda)', or leave it out\.$", str(caught.value))
+
+
+def test_an_optimizer_that_cannot_be_made_is_told():
+    """With what makes one."""
+    with pytest.raises(TypeError) as caught:
+        tiny_trainer(generator_optimizer=partial(torch.optim.Adam, [], lr=1e-4))
+    assert caught.value.__notes__[0].startswith("an optimizer's maker is called with named param")
+
+
+def test_a_net_that_is_frozen_after_all():
+    """It cannot pay, which is found before the first step."""
+    trainer = tiny_trainer()
+    trainer.generator.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"the generator must pay a cost .*, and freeze not all weights"
+    ):
+        trainer.fit([tiny_images()], steps=1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ranks: tiny_trainer(ranks=ranks),
+        lambda ranks: data.Loader(tiny_images(), 4, ranks=ranks),
+        lambda ranks: data.pack(".", "faces.npy", ranks=ranks),
+    ],
+)
+def test_ranks_are_no_number(make):
+    """How many there are is for torchrun to say."""
+    with pytest.raises(
+        TypeError, match=r"ranks must be what tinygan\.distributed\.join returns, got"
+    ):
+        make(2)
+
+
+def test_a_state_is_no_path():
+    """Nor is what makes the pictures anything but a function."""
+    with pytest.raises(
+        TypeError, match=r"a state must be a dictionary, got 'run\.pt'; resume takes"
+    ):
+        tiny_trainer().load_state_dict("run.pt")
+    players = [tinygan.Player("critic", nn.Linear(2, 1))]
+    trainer = tinygan.Trainer(players, tinygan.algorithms.gan(), sample=3)
+    with pytest.raises(
+        ValueError, match="sample must make the images that hooks show, got 3; make"
+    ):
+        trainer.pictures()
+
+
+def test_a_player_is_a_net():
+    """A class that was not called, and what is no net at all, are named."""
+    for module in (nn.Linear, "net", None):
+        with pytest.raises(TypeError, match=r"the critic must be a torch\.nn\.Module, got"):
+            tinygan.Player("critic", module)
+
+
+@pytest.mark.parametrize("net", [nn.Flatten(), nn.BatchNorm1d(8, affine=False)])
+def test_a_net_without_weights_can_be_looked_at(net):
+    """It cannot be trained, which is told; its samples and features are as good as any."""
+    with pytest.raises(ValueError, match="the critic must have trainable weights, got a"):
+        tinygan.Player("critic", net)
+    assert sampling.generate(net, torch.zeros(2, 8, dtype=torch.float64)).shape == (2, 8)
+    assert metrics.features(torch.zeros(2, 2, 2, 2), nn.Flatten()).shape == (2, 8)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import shutil
 import tempfile
 from functools import partial
@@ -20,7 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import tinygan
 from tinygan import data, hooks
 from tinygan._run import checkpoint, disk
+from tinygan._run.checkpoint import CheckpointError
 
+from crashes import watched
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer
 
 
@@ -296,10 +299,52 @@ def test_what_cannot_be_saved_is_told_before_the_first_step(tmp_path):
     ):
         trainer.fit([tiny_images()], steps=1)
     trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path)])
-    trainer.generator.register_buffer("mask", torch.tensor(float("-inf")))
+    trainer.generator.register_buffer("mask", torch.tensor(float("nan")))
     with pytest.raises(ValueError, match=r"\['generator'\]\['module'\]\['mask'\]"):
         trainer.fit([tiny_images()], steps=1)
     assert trainer.step == 0
+
+
+def test_folders_above_a_saved_file_are_made(tmp_path):
+    """So hours of training are not lost to a folder that is missing."""
+    synchronised = []
+
+    def notes(name, operate, *arguments):
+        synchronised.extend(arguments if name == "sync_folder" else ())
+        return operate(*arguments)
+
+    with watched(notes):
+        tiny_trainer().save(tmp_path / "new" / "er" / "run.pt")
+    assert {tmp_path, tmp_path / "new", tmp_path / "new" / "er"} == set(synchronised)
+    assert tiny_trainer().resume(tmp_path / "new" / "er" / "run.pt").name == "run.pt"
+
+
+@pytest.mark.parametrize("path", [None, "", 5, b"run.pt"])
+def test_what_is_no_path_is_told(path):
+    """A path that was not given does not begin a new run in the folder that one is in."""
+    told = re.escape(
+        f" must name a file or folder, got {path!r}; use 'runs/faces', or '.' for here."
+    )
+    for call in (tiny_trainer().resume, tiny_trainer().save, hooks.Checkpoint):
+        with pytest.raises(ValueError, match=f"(path|folder){told}"):
+            call(path)
+
+
+def test_a_folder_is_not_saved_onto(tmp_path):
+    """The file that it might hold is named, and nothing is left behind."""
+    told = f"path must be a file, got the folder {tmp_path}; use {tmp_path / 'run.pt'}."
+    with pytest.raises(ValueError, match=re.escape(told)):
+        tiny_trainer().save(tmp_path)
+    assert not list(tmp_path.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["run.pth", "run.p", "run.ckp", "step_000500.PT"])
+def test_a_file_that_is_missing_is_no_new_run(name, tmp_path):
+    """Nor is one whose name has a typo; a folder's may have a dot."""
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*; check the path"):
+        tiny_trainer().resume(tmp_path / name)
+    for folder in ("v1.5", "faces.new", "run.p1", "runs"):
+        assert tiny_trainer().resume(tmp_path / folder) is None
 
 
 def test_seeds_of_numpy_are_saved_as_numbers(tmp_path):

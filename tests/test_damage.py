@@ -124,6 +124,34 @@ def test_what_is_no_checkpoint_is_an_error_and_passed_over(make, tmp_path, caplo
     assert odd.name in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("content", "inner"),
+    [
+        (lambda net: net.state_dict(), ""),
+        (lambda net: {"epoch": 3, "state_dict": net.state_dict()}, "['state_dict']"),
+        (lambda net: {"G": net.state_dict(), "D": {}}, "['G']"),
+    ],
+)
+def test_weights_are_no_run(content, inner, tmp_path):
+    """A file of weights, this library's or another's, is told as one, with what loads it."""
+    trainer = tiny_trainer()
+    torch.save(content(trainer.generator), tmp_path / "weights.pth")
+    with pytest.raises(ValueError) as caught:
+        trainer.resume(tmp_path / "weights.pth")
+    assert str(caught.value) == (
+        f"{tmp_path / 'weights.pth'}: a checkpoint must have schema 2, got None; a net's weights "
+        "are no run, and are loaded before the trainer is made: net.load_state_dict(torch.load("
+        f"path, weights_only=True){inner})."
+    )
+
+
+def test_a_pickled_net_is_no_run(tmp_path):
+    """It could execute anything, and is not loaded; the weights alone may be."""
+    torch.save(tiny_trainer().generator, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match=r"with objects, .*torch\.save\(net\.state_dict\(\)"):
+        tiny_trainer().resume(tmp_path / "net.pt")
+
+
 class Calls:
     """Calls a function when it is unpickled."""
 

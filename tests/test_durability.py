@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import math
 import os
 import resource
+import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import tinygan
-from tinygan import hooks
+from tinygan import data, hooks
 from tinygan._run import checkpoint, disk
 
 import crashes
@@ -317,6 +321,104 @@ def test_a_disk_without_locks_can_be_saved_to(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "fcntl", None)  # as on Windows
     checkpoint.save({"step": 1}, tmp_path / "other.pt")
     assert {path.name for path in tmp_path.iterdir()} == {LEFT, "state.pt", "other.pt"}
+
+
+@pytest.mark.parametrize("number", disk.NO_SUCH_SYNC, ids=errno.errorcode.get)
+def test_a_folder_that_cannot_be_synchronised_can_be_saved_to(number, tmp_path, monkeypatch):
+    """Some disks on a network synchronise files alone; what else a folder answers is an error."""
+    synchronise = os.fsync
+
+    def refuses(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        synchronise(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    trainer = tiny_trainer(hooks=[hooks.Checkpoint(tmp_path)])
+    trainer.fit(BATCHES, steps=1)
+    assert set(contents(tmp_path)) == {"step_000001.pt"}
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        trainer.save(tmp_path / "run.pt")
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Let the system refuse what Windows does: to open a folder, to rename or remove what is open.
+
+    It has no locks, and no path from one drive to another: the folders in ``D`` are another's.
+    """
+
+    def open_files():
+        found = set()
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/self/fd/{number}"))
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        return found | {line.split()[-1] for line in maps if "/" in line}
+
+    def closed(operate):
+        def stand_in(path, *arguments, **keywords):
+            if any(os.path.realpath(each) in open_files() for each in (path, *arguments)):
+                raise PermissionError(errno.EACCES, "Access is denied", str(path))
+            return operate(path, *arguments, **keywords)
+
+        return stand_in
+
+    def opened(path, flags, *arguments, **keywords):
+        # A file without a name is made in a folder, as Windows has other means to.
+        if flags & os.O_TMPFILE != os.O_TMPFILE and os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return operate_open(path, flags, *arguments, **keywords)
+
+    def drive(path):
+        return ("D:", path) if f"{os.sep}D{os.sep}" in f"{path}{os.sep}" else ("", path)
+
+    def relative(path, start):
+        if drive(os.path.abspath(path))[0] != drive(os.path.abspath(start))[0]:
+            raise ValueError("path is on mount 'C:', start on mount 'D:'")
+        return operate_relative(path, start)
+
+    operate_open, operate_relative = os.open, os.path.relpath
+    monkeypatch.setattr(disk, "fcntl", None)
+    monkeypatch.setattr(os, "open", opened)
+    for name in ("replace", "unlink", "rename"):
+        monkeypatch.setattr(os, name, closed(getattr(os, name)))
+    monkeypatch.setattr(os.path, "splitdrive", drive)
+    monkeypatch.setattr(os.path, "relpath", relative)
+
+
+def test_runs_are_saved_on_windows(windows, tmp_path):
+    """Checkpoints, pictures and logs are written whole, and older files go; the run is resumed."""
+    run = tmp_path / "run"
+    watching = [hooks.JSONLog(run), hooks.SampleGrid(run, every=1), hooks.Checkpoint(run, keep=1)]
+    trainer = tiny_trainer(hooks=watching)
+    trainer.fit(BATCHES, steps=1)
+    trainer.fit(BATCHES, steps=2)
+    assert set(contents(run)) == {"step_000002.pt"}
+    assert not list(tmp_path.glob("**/*.partial"))
+    elsewhere = tmp_path / "D" / "run.pt"
+    trainer.save(elsewhere)  # on another drive than its folder
+    trainer.save(elsewhere)
+    again = tiny_trainer(hooks=[hooks.JSONLog(run)])
+    again.resume(elsewhere, allow="hooks")
+    assert again.step == 2
+
+
+def test_images_are_packed_on_windows(windows, tmp_path):
+    """An array that is mapped cannot be replaced there, which is told; once it is not, it is."""
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    pack = partial(data.pack, tmp_path, tmp_path / "faces.npy", 8, workers=0)
+    packed = pack()
+    Image.new("RGB", (8, 8)).save(tmp_path / "3.png")
+    with pytest.raises(PermissionError) as caught:
+        pack()
+    assert "Windows replaces no file that is open or mapped: close" in caught.value.__notes__[0]
+    assert len(packed) == 2
+    assert not list(tmp_path.glob("*.partial"))
+    del packed
+    assert len(pack()) == 3
 
 
 def test_what_the_dead_have_left_may_stay(tmp_path):

@@ -58,15 +58,12 @@ def test_a_checkpoint_of_each_schema_is_gone_on_from(schema):
 
 
 def test_an_unknown_schema_is_refused(tmp_path):
-    """A newer file says which version wrote it; a file of another kind is told as one."""
+    """A newer file says which version wrote it."""
     state = checkpoint.load(GOLDEN / "schema_2.pt")
     state["schema"], state["versions"]["tinygan"] = 99, "7.0"
     checkpoint.save(state, tmp_path / "newer.pt")
     with pytest.raises(ValueError, match=r"have schema 2, got 99; .*'tinygan': '7\.0'"):
         golden_trainer().resume(tmp_path / "newer.pt")
-    torch.save(golden_trainer().generator.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"have schema 2, got None; .* it is no run at all"):
-        golden_trainer().resume(tmp_path / "weights.pt")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -258,6 +259,54 @@ def test_a_misspelt_event_fails_at_the_class_line(name, meant):
     assert str(error.value).startswith(f"Mine.{name} is not an event; {meant}")
 
 
+def test_events_of_a_mixin_are_checked_too():
+    """A class that is no hook brings its methods into one, and its mistakes."""
+
+    class Mixin:
+        def on_stepend(self, trainer, report):
+            pass
+
+    with pytest.raises(TypeError, match=r"Mixin\.on_stepend is not an event; did you mean on_step"):
+        type("Mine", (Mixin, tinygan.Hook), {})
+
+    class Sound:
+        def on_step_end(self, trainer, report):
+            pass
+
+        def helper(self):
+            pass
+
+    class Mine(Sound, tinygan.Hook):
+        pass
+
+    type("More", (Mine,), {})
+
+
+async def waits(self, trainer, report):
+    """Be never awaited."""
+
+
+def yields(self, trainer, report):
+    """Be never run."""
+    yield
+
+
+async def both(self, trainer, report):
+    """Be neither."""
+    yield
+
+
+@pytest.mark.parametrize("event", [waits, yields, both])
+def test_an_event_that_would_not_run_fails_at_the_class_line(event):
+    """Nothing awaits a coroutine or iterates a generator; nor for a function of every."""
+    told = "must run when it is called; write it without async and yield."
+    with pytest.raises(TypeError) as error:
+        type("Mine", (tinygan.Hook,), {"on_step_end": event})
+    assert str(error.value) == f"Mine.on_step_end {told}"
+    with pytest.raises(TypeError, match=told):
+        tinygan.hooks.every(1, partial(event, None))
+
+
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_wrong_signature_fails_at_the_class_line(event):
     """An event that does not accept its arguments is refused, with those it must accept."""
@@ -286,8 +335,21 @@ def test_helpers_of_ones_own_are_welcome():
 
 def test_wrong_hooks_are_refused():
     """What is no hook, and a function that does not take its arguments, are named."""
-    with pytest.raises(TypeError, match="hooks must be Hook objects, got <built-in"):
+    with pytest.raises(
+        TypeError, match=r"hooks must be a tinygan\.hook\.Hook or several, got <built-in"
+    ):
         tiny_trainer(hooks=[print])
+    for hooks in (tinygan.Hook, [tinygan.Hook]):
+        with pytest.raises(
+            TypeError, match=r"got <class.*Hook'>; call the class: Hook\(\.\.\.\)\."
+        ):
+            tiny_trainer(hooks=hooks)
+    for hooks in ("log", 5, ["log"]):
+        with pytest.raises(TypeError, match=r"got ('log'|5); subclass tinygan\.Hook, or wrap a fu"):
+            tiny_trainer(hooks=hooks)
+    assert tiny_trainer(hooks=None).hooks == ()
+    with pytest.raises(TypeError, match=r"function must be one of \(trainer, report\), got 7"):
+        tinygan.hooks.every(3, 7)
     with pytest.raises(TypeError, match=r"must accept \(trainer, report\)"):
         tinygan.hooks.every(3, lambda trainer: None)
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):

@@ -16,7 +16,7 @@ from tinygan._execution.finite import NonFiniteError, SkippedSteps, total
 from tinygan.nets.buffers import Buffers
 from tinygan.run import CHECK_EVERY, MAX_SKIPPED
 
-from helpers import fingerprint, tiny_images, tiny_trainer
+from helpers import fingerprint, flat, tiny_images, tiny_trainer
 
 NAN, INF = float("nan"), float("inf")
 
@@ -270,6 +270,45 @@ def test_a_checkpoint_holds_nothing_that_is_not_finite(tmp_path):
     with pytest.raises(ValueError, match=r"got players.*\['main\.0\.weight'\] with"):
         trainer.save(tmp_path / "run.pt")
     assert (tmp_path / "run.pt").read_bytes() == before
+
+
+def masked(**arguments):
+    """Return a trainer of nets with a mask that is infinite, as a buffer and as a frozen weight."""
+    trainer = tiny_trainer()
+    for net in (trainer.generator, trainer.discriminator):
+        net.register_buffer("mask", torch.full((3, 3), -INF).triu(1))
+        net.weight = torch.nn.Parameter(torch.tensor([0.0, INF]), requires_grad=False)
+    return tinygan.GANTrainer(trainer.generator, trainer.discriminator, **arguments)
+
+
+def test_what_is_meant_to_be_infinite_stays_and_is_saved(tmp_path):
+    """A run with a mask is saved and resumed exactly, and goes back to its checkpoint by itself."""
+    spoil = hooks.every(1, lambda trainer, report: None)
+    spoil.on_gradients = lambda trainer, player: (
+        trainer.rollbacks == 0 and trainer.step >= 2 and player.gradients()[0].fill_(NAN)
+    )
+    trainer = masked(ema_half_life=50, hooks=[spoil, hooks.Checkpoint(tmp_path, every=2)])
+    trainer.fit(batches(), steps=CHECK_EVERY)
+    assert trainer.rollbacks == 1
+    average = trainer.average.net
+    assert torch.equal(average.mask, trainer.generator.mask)
+    assert torch.equal(average.weight, torch.tensor([0.0, INF]))
+    assert trainer.sample(2).isfinite().all()
+    again = masked(ema_half_life=50)
+    again.resume(tmp_path)
+    again.fit(batches(), steps=CHECK_EVERY + 1)
+    trainer.fit(batches(), steps=CHECK_EVERY + 1)
+    assert flat(again.state_dict()["players"]) == flat(trainer.state_dict()["players"])
+
+
+@pytest.mark.parametrize(("value", "name"), [(NAN, "mask"), (INF, "main.0.weight")])
+def test_only_what_was_infinite_may_be_so(value, name, tmp_path):
+    """A mask that becomes NaN, and weights beside a mask that become infinite, are refused."""
+    trainer = masked()
+    trainer.fit([tiny_images()], steps=1)
+    trainer.generator.state_dict()[name][0, 0] = value
+    with pytest.raises(ValueError, match=r"what is saved must be finite, got players.*with values"):
+        trainer.save(tmp_path / "run.pt")
 
 
 def test_no_step_waits_for_the_device():

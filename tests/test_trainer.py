@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import threading
 from functools import cache, partial
 
 import pytest
@@ -491,6 +492,117 @@ def test_evaluation_mode_does_not_outlast_into_training():
     for trainer in (ours, theirs):
         trainer.fit(batches_of(images), epochs=1)
     assert_identical(fingerprint(ours), fingerprint(theirs))
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.filterwarnings("ignore:capture needs a GPU")
+def test_parts_left_in_evaluation_mode_stay_in_it(capture, tmp_path):
+    """A frozen batch norm is in no fit trained, whatever looks at the net or resumes the run."""
+
+    def frozen():
+        look = hooks.every(1, lambda trainer, report: trainer.sample(2))
+        trainer = tiny_trainer(hooks=[look], capture=capture)
+        trainer.discriminator.main[1].eval()
+        return trainer
+
+    def mean(trainer):
+        norm = trainer.discriminator.main[1]
+        assert not norm.training
+        assert trainer.discriminator.training
+        return norm.running_mean
+
+    trainer = frozen()
+    before = mean(trainer).clone()
+    trainer.fit([tiny_images()], steps=1)
+    trainer.save(tmp_path / "run.pt")
+    trainer.fit([tiny_images()], steps=2)
+    again = frozen()
+    again.resume(tmp_path / "run.pt")
+    again.fit([tiny_images()], steps=2)
+    assert torch.equal(mean(trainer), before)
+    assert torch.equal(mean(again), before)
+    assert_identical(fingerprint(trainer), fingerprint(again))
+    trainer.discriminator.eval()  # as a whole, as after looking at it: all of it trains again
+    trainer.fit([tiny_images()], steps=3)
+    assert not torch.equal(trainer.discriminator.main[1].running_mean, before)
+
+
+def test_a_net_that_is_partly_frozen_trains_the_rest(tmp_path):
+    """What takes no gradient keeps its bits, in the average too, and the run resumes."""
+
+    def partly():
+        trainer = tiny_trainer()
+        trainer.generator.main[0].requires_grad_(False)
+        return tinygan.GANTrainer(trainer.generator, trainer.discriminator, ema_half_life=50)
+
+    trainer = partly()
+    before = trainer.generator.main[0].weight.clone()
+    trainer.fit([tiny_images()], steps=2)
+    trainer.save(tmp_path / "run.pt")
+    trainer.fit([tiny_images()], steps=3)
+    again = partly()
+    again.resume(tmp_path / "run.pt")
+    again.fit([tiny_images()], steps=3)
+    assert_identical(fingerprint(trainer), fingerprint(again))
+    for net in (trainer.generator, trainer.average.net):
+        assert torch.equal(net.main[0].weight, before)
+
+
+def refused_in_fit(call):
+    """Return the error that a call raises while the trainer is in fit, in a hook and a thread."""
+    errors = []
+
+    def calls(trainer):
+        try:
+            call(trainer)
+        except ValueError as error:
+            errors.append(str(error))
+
+    def in_both(trainer, report):
+        calls(trainer)
+        thread = threading.Thread(target=calls, args=(trainer,))
+        thread.start()
+        thread.join()
+
+    trainer = tiny_trainer(hooks=[hooks.every(1, in_both)])
+    trainer.fit([tiny_images()], steps=1)
+    assert (trainer.step, trainer.target_steps, len(errors)) == (1, 1, 2)
+    trainer.hooks = ()
+    call(trainer)  # afterwards it may be
+    assert errors[0] == errors[1]
+    return errors[0]
+
+
+def test_a_trainer_in_fit_takes_no_second_one(tmp_path):
+    """A hook or another thread cannot train on, or go elsewhere, beneath a fit."""
+    told = "must not be called while the same trainer is in fit, as by a hook or another thread"
+    fit = refused_in_fit(lambda trainer: trainer.fit([tiny_images()], steps=3))
+    assert fit == f"fit {told}; call it before or after."
+    assert refused_in_fit(lambda trainer: trainer.resume(tmp_path)).startswith(f"resume {told}")
+
+
+def test_a_fit_that_failed_can_be_called_again():
+    """The trainer is not taken to be in fit for ever."""
+    trainer = tiny_trainer()
+    for batches in ([tiny_images() * 3], 5):
+        with pytest.raises((ValueError, TypeError)):
+            trainer.fit(batches, steps=1)
+    trainer.fit([tiny_images()], steps=1)
+    assert trainer.step == 1
+
+
+def test_gradients_that_are_disabled_are_told():
+    """Before the first step, with the remedy; the images may come from where they are."""
+    trainer, images = tiny_trainer(), [tiny_images()]
+    with torch.no_grad(), pytest.raises(ValueError, match=r"fit needs gradients, .*set_grad_enab"):
+        trainer.fit(images, steps=1)
+    with torch.inference_mode(), torch.enable_grad():
+        with pytest.raises(ValueError, match=r"fit needs gradients, .* and inference_mode\(\)"):
+            trainer.fit(images, steps=1)
+        inferred = [image.to(memory_format=torch.channels_last) for image in images]
+    assert trainer.step == 0
+    trainer.fit(inferred, steps=1)
+    assert trainer.step == 1
 
 
 def test_own_nets_train():

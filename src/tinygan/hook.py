@@ -86,9 +86,11 @@ class Hook:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, member in vars(cls).items():
-            if callable(member) and not name.startswith("_"):
-                _check_method(f"{cls.__name__}.{name}", name, member)
+        # Its mixins too; other hooks among its bases have been checked at their own class line.
+        for base in (base for base in cls.__mro__ if base is cls or not issubclass(base, Hook)):
+            for name, member in vars(base).items():
+                if callable(member) and not name.startswith("_") and base not in Hook.__mro__:
+                    _check_method(f"{base.__name__}.{name}", name, member)
         own = [getattr(cls, name) is not getattr(Hook, name) for name in STATE]
         if own == [True, False]:  # what is saved would be lost when the run is resumed
             raise TypeError(
@@ -102,12 +104,7 @@ EVENTS = tuple(name for name in vars(Hook) if name.startswith("on_"))
 
 def _check_method(owner: str, name: str, member: Callable[..., object]) -> None:
     if name in (*EVENTS, *STATE):
-        expected = inspect.signature(getattr(Hook, name)).parameters
-        given = inspect.signature(member)
-        try:
-            given.bind(*expected)
-        except TypeError:
-            raise TypeError(f"{owner}{given} must accept ({', '.join(expected)}).") from None
+        _check_call(owner, member, inspect.signature(getattr(Hook, name)).parameters)
         return
     # "step_end" and "onStepEnd" resemble an event by .84 and more; helpers' names do not.
     close = difflib.get_close_matches(name.lower(), EVENTS, n=1, cutoff=0.8)
@@ -116,22 +113,31 @@ def _check_method(owner: str, name: str, member: Callable[..., object]) -> None:
         raise TypeError(f"{owner} is not an event; {meant}")
 
 
+def _check_call(owner: str, function: Callable[..., object], expected: Iterable[str]) -> None:
+    """Raise TypeError for a function that cannot be called so, or would not run by the call."""
+    given = inspect.signature(function)
+    try:
+        given.bind(*expected)
+    except TypeError:
+        raise TypeError(f"{owner}{given} must accept ({', '.join(expected)}).") from None
+    if any(is_such(function) for is_such in DEFERRED):
+        raise TypeError(f"{owner} must run when it is called; write it without async and yield.")
+
+
+DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
 def check_hooks(hooks: Iterable[object]) -> tuple[Hook, ...]:
     """Return one hook or several as a tuple, if they are different Hook objects."""
-    found: list[Hook] = []
-    for hook in [hooks] if isinstance(hooks, Hook) else hooks:
-        if not isinstance(hook, Hook):
-            raise TypeError(
-                f"hooks must be Hook objects, got {hook!r}; subclass tinygan.Hook, "
-                "or wrap a function as tinygan.hooks.every(100, function)."
-            )
-        if hook in found:
+    remedy = "subclass tinygan.Hook, or wrap a function as tinygan.hooks.every(100, function)."
+    found = checks.several("hooks", hooks, Hook, remedy)
+    for index, hook in enumerate(found):
+        if hook in found[:index]:
             raise ValueError(
                 f"hooks must be different objects, got the same {type(hook).__name__} twice; leave "
                 "one out, or make a second."
             )
-        found.append(hook)
-    return tuple(found)
+    return found
 
 
 def check_unused(hooks: Iterable[object], token: object) -> None:
@@ -182,10 +188,9 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
 
     def __init__(self, n: int, function: Callable[[Run, Report], object]) -> None:
         self.n = checks.count("n", n)
-        try:
-            inspect.signature(function).bind("trainer", "report")
-        except TypeError:
-            raise TypeError(f"{function!r} must accept (trainer, report).") from None
+        if not callable(function):
+            raise TypeError(f"function must be one of (trainer, report), got {function!r}.")
+        _check_call(repr(function), function, ("trainer", "report"))
         self.function = function
 
     def on_step_end(self, trainer: Run, report: Report) -> None:

@@ -30,8 +30,16 @@ Cost: TypeAlias = Callable[[Tensor], Tensor]
 PairedCost: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
+class _Given:
+    """What a trainer is given as it is."""
+
+    def __call__(self, *_: object) -> None:
+        """Refuse a call, which is more likely a mistake than a wish."""
+        raise TypeError("a loss must be given, not called; write loss=losses.hinge, without ().")
+
+
 @dataclass(frozen=True)
-class Loss:
+class Loss(_Given):
     """Three functions of D's logits (N, ...), each returning a cost for each logit.
 
         D pays   E[real(D(x))] + E[fake(D(G(z)))]
@@ -48,7 +56,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class PairedLoss:
+class PairedLoss(_Given):
     """Two functions of D's logits on real examples and on the fakes beside them.
 
         D pays   E[discriminator(D(x), D(G(z)))]
@@ -176,7 +184,8 @@ def checked(loss: object) -> Loss | PairedLoss:
     if not isinstance(loss, Loss | PairedLoss):
         raise TypeError(
             f"loss must be a tinygan.losses.Loss or PairedLoss, got {loss!r}; use losses.hinge, or "
-            "call the function that makes one, as in losses.smoothed(0.1)."
+            "call the function that makes one, as in losses.smoothed(0.1). The default is binary "
+            "cross-entropy of logits."
         )
 
     def checking(name: str) -> Any:

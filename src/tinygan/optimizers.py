@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
+from torch.utils._pytree import tree_map
+
+from tinygan._run import checkpoint
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 """Makes an optimizer of a net's named parameters, for example ``partial(Adam, lr=1e-4)``."""
@@ -22,19 +26,39 @@ EXECUTION = ("fused", "foreach", "capturable", "differentiable")
 """Options of how an optimizer computes, not what: the choice of the machine that a run is on."""
 
 
+REMEDY = "use functools.partial(torch.optim.Adam, lr=2e-4), for example."
+
+
 def make(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
     """Return an optimizer of the parameters of ``module`` that are to be trained."""
     if not callable(factory):
         raise TypeError(
-            f"an optimizer must be given as what makes it, got {type(factory).__name__}; use "
-            "functools.partial(torch.optim.Adam, lr=2e-4), for example."
+            f"an optimizer must be given as what makes it, got {type(factory).__name__}; {REMEDY}"
         )
     # Named, so that the optimizer's state can be matched by name rather than by position.
-    return factory([(name, p) for name, p in module.named_parameters() if p.requires_grad])
+    try:
+        made = factory([(name, p) for name, p in module.named_parameters() if p.requires_grad])
+    except TypeError as error:
+        error.add_note(f"an optimizer's maker is called with named parameters alone; {REMEDY}")
+        raise
+    kind = type(made).__name__
+    if not isinstance(made, Optimizer):
+        raise TypeError(f"what makes an optimizer must return one, got {kind}; {REMEDY}")
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(
+            f"an optimizer must move by gradients that are there, got {kind}, whose step needs a "
+            f"closure that computes them anew; {REMEDY}"
+        )
+    checkpoint.check_plain(state_of(made, module), f"{kind}'s state")
+    return made
 
 
 def decides_on_device(optimizer: Optimizer) -> bool:
     """Return whether an optimizer can skip its next step by a flag on the device: fused ones do."""
+    # What a subclass does in a step of its own, such as averaging weights, knows no flag.
+    if not type(optimizer).step.__module__.startswith("torch."):
+        return False
     # SGD leaves its momentum uninitialised if its first fused step is skipped.
     unborn = not optimizer.state and any(group.get("momentum") for group in optimizer.param_groups)
     return getattr(optimizer, "_step_supports_amp_scaling", False) and not unborn
@@ -71,9 +95,25 @@ def recording(optimizer: Optimizer, rates_change: bool) -> Iterator[list[torch.T
 
 
 def state_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
-    """Return an optimizer's state by the names of parameters, without how it is executed."""
-    names: dict[torch.Tensor, str] = {each: name for name, each in module.named_parameters()}
+    """Return an optimizer's state by the names of parameters, without how it is executed.
+
+    ``own`` is what its ``state_dict`` has besides options and moments, as that of a wrapper has.
+    """
+    names = {each: name for name, each in module.named_parameters()}
     left_out = ("params", "param_names", *EXECUTION)
+    try:
+        in_order = [names[each] for group in optimizer.param_groups for each in group["params"]]
+        # Not by the attribute state, which wrappers may leave empty.
+        own = dict(optimizer.state_dict())
+    except (LookupError, AttributeError) as error:
+        raise ValueError(
+            "an optimizer must move its own net's weights, and tell its state, got "
+            f"{type(optimizer).__name__}, which does not; {REMEDY}"
+        ) from error
+    state = dict(own.pop("state", {}))
+    moments = {in_order[k]: dict(state.pop(k)) for k in range(len(in_order)) if k in state}
+    if state:
+        own["state"] = state
     return {
         "groups": [
             {
@@ -82,18 +122,30 @@ def state_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
             }
             for group in optimizer.param_groups
         ],
-        "moments": {names[each]: dict(moments) for each, moments in optimizer.state.items()},
+        "moments": moments,
+        "own": {k: v for k, v in own.items() if k != "param_groups"},
     }
 
 
 def load_state(optimizer: Optimizer, module: nn.Module, saved: dict[str, Any]) -> None:
     """Give an optimizer the options and moments of a saved state; others stay as they are."""
-    own = optimizer.state_dict()["param_groups"]
-    for group, saved_group in zip(own, saved["groups"]):
-        group.update(saved_group["options"])
-    names: dict[torch.Tensor, str] = {each: name for name, each in module.named_parameters()}
-    in_order = [names[each] for group in optimizer.param_groups for each in group["params"]]
-    moments = {i: saved["moments"][k] for i, k in enumerate(in_order) if k in saved["moments"]}
+    names = {each: name for name, each in module.named_parameters()}
+    groups = [dict(group) for group in optimizer.param_groups]
+    in_order = [each for group in groups for each in group["params"]]
+    places = {each: index for index, each in enumerate(in_order)}
+
+    def placed(value: Any) -> Any:  # but for counts and the like, which may be anywhere
+        return value.to(in_order[0].device) if getattr(value, "ndim", 0) else value
+
+    for group, saved_group in zip(groups, saved["groups"]):
+        group.update(tree_map(placed, saved_group["options"]))
+    packed = [group | {"params": [places[each] for each in group["params"]]} for group in groups]
+    moments = {i: saved["moments"].get(names[each]) for each, i in places.items()}
+    own = optimizer.state_dict() | tree_map(placed, saved.get("own", {}))
+    others = saved.get("own", {}).get("state", {})
     # PyTorch moves the moments to where the parameters are, and the step counts to where the
     # group's own way of executing needs them.
-    optimizer.load_state_dict({"state": moments, "param_groups": own})
+    state = others | {i: each for i, each in moments.items() if each is not None}
+    optimizer.load_state_dict(own | {"state": state, "param_groups": packed})
+    for live, group in zip(optimizer.param_groups, groups):  # a wrapper may have loaded old options
+        live.update(group)

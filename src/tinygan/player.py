@@ -37,9 +37,10 @@ class Player:
         skipped: 1 if the last update was skipped, else 0: a scalar on the device.
 
     Raises:
-        ValueError: for a name that is not a Python identifier, a net without trainable weights, or
-            a half-life under 1.
-        TypeError: for an optimizer instead of a function that makes one.
+        ValueError: for a name that is not a Python identifier, a net without trainable weights, a
+            half-life under 1, or an optimizer that needs a closure or tells no state.
+        TypeError: for no net, an optimizer instead of a function that makes one, or one with a
+            state that no checkpoint could hold.
 
     Examples:
         >>> critic = Player("critic", nn.Linear(2, 1))
@@ -59,6 +60,8 @@ class Player:
             raise ValueError(
                 f"a player's name must be a Python name such as 'generator', got {name!r}."
             )
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"the {name} must be a torch.nn.Module, got {module!r}; give the net.")
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise ValueError(
                 f"the {name} must have trainable weights, got a {type(module).__name__} without "
@@ -75,8 +78,10 @@ class Player:
     ) -> None:
         """Move the net to a device, and choose how it is applied. The trainer calls this."""
         self.module.to(device)
-        if self.optimizer.state:  # some optimizers have a state before their first step
-            self.optimizer.load_state_dict(self.optimizer.state_dict())
+        state = self.optimizer.state_dict()
+        if state.keys() - {"state", "param_groups"} or state.get("state"):  # before its first step
+            state = optimizers.state_of(self.optimizer, self.module)
+            optimizers.load_state(self.optimizer, self.module, state)
         if self.average is not None:
             self.average.net.to(device)
         self.device = device
@@ -167,10 +172,12 @@ class Player:
                 f"the {self.name} must pay a tensor, got {type(cost).__name__}; give one cost per "
                 "example (N, ...) or their mean."
             )
-        if not cost.requires_grad:
+        inputs = [p for p in self.parameters if p.requires_grad]
+        if not cost.requires_grad or not inputs:
             raise ValueError(
                 f"the {self.name} must pay a cost that its weights can learn from, got one without "
-                "a gradient; compute it outside torch.no_grad(), and detach nothing on the way."
+                "a gradient; compute it outside torch.no_grad(), detach nothing on the way, and "
+                "freeze not all weights."
             )
         if not self.ledger.paid:
             self.optimizer.zero_grad()
@@ -181,7 +188,7 @@ class Player:
         if self.ledger.loss_scale is not None:
             weighted = self.ledger.loss_scale * weighted
         try:
-            weighted.backward(inputs=[p for p in self.parameters if p.requires_grad])
+            weighted.backward(inputs=inputs)
         except RuntimeError as error:
             if "backward through the graph a second time" in str(error):
                 raise ValueError(

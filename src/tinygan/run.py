@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tinygan import optimizers
+from tinygan import optimizers, seeds
 from tinygan._execution.capture import CapturedStep
 from tinygan._execution.finite import NonFiniteError
 from tinygan._execution.replica import Replica
@@ -76,6 +78,7 @@ class Run:
     ) -> None:
         self.players, self.algorithm, self.hooks = players, algorithm, tuple(hooks)
         self.seed, self.dtype, self.ranks = seed, dtype, ranks
+        seeds.mix(seed)  # or it would be refused in the first step
         self.device, self.weights_dtype = players[0].device, players[0].weights_dtype
         self.step = self.images = self.epoch = self.batch = self.rollbacks = 0
         self.data: tuple[torch.Tensor, ...] = ()
@@ -89,7 +92,7 @@ class Run:
         # Where the batches stand, by what they say, once the last complete step was fetched.
         self._place: State | None = None
         self._allow: tuple[str, ...] = ()
-        self._loaded = False
+        self._loaded = self._is_fitting = False
         self._token = object()  # by which hooks know their run, and do not keep it alive
         self._too_many_skipped: NonFiniteError | None = None
 
@@ -120,10 +123,10 @@ class Run:
     @torch.no_grad()
     def pictures(self) -> torch.Tensor:
         """Return the images (N, C, H, W) in [-1, 1] that show how far the run is."""
-        if self._sample is None:
+        if not callable(self._sample):
             raise ValueError(
-                "sample must make the images that hooks show, got None; make the trainer with "
-                "sample=lambda players: players.generator.sample(z)."
+                f"sample must make the images that hooks show, got {self._sample!r}; make the "
+                "trainer with sample=lambda players: players.generator.sample(z)."
             )
         with evaluating(*(player.module for player in self.players)):
             images = self._sample(self.players)
@@ -184,6 +187,11 @@ class Run:
             "schema": SCHEMA,
             "versions": {"tinygan": __version__, "torch": str(torch.__version__)},
             "configuration": words,
+            "defaults": {
+                f"{player.name} optimizer.{name}": str(option.default)
+                for player in self.players
+                for name, option in inspect.signature(type(player.optimizer)).parameters.items()
+            },
             "players": {player.name: _state_of(player) for player in self.players},
             "hooks": {name: {} for name in self._named_hooks()},
             "folders": folders,
@@ -207,10 +215,18 @@ class Run:
 
         The device, and how optimizers are executed (fused, foreach), are this trainer's own.
         """
+        if not isinstance(state, dict):
+            raise TypeError(f"a state must be a dictionary, got {state!r}; resume takes a path.")
         if state.get("schema") != SCHEMA:
+            remedy = f"load it by the version that wrote it: {state.get('versions')}"
+            if "schema" not in state:
+                inner = [f"[{k!r}]" for k, v in state.items() if isinstance(v, dict)][:1]
+                remedy = (
+                    "a net's weights are no run, and are loaded before the trainer is made: net."
+                    f"load_state_dict(torch.load(path, weights_only=True){''.join(inner)})"
+                )
             raise ValueError(
-                f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}; load it by "
-                f"the version that wrote it: {state.get('versions', 'it is no run at all')}."
+                f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}; {remedy}."
             )
         found, never = differences(state, self._state_without_hooks())
         checks.refuse(found, self._allow, never)
@@ -234,6 +250,14 @@ class Run:
         if self.loss_scale is not None and "loss_scale" in state:
             self.loss_scale.state.copy_(state["loss_scale"])
         self._place = state["batches"]
+
+    def _check_not_in_fit(self, call: str) -> None:
+        """Raise ValueError if ``fit`` runs: it would not notice the call, and train on."""
+        if self._is_fitting:
+            raise ValueError(
+                f"{call} must not be called while the same trainer is in fit, as by a hook or "
+                "another thread; call it before or after."
+            )
 
     def _check_batches(self, batches: Iterable[object]) -> None:
         """Raise ValueError for other batches than were saved or begun, unless they are allowed."""
@@ -273,13 +297,28 @@ class Run:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run's state into one file, whole or not at all; see ``hooks.Checkpoint``.
 
-        Raises ValueError for what is not finite, and OSError if the file could not be written.
+        Folders above it are made. Raises ValueError for what is not finite, or a ``path`` that is
+        a folder, and OSError if the file could not be written.
         """
-        state, here = self.state_dict(), Path(path).parent
-        checkpoint.check_finite(state["players"], "players")
-        # Relative, for a run's folder may be moved.
-        folders = {k: os.path.relpath(at, here) for k, at in state["folders"].items()}
+        path = checks.path("path", path)
+        state = self.state_dict()
+        self.check_finite(state)
+        # Relative, for a run's folder may be moved; but not to another of Windows' drives.
+        drive = os.path.splitdrive(path.absolute())[0]
+        folders = {
+            name: os.path.relpath(at, path.parent) if at.startswith(drive) else at
+            for name, at in state["folders"].items()
+        }
         checkpoint.save(state | {"folders": folders}, path)
+
+    @cached_property
+    def _infinite(self) -> frozenset[str]:
+        """What is infinite before the first step, as an attention mask is; first asked then."""
+        return checkpoint.infinite({p.name: _nets_of(p) for p in self.players}, "players")
+
+    def check_finite(self, state: State) -> None:
+        """Raise ValueError for what is not finite in a state, and was before the first step."""
+        checkpoint.check_finite(state["players"], "players", self._infinite)
 
     def resume(
         self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()
@@ -306,9 +345,11 @@ class Run:
             >>> print(tinygan.GANTrainer(*nets).resume("runs/new"))
             None
         """
-        self._allow = (allow,) if isinstance(allow, str) else tuple(allow)
+        self._check_not_in_fit("resume")
+        where = checks.path("path", path)
+        self._allow = checks.several("allow", allow, str, "use names from the error.")
         file: Path | None = self.ranks.first(
-            lambda: self._resume_here(Path(path)), f"resuming from {path}"
+            lambda: self._resume_here(where), f"resuming from {path}"
         )
         if file is not None:
             try:
@@ -339,21 +380,24 @@ def _words_of(player: Player) -> dict[str, str]:
             words[f"{player.name}.{name}"] = str(value)
     if player.average is not None:
         words |= parts(f"{player.name}.ema_half_life", player.average.half_life)
-    for name, value in player.optimizer.defaults.items():
+    for name, value in getattr(player.optimizer, "defaults", {}).items():
         if name not in optimizers.EXECUTION:
             plain = value.item() if isinstance(value, torch.Tensor) else value
             words[f"{own}.{name}"] = str(plain)
     return words
 
 
+def _nets_of(player: Player) -> State:
+    nets = {"module": player.module}
+    if player.average is not None:
+        nets["average"] = player.average.net
+    return {name: net.state_dict() for name, net in nets.items()}
+
+
 def _state_of(player: Player) -> State:
     """Return what must be remembered of a player."""
-    average = player.average
-    return {
-        "module": player.module.state_dict(),
-        "optimizer": optimizers.state_of(player.optimizer, player.module),
-        **({} if average is None else {"average": average.net.state_dict()}),
-    }
+    optimizer = optimizers.state_of(player.optimizer, player.module)
+    return {**_nets_of(player), "optimizer": optimizer}
 
 
 def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:
@@ -368,7 +412,7 @@ def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:
     if own in found:  # of another class, for which the moments mean nothing
         return
     if any(name.startswith(f"{own}.group ") for name in found):
-        saved["optimizer"]["groups"] = []
+        saved["optimizer"] |= {"groups": [], "own": {}}
     for group in saved["optimizer"]["groups"]:
         for name in [name for name in group["options"] if f"{own}.{name}" in found]:
             del group["options"][name]

@@ -14,7 +14,7 @@ from torch import nn
 from tinygan import schedules
 from tinygan.batch import Draw
 from tinygan.nets.compatibility import as_labels, check_labels
-from tinygan.nets.traits import evaluating
+from tinygan.nets.traits import evaluating, example
 
 __all__ = ["Prior", "generate", "normal", "uniform"]
 
@@ -77,7 +77,7 @@ def generate(
         >>> z = normal(4, 100, torch.Generator().manual_seed(0))
         >>> sevens = generate(tinygan.DCGANGenerator(16, num_classes=10), z, labels=7)
     """
-    weights = next(generator.parameters())
+    weights = example(generator)
     inputs = [z.to(weights.device, weights.dtype)]
     num_classes = getattr(generator, "num_classes", None)
     if num_classes is not None:

@@ -16,10 +16,14 @@ import torch
 def mix(seed: int, *key: str | int) -> int:
     """Hash a seed and a key to a new seed in [0, 2**63), the same on every machine.
 
+    Raises ValueError for a seed that is not an int: NumPy's are, and True is not.
+
     Examples:
         >>> mix(999, "noise", 0) == mix(999, "noise", 0) != mix(999, "noise", 1)
         True
     """
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise ValueError(f"seed must be an int, got {seed!r}; use any, such as 999.")
     # operator.index takes NumPy's ints, and refuses floats.
     words = [part if isinstance(part, str) else operator.index(part) for part in (seed, *key)]
     hashed = hashlib.blake2b(repr(words).encode(), digest_size=8)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -143,15 +143,7 @@ class Trainer(Run):
             NonFiniteError: for 20 steps in a row that were not finite, if no hook goes back.
             RankError: if another rank has failed, is lost, or holds other weights.
         """
-        if (epochs is None) == (steps is None):
-            raise ValueError(
-                f"give either epochs or steps, got epochs={epochs!r} and steps={steps!r}; for "
-                "example epochs=5."
-            )
-        self.target_epochs = None if epochs is None else checks.count("epochs", epochs)
-        self.target_steps = None if steps is None else checks.count("steps", steps)
-        self._begin(batches)
-        with signals.as_requests(self.stop) as self._received:
+        with self._begun(batches, epochs, steps), signals.as_requests(self.stop) as self._received:
             try:
                 self._check_batches(batches)
                 self._share_state(batches)
@@ -178,21 +170,46 @@ class Trainer(Run):
                 call_on_exception(self._watching, self, error)
                 raise
 
-    def _begin(self, batches: Iterable[object]) -> None:
+    @contextmanager
+    def _begun(
+        self, batches: Iterable[object], epochs: int | None, steps: int | None
+    ) -> Iterator[None]:
+        """Check the arguments of ``fit`` and make ready; within the block the trainer is in it."""
+        self._check_not_in_fit("fit")
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            raise ValueError(
+                "fit needs gradients, got a call where they are disabled; call it outside "
+                "torch.no_grad() and inference_mode(), after torch.set_grad_enabled(True)."
+            )
+        if (epochs is None) == (steps is None):
+            raise ValueError(
+                f"give either epochs or steps, got epochs={epochs!r} and steps={steps!r}; for "
+                "example epochs=5."
+            )
+        self.target_epochs = None if epochs is None else checks.count("epochs", epochs)
+        self.target_steps = None if steps is None else checks.count("steps", steps)
         self.batches_per_epoch = batches_of.length(batches)
         self.data = ()
         self.stop_reason = None
         self._all_stop = False
         check_unused(self.hooks, self._token)
         self.players.check_optimizers()
+        _ = self._infinite
         for player in self.players:
-            player.module.train()
+            # A net that trains may have parts that do not, such as a frozen batch norm.
+            if not player.module.training:
+                player.module.train()
         if not self.between_steps:
             logger.warning(
                 "an error left step %d unfinished; it is started again, so this run differs from "
                 "one without the error. To go on exactly, call trainer.resume(...) first.",
                 self.step + 1,
             )
+        self._is_fitting = True
+        try:
+            yield
+        finally:
+            self._is_fitting = False
 
     def _train_epoch(self, batches: Iterable[object]) -> None:
         """Train on what is left of the current epoch, or until the run is finished."""
@@ -365,6 +382,8 @@ class Trainer(Run):
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.weights_dtype if tensor.is_floating_point() else tensor.dtype
         layout = self._layout if tensor.dim() == 4 else torch.preserve_format
+        if tensor.is_inference():  # autograd could not keep it
+            tensor = tensor.clone()
         return tensor.to(self.device, dtype, non_blocking=True, memory_format=layout)
 
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:

@@ -8,6 +8,7 @@ import torch
 
 from tinygan import distributed
 from tinygan._execution.finite import LossScale
+from tinygan._run import checks
 from tinygan.distributed import Ranks
 from tinygan.player import Players
 
@@ -41,8 +42,8 @@ class Execution:
     ) -> tuple[Ranks, torch.dtype, LossScale | None]:
         """Move the nets to where they train; return the ranks, the type and its loss scale."""
         # Before the device is asked for: "cuda" is another one on each rank.
-        ranks = distributed.join() if self.ranks is None else self.ranks
-        where = players[0].device if device is None else torch.device(device)
+        ranks = distributed.checked(self.ranks)
+        where = players[0].device if device is None else checks.device(device)
         for player in players:
             own = _checked_dtype(self.dtype, player.weights_dtype)
             player.prepare(where, own, compiled=self.compile)

@@ -10,12 +10,14 @@ left alone.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import logging
 import os
+import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,20 @@ class CheckpointError(ValueError):
 
 
 def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a dictionary of plain values and tensors to ``path``, whose folder must exist.
+    """Write a dictionary of plain values and tensors to ``path``; folders above it are made.
 
     When this returns, the file is on the disk and has been read back. Whatever goes wrong, an older
     file at ``path`` is still there.
     """
     data = to_bytes(content)  # in memory, so that an error of the disk stays an OSError
-    with disk.renamed(Path(path)) as file:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"path must be a file, got the folder {path}; use {path / 'run.pt'}.")
+    new = [folder for folder in path.absolute().parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        disk.sync_folder(folder.parent)
+    with disk.renamed(path) as file:
         disk.write(file, data)
         if disk.read(Path(file.name)) != data:  # while the old file is still in its place
             raise OSError(f"{file.name} does not read back as it was written; check the disk.")
@@ -69,13 +78,24 @@ def check_plain(content: object, name: str) -> None:
             )
 
 
-def check_finite(content: object, name: str) -> None:
-    """Raise ValueError for weights, buffers or moments that are not finite."""
+def infinite(content: object, name: str) -> frozenset[str]:
+    """Return the names of tensors that hold infinities, as an attention mask does."""
+    return frozenset(
+        where
+        for where, value in _leaves(content, name)
+        if isinstance(value, torch.Tensor) and value.isinf().any()
+    )
+
+
+def check_finite(content: object, name: str, meant: Collection[str] = ()) -> None:
+    """Raise ValueError for weights, buffers or moments that are not finite, or as ``meant``."""
     for where, value in _leaves(content, name):
         if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            if where in meant and not value.isnan().any():
+                continue
             raise ValueError(
                 f"what is saved must be finite, got {where} with values that are not; go back to "
-                "an earlier checkpoint."
+                "an earlier checkpoint, or make a mask before the first step."
             )
 
 
@@ -83,7 +103,7 @@ def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
     """Yield all that is in plain dictionaries, lists and tuples, their keys too, with its name."""
     if type(value) in (dict, OrderedDict):
         for key, inner in value.items():  # type: ignore[attr-defined]
-            yield f"a key of {name}", key
+            yield from _leaves(key, f"a key of {name}")
             yield from _leaves(inner, f"{name}[{key!r}]")
     elif type(value) in (list, tuple):
         for index, inner in enumerate(value):  # type: ignore[arg-type]
@@ -107,6 +127,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         folders |= {k: os.path.abspath(Path(path).parent / at) for k, at in folders.items()}
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; check the path.") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint must be whole and plain, got {path} with objects, which could execute "
+            "anything; of a net save the weights, torch.save(net.state_dict(), path)."
+        ) from error
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise CheckpointError(
             f"checkpoint must be whole, got {path}: {type(error).__name__}: {error}; "
@@ -152,7 +177,9 @@ def load_whole(path: Path) -> dict[str, Any] | None:
 
 def find(path: Path) -> tuple[Path | None, dict[str, Any]]:
     """Return a file, or a folder's newest whole one, and its content; None and {} for a new run."""
-    if path.is_file() or path.suffix == ".pt":
+    # A name that is nearly a file's is a typo, not the folder of a new run.
+    is_file = difflib.get_close_matches(path.suffix.lower(), (".pt", ".pth", ".ckpt"), 1, 0.7)
+    if path.is_file() or path.suffix == ".pt" or (is_file and not path.exists()):
         return path, load(path)
     candidates = files(path) or files(path / "checkpoints")
     for candidate in reversed(candidates):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 T = TypeVar("T")
 
@@ -36,10 +41,13 @@ def number(name: str, value: Any, interval: str) -> float:
 
 def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
     """Return one thing of a kind, several or None as a tuple."""
-    found = tuple(given) if isinstance(given, list | tuple) else () if given is None else (given,)
+    is_one = isinstance(given, str | kind) or not isinstance(given, Iterable)
+    found = () if given is None else (given,) if is_one else tuple(given)
     for one in found:
         if not isinstance(one, kind):
-            wanted = f"{kind.__module__}.{kind.__qualname__}"
+            wanted = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+            if isinstance(one, type) and issubclass(one, kind):
+                remedy = f"call the class: {one.__name__}(...)."
             raise TypeError(f"{name} must be a {wanted} or several, got {one!r}; {remedy}")
     return found
 
@@ -69,6 +77,27 @@ def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple
     return height, width
 
 
+def path(name: str, value: object) -> Path:
+    """Return ``value`` as a path, if it is one."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(
+            f"{name} must name a file or folder, got {value!r}; use 'runs/faces', or '.' for here."
+        )
+    return Path(value)
+
+
+def device(value: torch.device | str | int) -> torch.device:
+    """Return ``value`` as a device that this machine has."""
+    try:
+        return torch.empty(0, device=torch.device(value)).device
+    except Exception as error:  # PyTorch has one for names, and others for each driver
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"device must be one that this machine has, got {value!r} ({reason}); use "
+            f"{'cuda' if torch.cuda.is_available() else 'cpu'!r}, or leave it out."
+        ) from error
+
+
 def require(module: str, *, extra: str, wanted_by: str) -> None:
     """Raise ImportError, naming the pip command, if an extra's library is not installed."""
     if importlib.util.find_spec(module) is None:
@@ -84,12 +113,17 @@ def differences(
     words: tuple[str, str] = SAVED_AND_NOW,
     prefix: str = "",
 ) -> dict[str, str]:
-    """Return what is not the same on both sides: both values, by their prefixed names."""
+    """Return what is not the same on both sides: both values, by their prefixed names.
+
+    What one side does not know is the same if it is off on the other: a later version's setting.
+    """
     then, now = words
+    off = (None, False, "None", "False")
     return {
         prefix + name: f"{saved.get(name, 'missing')} {then}, {here.get(name, 'missing')} {now}"
         for name in {**saved, **here}
         if saved.get(name) != here.get(name)
+        and not ((name not in saved or name not in here) and {**saved, **here}[name] in off)
     }
 
 
@@ -109,5 +143,9 @@ def refuse(
         remedy = "No other nets can go on from it."
     if refused:
         lines = [f"  {name}: {both}" for name, both in refused.items()]
+        for word in allow:
+            if not any(name.startswith(word) for name in found):
+                for meant in difflib.get_close_matches(word, refused, 1):
+                    lines.append(f"  allow={word!r} is none of these; did you mean {meant!r}?")
         lines.append(f"Use what was saved, or begin a new run in another folder. {remedy}")
         raise ValueError("\n".join(["this checkpoint belongs to a different run:", *lines]))

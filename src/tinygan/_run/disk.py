@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import secrets
@@ -17,6 +18,9 @@ try:
     import fcntl
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
+
+# What disks answer that cannot synchronise a folder, as some on a network do.
+NO_SUCH_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextmanager
@@ -36,6 +40,8 @@ def renamed(path: Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             sync(file)
+            if fcntl is None:  # Windows renames no open file
+                file.close()  # type: ignore[unreachable]
             replace(partial, path)  # while it is locked
         sync_folder(path.parent)
     except BaseException:
@@ -85,14 +91,27 @@ def sync(file: BinaryIO) -> None:
 
 def replace(source: Path, target: Path) -> None:
     """Rename a file in one step, over an existing one too."""
-    os.replace(source, target)
+    try:
+        os.replace(source, target)
+    except PermissionError as error:
+        if fcntl is None:
+            error.add_note(  # type: ignore[unreachable]
+                f"Windows replaces no file that is open or mapped: close {target}."
+            )
+        raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a rename in the folder is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Wait until a rename in the folder is on the disk, where folders can be synchronised."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SUCH_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

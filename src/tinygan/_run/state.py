@@ -62,9 +62,14 @@ def differences(
     if then["players"] != now["players"]:
         return {}, checks.differences(then, now, words)
     never = checks.differences(_shapes(saved), _shapes(here), words)
+    # An option that one side does not know is no difference where the other has its default.
+    for one, other, knows in ((then, now, here), (now, then, saved)):
+        for name, default in knows.get("defaults", {}).items():
+            if name not in one and other.get(name) == default:
+                del other[name]
     if not never:
-        then |= _groups(saved)
-        now |= _groups(here)
+        then |= _groups(saved, here)
+        now |= _groups(here, saved)
     known = matched_hooks(saved, here)
     for name, settings in then_hooks.items():
         if name not in known.values() and (settings or saved["hooks"].get(name)):
@@ -121,9 +126,16 @@ def _shapes(state: State) -> Words:
     }
 
 
-def _groups(state: State) -> Words:
-    return {
-        f"{owner} optimizer.group {index}": ", ".join(sorted(group["parameters"]))
-        for owner, player in state["players"].items()
-        for index, group in enumerate(player["optimizer"]["groups"])
-    }
+def _groups(state: State, other: State) -> Words:
+    """Return what each optimizer's groups hold, in order if its own state may count them."""
+    found: Words = {}
+    for owner, player in state["players"].items():
+        told, others = f"{owner} optimizer", other["players"][owner]["optimizer"]
+        own = player["optimizer"].get("own", {})
+        if own and "own" not in others:
+            found[f"{told}.own state"] = ", ".join(own)
+        # What an optimizer itself saves may count parameters by their order.
+        order = list if own or others.get("own") else sorted
+        for index, group in enumerate(player["optimizer"]["groups"]):
+            found[f"{told}.group {index}"] = ", ".join(order(group["parameters"]))
+    return found

@@ -76,10 +76,12 @@ class Loader:
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
         self.seed, self.shuffle, self.drop_last, self.flip = seed, shuffle, drop_last, flip
+        seeds.mix(seed)  # or it would be refused in the first epoch
         self.workers = checks.count("workers", workers, at_least=0)
         self.timeout = timeout
-        self.device = None if device is None else torch.device(device)
-        self.ranks = distributed.join() if ranks is None else ranks
+        self.ranks = distributed.checked(ranks)
+        # After joining: "cuda" is another one on each rank.
+        self.device = None if device is None else checks.device(device)
         self._in_memory = in_memory(dataset)
         self._gatherer: Gatherer | None = None
         self.whole = self.epoch = self._given = self._resume_after = 0

@@ -80,7 +80,7 @@ def pack(
     """
     checks.count("workers", workers, at_least=0)
     checks.number("max_bad", max_bad, "[0, 1]")
-    path, ranks = Path(path), distributed.join() if ranks is None else ranks
+    path, ranks = Path(path), distributed.checked(ranks)
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)

@@ -45,7 +45,7 @@ class Checkpoint(FolderHook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        super().__init__(Path(folder) / "checkpoints")
+        super().__init__(checks.path("folder", folder) / "checkpoints")
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)
@@ -73,7 +73,7 @@ class Checkpoint(FolderHook):
                 )
         # An error about what could not be saved should come now, not after hours.
         state = trainer.state_dict()
-        checkpoint.check_finite(state["players"], "players")
+        trainer.check_finite(state)
         checkpoint.check_plain(state, "state")
         here = checkpoint.path_of(self.folder, trainer.step)
         self._saved = None if load_whole(here) is None else _place(trainer)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from tinygan._run import disk
+from tinygan._run import checks, disk
 from tinygan.hook import Hook, Run
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class FolderHook(Hook):
     _draws_from: type[FolderHook] | None = None
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else checks.path("folder", folder)
 
     def on_fit_start(self, trainer: Run) -> None:
         if self.folder is not None:

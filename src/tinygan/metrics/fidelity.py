@@ -8,7 +8,6 @@ one net; other shapes, too few features or values that are not finite raise Valu
 from __future__ import annotations
 
 import importlib
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 from tinygan._run import batches as batches_of
 from tinygan._run import checks
 from tinygan.data.decoding import scale
-from tinygan.nets.traits import evaluating
+from tinygan.nets.traits import evaluating, example
 
 CHUNK = 256  # images that a net is applied to at a time
 
@@ -40,12 +39,10 @@ def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torc
         >>> features(torch.zeros(5, 3, 8, 8), nn.Flatten()).shape
         torch.Size([5, 192])
     """
-    example = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0))
-    dtype = example.dtype if example.is_floating_point() else torch.float32
+    like = example(module)
     with evaluating(module):
         found = [
-            module(chunk.to(example.device, dtype)).flatten(1).double().cpu()
-            for chunk in image_batches(images)
+            module(chunk.to(like)).flatten(1).double().cpu() for chunk in image_batches(images)
         ]
     if not found:
         raise ValueError("images must be one or more, got 0.")
@@ -158,7 +155,12 @@ def kid(
     checks.count("subset_size", subset_size, at_least=2)
     real, fake = _checked(real, fake, subset_size)
     found = library.kid_features_to_metric(
-        fake, real, kid_subsets=subsets, kid_subset_size=subset_size, rng_seed=seed, verbose=False
+        fake,
+        real,
+        kid_subsets=subsets,
+        kid_subset_size=subset_size,
+        rng_seed=checks.count("seed", seed, at_least=0),
+        verbose=False,
     )
     return float(found[library.KEY_METRIC_KID_MEAN]), float(found[library.KEY_METRIC_KID_STD])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,12 @@ def evaluating(*nets: nn.Module) -> Iterator[None]:
     finally:
         for part, training in was_training.items():
             part.training = training
+
+
+def example(net: nn.Module) -> torch.Tensor:
+    """Return a tensor of the type and on the device that a net works with, if it has weights."""
+    tensors = itertools.chain(net.parameters(), net.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
 
 def has_batch_norm(net: nn.Module) -> bool:

@@ -84,7 +84,7 @@ class Player:
         self.weights_dtype = next(self.module.parameters()).dtype
         self.applied = Applied(self.module, dtype, compiled=compiled)
         self.ledger = Ledger(self.name)
-        self.skipped = torch.ones((), device=device)
+        self.skipped = torch.ones((), dtype=torch.float32, device=device)
 
     @property
     def latent_dim(self) -> int:

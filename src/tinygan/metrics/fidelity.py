@@ -40,11 +40,12 @@ def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torc
         >>> features(torch.zeros(5, 3, 8, 8), nn.Flatten()).shape
         torch.Size([5, 192])
     """
-    example = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0))
+    plain = torch.empty(0, dtype=torch.float32, device="cpu")
+    example = next(itertools.chain(module.parameters(), module.buffers()), plain)
     dtype = example.dtype if example.is_floating_point() else torch.float32
     with evaluating(module):
         found = [
-            module(chunk.to(example.device, dtype)).flatten(1).double().cpu()
+            module(chunk.to(example.device, dtype)).flatten(1).cpu().double()
             for chunk in image_batches(images)
         ]
     if not found:
@@ -217,4 +218,4 @@ def _checked(real: torch.Tensor, fake: torch.Tensor, at_least: int) -> list[torc
                 f"{name} must have at least {at_least} rows, all finite, got {len(given)}; use "
                 "more images, or look at them."
             )
-    return [each.detach().double().cpu() for each in (real, fake)]
+    return [each.detach().cpu().double() for each in (real, fake)]

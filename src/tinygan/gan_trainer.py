@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -16,10 +17,15 @@ from tinygan._run import batches, checks
 from tinygan.average import Average
 from tinygan.hook import Hook
 from tinygan.nets import traits
-from tinygan.nets.compatibility import check_first_batch, check_labels, check_nets
+from tinygan.nets.compatibility import check_first_batch, check_labels, check_nets, check_range
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.player import Player
 from tinygan.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 47
+"""How often, in steps, a batch's range is looked at: a prime, so not at the same of each epoch."""
 
 
 @final
@@ -95,6 +101,7 @@ class GANTrainer(Trainer):
         self.latent_dim = checks.count("latent_dim", players[1].latent_dim)
         self.num_classes: int | None = getattr(generator, "num_classes", None)
         self.prior: sampling.Prior = getattr(generator, "prior", sampling.normal)
+        self._looks: list[tuple[int, torch.Tensor]] = []
         terms = penalties_.listed(penalties)
         if terms and traits.has_batch_norm(discriminator):
             warnings.warn(
@@ -150,6 +157,23 @@ class GANTrainer(Trainer):
             real, labels[0] if labels else None, z, self.generator, self.discriminator
         )
         super()._check_first(examples)
+
+    def _train_step(self, examples: tuple[torch.Tensor, ...], *of_batch: Any) -> None:
+        real = examples[0]
+        if self.step % LOOK_EVERY == 1 and real.dim() == 4:
+            # Not read before the skipped steps are, so that no step waits for it.
+            self._looks.append((self.step + 1, torch.stack([real.min(), real.max()])))
+        super()._train_step(examples, *of_batch)
+
+    def _check_skipped(self) -> None:
+        looks, self._looks = self._looks, []
+        for step, seen in looks:
+            try:
+                with warnings.catch_warnings(action="ignore"):  # what is odd in the first batch
+                    check_range(seen)  # sync
+            except ValueError as error:  # not raised: one odd batch is not worth a long run
+                logger.warning("training continues, but in step %d %s", step, error)
+        super()._check_skipped()
 
     def noise(self, step: int, count: int) -> torch.Tensor:
         """Return the z of a training step, (count, Z): a pure function of the seed and the step.

@@ -52,7 +52,18 @@ class Average:
         self.half_life = schedules.checked("ema_half_life", half_life, interval)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
-        self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
+        # PyTorch refuses to copy what has a graph: the weights that its older weight norm, and
+        # pruning, compute anew before each pass.
+        computed = {
+            id(tensor): tensor.detach().clone()
+            for part in live.modules()
+            for tensor in vars(part).values()
+            if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
+        }
+        with torch.no_grad():  # or a ScriptModule's copies would have graphs
+            self.net = copy.deepcopy(live, computed).to(self._dtype).eval()
+        for weight in self.net.parameters():
+            weight.requires_grad_(False)
 
     def update(self, images: int, size: int, skipped: torch.Tensor) -> None:
         """Take in the weights after a step, unless it was ``skipped``: 1 or 0 on the device.

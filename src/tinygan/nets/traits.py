@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -22,6 +23,16 @@ def evaluating(*nets: nn.Module) -> Iterator[None]:
     finally:
         for part, training in was_training.items():
             part.training = training
+
+
+def check_initialised(net: nn.Module) -> None:
+    """Raise ValueError for lazy layers that have not seen a batch, whose weights have no shape."""
+    for name, weight in net.named_parameters():
+        if is_lazy(weight):
+            raise ValueError(
+                f"weights must have a shape, got {name} of a lazy layer; pass a batch through the "
+                "net first."
+            )
 
 
 def has_batch_norm(net: nn.Module) -> bool:

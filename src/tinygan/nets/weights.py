@@ -26,9 +26,9 @@ def weights_init(module: nn.Module) -> None:
 
     Convolutions are drawn from N(0, 0.02), scales of batch norm from N(1, 0.02); its shifts become
     0 (Radford et al. 2015, section 4). It draws from PyTorch's global generator, as the tutorial
-    does: call ``torch.manual_seed`` first to repeat it. A weight that weight norm or pruning computes
-    is drawn as a whole; below spectral norm its original is. Raises ValueError for lazy layers, and
-    for parametrizations that take no weight.
+    does: call ``torch.manual_seed`` first to repeat it. A weight that weight norm or pruning
+    computes is drawn as a whole; below spectral norm its original is. Raises ValueError for lazy
+    layers, and for parametrizations that take no weight.
 
     Examples:
         >>> import tinygan

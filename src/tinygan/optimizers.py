@@ -35,6 +35,8 @@ def make(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
 
 def decides_on_device(optimizer: Optimizer) -> bool:
     """Return whether an optimizer can skip its next step by a flag on the device: fused ones do."""
+    if optimizer.param_groups[0]["params"][0].device.type == "mps":
+        return False  # there kernels of older PyTorch do not look at the flag (pytorch#186360)
     # SGD leaves its momentum uninitialised if its first fused step is skipped.
     unborn = not optimizer.state and any(group.get("momentum") for group in optimizer.param_groups)
     return getattr(optimizer, "_step_supports_amp_scaling", False) and not unborn

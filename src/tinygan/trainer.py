@@ -311,7 +311,8 @@ class Trainer(Run):
         dtype = self.weights_dtype if tensor.is_floating_point() else tensor.dtype
         # The layout in which convolutions of images run fastest.
         layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-        return tensor.to(self.device, dtype, non_blocking=True, memory_format=layout)
+        aside = self.device.type == "cuda"  # MPS may copy after the batch is freed (pytorch#189690)
+        return tensor.to(self.device, dtype, non_blocking=aside, memory_format=layout)
 
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:
         """Return the tensors of a batch that the algorithm is given."""

@@ -184,7 +184,7 @@ def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return [_moved(each, device) for each in batch]
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, non_blocking=device.type == "cuda")
     return batch
 
 

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tinygan
 from tinygan import augmentations, data, hooks, metrics, optimizers, penalties, schedules, trainer
 from tinygan.data import loader
+from tinygan.nets import traits
 
 from helpers import tiny_images, tiny_trainer
 
@@ -133,3 +134,22 @@ def test_only_cuda_copies_without_waiting(device, aside):
     run = SimpleNamespace(device=device, weights_dtype=torch.float32)
     trainer.Trainer._moved(run, batch)
     assert batch.asked["non_blocking"] is aside
+
+
+def test_images_are_contiguous_on_mps_and_channels_last_elsewhere(monkeypatch):
+    """There older PyTorch has wrong gradients of batch norm in channels last."""
+    assert traits.layout(MPS) == torch.contiguous_format
+    assert traits.layout(CUDA) == torch.channels_last
+    seen = set()
+
+    class Watch(tinygan.Hook):
+        def on_gradients(self, trainer, player):
+            tensors = [trainer.real, *player.parameters]
+            seen.update(t.is_contiguous() for t in tensors if t.dim() == 4 and t.shape[1] > 1)
+
+    for name in ("nets.applied", "player", "trainer", "augmentations"):
+        monkeypatch.setattr(f"tinygan.{name}.layout", lambda device: traits.layout(MPS))
+    tiny_trainer(hooks=[Watch()], augment=augmentations.diff_augment()).fit(
+        [tiny_images()], epochs=2
+    )
+    assert seen == {True}

@@ -17,6 +17,7 @@ from torch import Tensor
 from tinygan import sampling, schedules, seeds
 from tinygan._run import checks
 from tinygan.batch import Batch, Draw
+from tinygan.nets.traits import layout
 from tinygan.schedules import Schedule
 
 __all__ = ["Augmentation", "diff_augment", "instance_noise"]
@@ -60,7 +61,7 @@ def applied(
             )
     if not augmentations or examples.dim() != 4:
         return changed
-    return changed.to(examples.dtype, memory_format=torch.channels_last)
+    return changed.to(examples.dtype, memory_format=layout(changed.device))
 
 
 def instance_noise(deviation: float | Schedule = 0.1) -> Augmentation:

@@ -13,7 +13,7 @@ from tinygan import optimizers
 from tinygan._run import checks
 from tinygan.average import Average
 from tinygan.nets.applied import Applied, as_input
-from tinygan.nets.traits import check_initialised, evaluating, has_dropout
+from tinygan.nets.traits import check_initialised, evaluating, has_dropout, layout
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.report import Ledger
 from tinygan.schedules import Schedule
@@ -75,12 +75,11 @@ class Player:
         self, device: torch.device, dtype: torch.dtype | None = None, *, compiled: bool = False
     ) -> None:
         """Move the net to a device, and choose how it is applied. The trainer calls this."""
-        # Channels last is the layout in which convolutions of images run fastest.
-        self.module.to(device).to(memory_format=torch.channels_last)
+        self.module.to(device).to(memory_format=layout(device))
         if self.optimizer.state:  # some optimizers have a state before their first step
             self.optimizer.load_state_dict(self.optimizer.state_dict())
         if self.average is not None:
-            self.average.net.to(device).to(memory_format=torch.channels_last)
+            self.average.net.to(device).to(memory_format=layout(device))
         self.device = device
         self.weights_dtype = next(self.module.parameters()).dtype
         self.applied = Applied(self.module, dtype, compiled=compiled)

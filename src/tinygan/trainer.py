@@ -29,6 +29,7 @@ from tinygan.hook import (
     check_unused,
     listens_between_pieces,
 )
+from tinygan.nets.traits import layout
 from tinygan.player import Player, Players
 from tinygan.run import CHECK_EVERY, Run
 
@@ -309,10 +310,9 @@ class Trainer(Run):
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.weights_dtype if tensor.is_floating_point() else tensor.dtype
-        # The layout in which convolutions of images run fastest.
-        layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+        form = layout(self.device) if tensor.dim() == 4 else torch.preserve_format
         aside = self.device.type == "cuda"  # MPS may copy after the batch is freed (pytorch#189690)
-        return tensor.to(self.device, dtype, non_blocking=aside, memory_format=layout)
+        return tensor.to(self.device, dtype, non_blocking=aside, memory_format=form)
 
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:
         """Return the tensors of a batch that the algorithm is given."""

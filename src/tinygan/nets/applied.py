@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tinygan.nets.buffers import Buffers
-from tinygan.nets.traits import evaluating, has_dropout
+from tinygan.nets.traits import evaluating, has_dropout, layout
 
 
 class Applied:
@@ -109,7 +109,7 @@ def as_input(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor
     if tensor.dim() == 4:
-        return tensor.to(dtype, memory_format=torch.channels_last)
+        return tensor.to(dtype, memory_format=layout(tensor.device))
     return tensor.to(dtype)
 
 

@@ -25,6 +25,14 @@ def evaluating(*nets: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def layout(device: torch.device) -> torch.memory_format:
+    """Return how images lie in memory: channels last, in which convolutions run fastest.
+
+    Not on MPS, where older PyTorch has wrong gradients of batch norm in it (pytorch#175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def check_initialised(net: nn.Module) -> None:
     """Raise ValueError for lazy layers that have not seen a batch, whose weights have no shape."""
     for name, weight in net.named_parameters():

@@ -52,8 +52,7 @@ class Average:
         self.half_life = schedules.checked("ema_half_life", half_life, interval)
         self._live = live
         self._dtype = torch.promote_types(next(live.parameters()).dtype, torch.float32)
-        # PyTorch refuses to copy what has a graph: the weights that its older weight norm, and
-        # pruning, compute anew before each pass.
+        # PyTorch copies nothing with a graph: weights that old weight norm and pruning compute.
         computed = {
             id(tensor): tensor.detach().clone()
             for part in live.modules()

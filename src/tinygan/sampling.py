@@ -82,8 +82,7 @@ def generate(
     num_classes = getattr(generator, "num_classes", None)
     if num_classes is not None:
         given = torch.arange(len(z), device="cpu") % num_classes if labels is None else labels
-        at = given.device if isinstance(given, torch.Tensor) else "cpu"
-        labels = torch.as_tensor(given, device=at)
+        labels = torch.as_tensor(given, device=getattr(given, "device", "cpu"))
         labels = labels.expand(len(z)) if labels.dim() == 0 else labels
         check_labels(labels, len(z), num_classes)
         inputs.append(labels.to(weights.device))

@@ -39,9 +39,7 @@ def generator(seed: int, *key: str | int, device: torch.device | str = "cpu") ->
 def drawn(
     make: Callable[..., torch.Tensor], shape: Sequence[int], generator: torch.Generator
 ) -> torch.Tensor:
-    """Return what ``torch.rand`` or ``torch.randn`` draws, in float32 under any default of PyTorch.
-
-    It lies on the generator's device.
+    """Return what ``torch.rand`` or ``torch.randn`` draws: float32, where the generator is.
 
     Examples:
         >>> flips = drawn(torch.rand, (4,), generator(999, "flip", 0)) < 0.5

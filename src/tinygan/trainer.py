@@ -290,7 +290,12 @@ class Trainer(Run):
             given = self._examples(batch)
             own, size = batches_of.part(given, batches, self.ranks)
             begins = not self.data and not (self.batch > 0 and self._is_too_small(size))
-            differs = bool(self.data) and list(map(_kind, own)) != list(map(_kind, self.data))
+            # Known without waiting: bytes, or another shape, are refused as in a first batch.
+            kinds, before = (
+                [(tensor.shape[1:], tensor.is_floating_point() or tensor.dtype) for tensor in each]
+                for each in (own, self.data)
+            )
+            differs = bool(before) and kinds != before
             if begins or differs or (self.batch == 0 and self._is_too_small(size)):
                 self._check_first(own)
             if not self.data or self.batch == 0:
@@ -361,8 +366,3 @@ class Trainer(Run):
             or (self.target_steps is not None and self.step >= self.target_steps)
             or (self.target_epochs is not None and self.epoch >= self.target_epochs)
         )
-
-
-def _kind(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Return what a batch's tensor has in common with the next one's, known without waiting."""
-    return tensor.shape[1:], None if tensor.is_floating_point() else tensor.dtype

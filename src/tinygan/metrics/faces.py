@@ -100,10 +100,8 @@ def _net(channels: int, outputs: int, generator: torch.Generator) -> nn.Module:
     nn.init.zeros_(last.bias)
     parts: list[nn.Module] = []
     for inputs, width in itertools.pairwise((channels, WIDTH, 2 * WIDTH, 4 * WIDTH)):
-        shape: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
-        convolution = nn.utils.skip_init(
-            nn.Conv2d, inputs, width, **shape, bias=False, dtype=torch.float32
-        )
+        shape: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False}
+        convolution = nn.utils.skip_init(nn.Conv2d, inputs, width, **shape, dtype=torch.float32)
         nn.init.kaiming_normal_(convolution.weight, generator=generator)
         parts += [convolution, nn.BatchNorm2d(width, dtype=torch.float32), nn.ReLU()]
     return nn.Sequential(*parts, nn.Flatten(), last)

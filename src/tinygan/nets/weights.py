@@ -14,7 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from tinygan.nets.traits import check_initialised
+from tinygan.nets.traits import check_initialised, evaluating
 
 WRAPPERS = (BasePruningMethod, SpectralNorm, WeightNorm)
 """What computes a weight from others before each pass, as an attribute and not as a parameter."""
@@ -44,25 +44,24 @@ def weights_init(module: nn.Module) -> None:
 def _draw(layer: Any, mean: float) -> None:
     """Draw a layer's weight from N(mean, 0.02), also if it is computed from other tensors."""
     check_initialised(layer)
-    own = layer._parameters
-    was_training = layer.training
+    own, was_training = layer._parameters, layer.training
+    wrappers = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, WRAPPERS)]
     if is_parametrized(layer, "weight"):
-        layer.eval()  # to read spectral norm's weight in training moves its vectors
-        drawn = nn.init.normal_(torch.empty_like(layer.weight), mean, 0.02)
+        with evaluating(layer):  # to read spectral norm's weight in training moves its vectors
+            drawn = nn.init.normal_(torch.empty_like(layer.weight), mean, 0.02)
         try:
             layer.weight = drawn
         except (NotImplementedError, RuntimeError) as error:
             raise ValueError(
-                f"weights must be assignable, got a parametrization that is not: {error} Draw them "
-                "before it is registered: weights_init first."
+                f"weights must be assignable, got a parametrization that is not: {error} Call "
+                "weights_init before it is registered."
             ) from error
     else:  # the second and third names are those of PyTorch's older wrappers
         drawn = next(own[name] for name in ("weight", "weight_orig", "weight_v") if name in own)
         nn.init.normal_(drawn, mean, 0.02)
-    wrappers = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, WRAPPERS)]
-    for hook in wrappers:
-        if isinstance(hook, WeightNorm):  # the length of what was drawn
-            layer.weight_g.copy_(torch.norm_except_dim(drawn, 2, hook.dim))
+        for hook in wrappers:
+            if isinstance(hook, WeightNorm):
+                layer.weight_g.copy_(torch.norm_except_dim(drawn, 2, hook.dim))
     # Spectral norm's vectors follow, as in training, in as many iterations as PyTorch takes.
     layer.train()
     for _ in range(15):

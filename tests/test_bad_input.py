@@ -11,10 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tinygan
-from tinygan import augmentations, data, losses, metrics, penalties, sampling
+from tinygan import augmentations, data, gan_trainer, losses, metrics, penalties, sampling
+from tinygan.run import CHECK_EVERY
 
 import tutorial
-from helpers import tiny_images, tiny_trainer, with_latent_dim
+from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer, with_latent_dim
+from recorder import CPURecorder
 
 
 @pytest.mark.parametrize(
@@ -424,6 +426,69 @@ def test_every_fit_checks_its_first_batch():
     with pytest.raises(ValueError, match=r"images must be in \[-1, 1\]"):
         trainer.fit([tiny_images() * 3], epochs=2)
     assert trainer.step == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        (tiny_images().mul(127).to(torch.uint8), "images must be floating point in [-1, 1], got t"),
+        (tiny_images().long(), "images must be floating point in [-1, 1], got torch.int64; scale"),
+        (tiny_images()[:, 0], "shape (N, 3, 8, 8) that the generator makes, got (24, 8, 8); ch"),
+        (tiny_images()[:, :, :4], "shape (N, 3, 8, 8) that the generator makes, got (24, 3, 4, 8)"),
+    ],
+)
+def test_later_batches_of_another_kind(batch, sentence):
+    """The type and shape of a later batch are asked for, and refused in the first one's words."""
+    trainer = tiny_trainer()
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        trainer.fit([tiny_images(), tiny_images(), batch], epochs=1)
+    assert trainer.step == 2
+
+
+def test_labels_of_a_later_batch():
+    """Labels of another type are refused wherever they are; those on the CPU by their range too."""
+    images, labels = tiny_images(4), torch.arange(4)
+    makers = (tinygan.DCGANGenerator, tinygan.DCGANDiscriminator)
+    trainer = tinygan.GANTrainer(*(net(8, base_channels=4, num_classes=4) for net in makers))
+    for wrong, sentence in [
+        (labels.float(), r"labels must be \(N,\) of integers, got \(4,\) of torch.float32"),
+        (labels + 1, r"labels must be in \[0, 4\), got \[1, 4\]"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            trainer.fit([(images, labels), (images, wrong)], epochs=1)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize(
+    ("odd", "seen"),
+    [
+        (lambda x: torch.full_like(x, 3.0), "in [-1, 1], got [3, 3]"),
+        (lambda x: x * torch.nan, "finite, got [nan, nan]"),
+    ],
+)
+def test_the_range_of_later_batches_is_looked_at_now_and_then(
+    odd, seen, capture, monkeypatch, caplog
+):
+    """It is read with the skipped steps; a long run is not lost for it, and no bit changes."""
+    monkeypatch.setattr("tinygan._execution.capture.recorder_for", lambda device: CPURecorder())
+    ends = []
+    for every in (3, 10**9):
+        monkeypatch.setattr(gan_trainer, "LOOK_EVERY", every)
+        trainer = tiny_trainer(capture=capture)
+        trainer.fit([tiny_images(4), odd(tiny_images(4))] * 4, epochs=1)
+        ends.append(fingerprint(trainer))
+    assert_identical(*ends)
+    told = [line for line in caplog.messages if line.startswith("training continues, but in")]
+    assert [line.partition(";")[0].rpartition(" step ")[2] for line in told] == [
+        f"{step} images must be {seen}"
+        for step in (2, 8, 2)  # twice and once
+    ]
+
+
+def test_each_batch_of_an_epoch_has_its_turn():
+    """The number of steps between two looks is a prime, which divides hardly an epoch's length."""
+    assert all(gan_trainer.LOOK_EVERY % number for number in range(2, gan_trainer.LOOK_EVERY))
+    assert gan_trainer.LOOK_EVERY < CHECK_EVERY
 
 
 def test_logits_of_another_shape():

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinygan import sampling, schedules
+from tinygan import sampling, schedules, seeds
 from tinygan._run import checks
 from tinygan.batch import Batch, Draw
+from tinygan.nets.traits import layout
 from tinygan.schedules import Schedule
 
 __all__ = ["Augmentation", "diff_augment", "instance_noise"]
@@ -65,7 +66,7 @@ def applied(
             )
     if not augmentations or examples.dim() != 4:
         return changed
-    return changed.to(examples.dtype, memory_format=torch.channels_last)
+    return changed.to(examples.dtype, memory_format=layout(changed.device))
 
 
 def instance_noise(deviation: float | Schedule = 0.1) -> Augmentation:
@@ -116,7 +117,7 @@ def _eight_each(
     shape: Sequence[int], generator: torch.Generator, images: int, *, p: float | Schedule
 ) -> Tensor:
     """Draw seven numbers for each image, and 1 or 0: whether to use them."""
-    seven = torch.rand(shape[0], 7, generator=generator, device=generator.device)
+    seven = seeds.drawn(torch.rand, (shape[0], 7), generator)
     used = sampling.one_each(shape, generator) < schedules.value_at(p, images, "p", "[0, 1]")
     return torch.cat([seven, used[:, None].to(seven)], 1)
 

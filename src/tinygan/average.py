@@ -60,7 +60,17 @@ class Average:
         # Infinite ones, as a mask may be, stay: inf - inf is NaN.
         self._moving = [not each.isinf().any() for each in live.parameters()]
         self._dtype = torch.promote_types(example(live).dtype, torch.float32)
-        self.net = copy.deepcopy(live).to(self._dtype).requires_grad_(False).eval()
+        # PyTorch copies nothing with a graph: weights that old weight norm and pruning compute.
+        computed = {
+            id(tensor): tensor.detach().clone()
+            for part in live.modules()
+            for tensor in vars(part).values()
+            if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
+        }
+        with torch.no_grad():  # or a ScriptModule's copies would have graphs
+            self.net = copy.deepcopy(live, computed).to(self._dtype).eval()
+        for weight in self.net.parameters():
+            weight.requires_grad_(False)
 
     def update(self, images: int, size: int, skipped: torch.Tensor) -> None:
         """Take in the weights after a step, unless it was ``skipped``: 1 or 0 on the device.

@@ -195,7 +195,6 @@ class Batch:
 
         def draw(whole: Sequence[int], generator: torch.Generator, images: int) -> torch.Tensor:
             # Drawn in float32, so that it is the same numbers in any type.
-            rows = make(whole[0], *shape, generator=generator, device=generator.device)
-            return rows.to(dtype)
+            return seeds.drawn(make, (whole[0], *shape), generator).to(dtype)
 
         return self._own(self.draws.rows(name, draw, f"{make.__name__} of the shape {shape}"))

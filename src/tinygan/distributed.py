@@ -87,7 +87,7 @@ class Ranks:
         """Return the integers of each rank; raise a RankError here if others give an error."""
         if self.count == 1:
             return [list(numbers)]
-        own = torch.tensor([error is not None, *numbers], dtype=torch.int64)
+        own = torch.tensor([error is not None, *numbers], dtype=torch.int64, device="cpu")
         rows = [torch.empty_like(own) for _ in range(self.count)]
         with self._noticing():
             dist.all_gather(rows, own, group=self.groups[1])

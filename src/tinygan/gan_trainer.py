@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -19,6 +20,11 @@ from tinygan.nets import compatibility, traits
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.player import Player
 from tinygan.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 47
+"""How often, in steps, a batch's range is looked at: a prime, so not at the same of each epoch."""
 
 
 @final
@@ -97,6 +103,7 @@ class GANTrainer(Trainer):
         if self.num_classes is not None:
             checks.count("num_classes", self.num_classes)
         self.prior: sampling.Prior = getattr(generator, "prior", sampling.normal)
+        self._looks: list[tuple[int, torch.Tensor]] = []
         terms = penalties_.listed(penalties)
         if terms and traits.has_batch_norm(discriminator):
             warnings.warn(
@@ -154,6 +161,22 @@ class GANTrainer(Trainer):
             fakes = compatibility.check_generator(generator, z, real, labels[0] if labels else None)
             super()._check_first(examples)
             compatibility.check_discriminator(discriminator, *fakes)
+
+    def _train_step(self, examples: tuple[torch.Tensor, ...], *of_batch: Any) -> None:
+        real = examples[0]
+        if self.step % LOOK_EVERY == 1 and real.dim() == 4:
+            # Not read before the skipped steps are, so that no step waits for it.
+            self._looks.append((self.step + 1, torch.stack([real.min(), real.max()])))
+        super()._train_step(examples, *of_batch)
+
+    def _check_skipped(self) -> None:
+        looks, self._looks = self._looks, []
+        for step, seen in looks:
+            try:
+                checks.image_range(*seen.tolist())  # sync
+            except ValueError as error:  # not raised: one odd batch is not worth a long run
+                logger.warning("training continues, but in step %d %s", step, error)
+        super()._check_skipped()
 
     def noise(self, step: int, count: int) -> torch.Tensor:
         """Return the z of a training step, (count, Z): a pure function of the seed and the step.

@@ -56,6 +56,8 @@ def make(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
 
 def decides_on_device(optimizer: Optimizer) -> bool:
     """Return whether an optimizer can skip its next step by a flag on the device: fused ones do."""
+    if optimizer.param_groups[0]["params"][0].device.type == "mps":
+        return False  # there kernels of older PyTorch do not look at the flag (pytorch#186360)
     # What a subclass does in a step of its own, such as averaging weights, knows no flag.
     if not type(optimizer).step.__module__.startswith("torch."):
         return False

@@ -168,4 +168,4 @@ def _weights(
 ) -> Tensor:
     """Return the weight after so many images, once for each example: nothing of it is random."""
     now = schedules.value_at(weight, images, "weight", "[0, inf)")
-    return torch.full((shape[0],), now, device=generator.device)
+    return torch.full((shape[0],), now, dtype=torch.float32, device=generator.device)

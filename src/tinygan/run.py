@@ -99,7 +99,7 @@ class Run:
     @property
     def real(self) -> torch.Tensor:
         """The current step's real examples (N, ...): the first of ``data``, or empty."""
-        return self.data[0] if self.data else torch.empty(0)
+        return self.data[0] if self.data else torch.empty(0, dtype=torch.float32, device="cpu")
 
     @property
     def total_steps(self) -> int | None:

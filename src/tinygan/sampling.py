@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from tinygan import schedules
+from tinygan import schedules, seeds
 from tinygan.batch import Draw
 from tinygan.nets.compatibility import as_labels, check_labels
 from tinygan.nets.traits import evaluating, example
@@ -28,7 +28,7 @@ def normal(count: int, latent_dim: int, generator: torch.Generator) -> torch.Ten
     Examples:
         >>> z = normal(2, 100, torch.Generator().manual_seed(0))
     """
-    return torch.randn(count, latent_dim, generator=generator, device=generator.device)
+    return seeds.drawn(torch.randn, (count, latent_dim), generator)
 
 
 def uniform(count: int, latent_dim: int, generator: torch.Generator) -> torch.Tensor:
@@ -37,7 +37,7 @@ def uniform(count: int, latent_dim: int, generator: torch.Generator) -> torch.Te
     Examples:
         >>> z = uniform(2, 100, torch.Generator().manual_seed(0))
     """
-    return 2 * torch.rand(count, latent_dim, generator=generator, device=generator.device) - 1
+    return 2 * seeds.drawn(torch.rand, (count, latent_dim), generator) - 1
 
 
 def of_prior(prior: Prior, latent_dim: int) -> Draw:
@@ -47,7 +47,7 @@ def of_prior(prior: Prior, latent_dim: int) -> Draw:
 
 def one_each(shape: Sequence[int], generator: torch.Generator, images: int = 0) -> torch.Tensor:
     """Draw one number for each example from U(0, 1): (N,)."""
-    return torch.rand(shape[0], generator=generator, device=generator.device)
+    return seeds.drawn(torch.rand, shape[:1], generator)
 
 
 def noise(
@@ -59,7 +59,7 @@ def noise(
 ) -> torch.Tensor:
     """Draw noise of the examples' shape (N, ...) from N(0, deviation^2)."""
     now = schedules.value_at(deviation, images, "deviation", "[0, inf)")
-    return now * torch.randn(tuple(shape), generator=generator, device=generator.device)
+    return now * seeds.drawn(torch.randn, shape, generator)
 
 
 @torch.no_grad()
@@ -81,7 +81,8 @@ def generate(
     inputs = [z.to(weights.device, weights.dtype)]
     num_classes = getattr(generator, "num_classes", None)
     if num_classes is not None:
-        labels = torch.as_tensor(torch.arange(len(z)) % num_classes if labels is None else labels)
+        given = torch.arange(len(z), device="cpu") % num_classes if labels is None else labels
+        labels = torch.as_tensor(given, device=getattr(given, "device", "cpu"))
         labels = labels.expand(len(z)) if labels.dim() == 0 else labels
         labels = as_labels(labels, len(z))
         check_labels(labels, num_classes)

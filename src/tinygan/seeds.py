@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -37,3 +38,14 @@ def generator(seed: int, *key: str | int, device: torch.device | str = "cpu") ->
         >>> order = torch.randperm(4, generator=generator(999, "order", 0))
     """
     return torch.Generator(device).manual_seed(mix(seed, *key))
+
+
+def drawn(
+    make: Callable[..., torch.Tensor], shape: Sequence[int], generator: torch.Generator
+) -> torch.Tensor:
+    """Return what ``torch.rand`` or ``torch.randn`` draws: float32, where the generator is.
+
+    Examples:
+        >>> flips = drawn(torch.rand, (4,), generator(999, "flip", 0)) < 0.5
+    """
+    return make(*shape, generator=generator, dtype=torch.float32, device=generator.device)

@@ -29,6 +29,7 @@ from tinygan.hook import (
     check_unused,
     listens_between_pieces,
 )
+from tinygan.nets.traits import layout
 from tinygan.player import Player, Players
 from tinygan.run import CHECK_EVERY, Run
 
@@ -108,7 +109,7 @@ class Trainer(Run):
         self._received = signals.Received()
         self._all_stop = False
         self._rehearsed: set[int] = set()  # sizes of batches
-        self._layout = torch.channels_last
+        self._layout = layout(self.device)
 
     def fit(
         self,
@@ -308,9 +309,15 @@ class Trainer(Run):
             given = self._examples(batch)
             own, size = batches_of.part(given, batches, self.ranks)
             begins = not self.data and not (self.batch > 0 and self._is_too_small(size))
+            # Known without waiting: bytes, or another shape, are refused as in a first batch.
+            kinds, before = (
+                [(tensor.shape[1:], tensor.is_floating_point() or tensor.dtype) for tensor in each]
+                for each in (own, self.data)
+            )
+            differs = bool(before) and kinds != before
             if begins:
                 self._try(own, size, self._smallest(batches, size))
-            elif self.batch == 0 and self._is_too_small(size):
+            elif differs or (self.batch == 0 and self._is_too_small(size)):
                 self._check_first(own)
             if not self.data or self.batch == 0:
                 digest = batches_of.digest(given, batches, self.ranks)
@@ -327,14 +334,13 @@ class Trainer(Run):
         Channels last is the layout in which convolutions of images run fastest, but a net that
         calls ``view`` may need the usual one: it alone, or, at last, all that is in the run.
         """
-        players = list(self.players)
+        players, plain, fast = list(self.players), torch.contiguous_format, layout(self.device)
         failed: Exception | None = None
         for usual in ([], *([each] for each in players), players):
             if not self._rehearsed:
                 for player in players:
-                    layout = torch.contiguous_format if player in usual else torch.channels_last
-                    player.lay_out(layout)
-                self._layout = torch.contiguous_format if usual == players else torch.channels_last
+                    player.lay_out(plain if player in usual else fast)
+                self._layout = plain if usual == players else fast
             try:
                 for each in dict.fromkeys((size, smallest)):
                     self._try_size(own, each, size)
@@ -381,10 +387,11 @@ class Trainer(Run):
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.weights_dtype if tensor.is_floating_point() else tensor.dtype
-        layout = self._layout if tensor.dim() == 4 else torch.preserve_format
+        form = self._layout if tensor.dim() == 4 else torch.preserve_format
         if tensor.is_inference():  # autograd could not keep it
             tensor = tensor.clone()
-        return tensor.to(self.device, dtype, non_blocking=True, memory_format=layout)
+        aside = self.device.type == "cuda"  # MPS may copy after the batch is freed (pytorch#189690)
+        return tensor.to(self.device, dtype, non_blocking=aside, memory_format=form)
 
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:
         """Return the tensors of a batch that the algorithm is given."""

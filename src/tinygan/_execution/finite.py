@@ -48,9 +48,9 @@ class SkippedSteps:
     def __init__(self, device: torch.device) -> None:
         self._in_row = torch.zeros((), dtype=torch.int64, device=device)
         self._total = torch.zeros((), dtype=torch.int64, device=device)
-        self._first = torch.zeros(MOST_CAUSES, device=device)
+        self._first = torch.zeros(MOST_CAUSES, dtype=torch.float32, device=device)
         """What was measured in the first step of the last row of bad ones."""
-        self._zero = torch.zeros((), device=device)
+        self._zero = torch.zeros((), dtype=torch.float32, device=device)
         self._reported = 0
         self.causes: list[str] = []
         """What can be not finite, in words, in the order in which a step measures it."""
@@ -126,7 +126,7 @@ class LossScale:
     PATIENCE = 2000
 
     def __init__(self, device: torch.device) -> None:
-        self.state = torch.tensor([self.START, 0.0], device=device)
+        self.state = torch.tensor([self.START, 0.0], dtype=torch.float32, device=device)
 
     def unscale(self, gradients: list[torch.Tensor]) -> None:
         """Divide gradients by the scale, in place."""

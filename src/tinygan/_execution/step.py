@@ -52,7 +52,7 @@ class Step:
         self.skipped = finite.SkippedSteps(self.device)
         self.order: list[Player] = []
         self.phase: dict[str, torch.Tensor] = {}
-        self._zero = torch.zeros((), device=self.device)
+        self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
         self._total = self._zero
         """A scalar that is not finite as soon as anything in the step was not."""
         self._bad = torch.zeros((), dtype=torch.bool, device=self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
@@ -77,6 +78,20 @@ def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple
     return height, width
 
 
+def image_range(low: float, high: float) -> None:
+    """Raise ValueError for images with values from ``low`` to ``high``, if they leave [-1, 1]."""
+    if not math.isfinite(high - low):
+        raise ValueError(
+            f"images must be finite, got [{low:.4g}, {high:.4g}]; look at the data, and at what "
+            "divides by a number that may be 0."
+        )
+    if low < -1.001 or high > 1.001:  # resizing may leave the range by rounding
+        raise ValueError(
+            f"images must be in [-1, 1], got [{low:.4g}, {high:.4g}]; scale bytes with "
+            "images / 127.5 - 1, and [0, 1] with images * 2 - 1."
+        )
+
+
 def path(name: str, value: object) -> Path:
     """Return ``value`` as a path, if it is one."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
@@ -89,7 +104,7 @@ def path(name: str, value: object) -> Path:
 def device(value: torch.device | str | int) -> torch.device:
     """Return ``value`` as a device that this machine has."""
     try:
-        return torch.empty(0, device=torch.device(value)).device
+        return torch.empty(0, dtype=torch.uint8, device=torch.device(value)).device
     except Exception as error:  # PyTorch has one for names, and others for each driver
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ _VARIATION = (
 )  # fmt: skip
 
 Place = Tensor | float
+
+# Whatever PyTorch's defaults are.
+_numbers = partial(torch.as_tensor, dtype=torch.float32, device="cpu")
 
 
 class CartoonFaces(Dataset[tuple[Tensor, Tensor]]):
@@ -75,11 +79,11 @@ class CartoonFaces(Dataset[tuple[Tensor, Tensor]]):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}; use 3 for colour.")
         self.channels = channels
-        names, counts = list(self.ATTRIBUTES), torch.tensor(list(self.ATTRIBUTES.values()))
+        names, counts = list(self.ATTRIBUTES), _numbers(list(self.ATTRIBUTES.values()))
         draws = [len(counts), len(_VARIATION)]
         uniform = torch.stack(
             [
-                torch.rand(sum(draws), generator=seeds.generator(seed, "face", i))
+                seeds.drawn(torch.rand, (sum(draws),), seeds.generator(seed, "face", i))
                 for i in range(length)
             ]
         )
@@ -126,14 +130,14 @@ class _Canvas:
     def __init__(self, image_size: tuple[int, int], vary: dict[str, Tensor]) -> None:
         height, width = image_size
         self.pixel = 2 / min(image_size)
-        y = (torch.arange(height) - (height - 1) / 2) * self.pixel
-        x = (torch.arange(width) - (width - 1) / 2) * self.pixel
+        y = (_numbers(range(height)) - (height - 1) / 2) * self.pixel
+        x = (_numbers(range(width)) - (width - 1) / 2) * self.pixel
         self.frame_y = y.view(1, -1, 1)
         tilt, scale = vary["tilt"] * 0.14, 1.14 + vary["scale"] * 0.08
         x, y = x.view(1, 1, -1) - vary["x"] * 0.08, y.view(1, -1, 1) - vary["y"] * 0.06
         self.x = (torch.cos(tilt) * x + torch.sin(tilt) * y) / scale
         self.y = (torch.cos(tilt) * y - torch.sin(tilt) * x) / scale
-        self.image = torch.empty(len(tilt), 3, height, width)
+        self.image = tilt.new_empty(len(tilt), 3, height, width)
 
     def paint(self, shape: Tensor, colour: Tensor, where: Tensor | None = None) -> None:
         """Paint ``shape`` in ``colour`` (N, 3) on the images where ``where`` (N,) is true."""
@@ -143,7 +147,7 @@ class _Canvas:
         self.image.lerp_(colour[:, :, None, None].expand_as(self.image), alpha[:, None])
 
     def ellipse(self, cx: Place, cy: Place, rx: Place, ry: Place) -> Tensor:
-        radius = torch.minimum(torch.as_tensor(rx), torch.as_tensor(ry))
+        radius = torch.minimum(_numbers(rx), _numbers(ry))
         return (torch.hypot((self.x - cx) / rx, (self.y - cy) / ry) - 1) * radius
 
     def box(self, cx: Place, cy: Place, hx: float, hy: float, corner: float) -> Tensor:
@@ -153,7 +157,7 @@ class _Canvas:
         return outside + torch.maximum(dx, dy).clamp(max=0) - corner
 
     def line(self, ax: Place, ay: Place, bx: Place, by: Place, width: float) -> Tensor:
-        dx, dy = torch.as_tensor(bx - ax), torch.as_tensor(by - ay)
+        dx, dy = _numbers(bx - ax), _numbers(by - ay)
         along = (((self.x - ax) * dx + (self.y - ay) * dy) / (dx**2 + dy**2)).clamp(0, 1)
         return torch.hypot(self.x - ax - along * dx, self.y - ay - along * dy) - width / 2
 
@@ -164,7 +168,7 @@ class _Canvas:
 
 def _pastel(hue: Tensor, value: float, saturation: float) -> Tensor:
     """Return colours (N, 3) in [0, 1] for hues (N, 1, 1) in [-1, 1], once round the wheel."""
-    thirds = torch.tensor([0, 2 * math.pi / 3, 4 * math.pi / 3])
+    thirds = _numbers([0, 2 * math.pi / 3, 4 * math.pi / 3])
     wheel = torch.cos(hue[:, 0] * math.pi - thirds)
     return value * (1 - saturation / 2 + saturation / 2 * wheel)
 
@@ -175,12 +179,12 @@ def _draw(attributes: Tensor, variation: Tensor, size: tuple[int, int]) -> Tenso
     canvas = _Canvas(size, vary)
     paint, ellipse = canvas.paint, canvas.ellipse
     skin_index, hair_index, style, eye_index, mouth, glasses = attributes.T
-    skin = torch.tensor(SKIN)[skin_index] / 255
-    hair = torch.tensor(HAIR)[hair_index] / 255
-    iris = torch.tensor(EYES)[eye_index] / 255
+    skin = _numbers(SKIN)[skin_index] / 255
+    hair = _numbers(HAIR)[hair_index] / 255
+    iris = _numbers(EYES)[eye_index] / 255
     white, dark = torch.full_like(skin, 0.97), torch.full_like(skin, 0.08)
-    cheeks = 0.82 * skin + torch.tensor([0.15, 0.03, 0.04])
-    lips = 0.55 * skin + torch.tensor([0.33, 0.04, 0.06])
+    cheeks = 0.82 * skin + _numbers([0.15, 0.03, 0.04])
+    lips = 0.55 * skin + _numbers([0.33, 0.04, 0.06])
 
     background = _pastel(vary["background_hue"], 0.95, 0.45)
     light = 1.0 - 0.12 * canvas.frame_y[:, None]
@@ -193,7 +197,7 @@ def _draw(attributes: Tensor, variation: Tensor, size: tuple[int, int]) -> Tenso
     paint(canvas.box(0, 0.68, 0.19, 0.3, 0.1), skin * 0.86)
     curls = [
         ellipse(1.1 * width * math.sin(a), 0.02 - 0.62 * math.cos(a), 0.25, 0.25)
-        for a in torch.linspace(-1.75, 1.75, 9).tolist()
+        for a in torch.linspace(-1.75, 1.75, 9, dtype=torch.float32, device="cpu").tolist()
     ]
     paint(torch.stack(curls).amin(0), hair, curly)
     for side in (-1, 1):
@@ -245,5 +249,5 @@ def _draw(attributes: Tensor, variation: Tensor, size: tuple[int, int]) -> Tenso
 def _in_bytes(image: Tensor, channels: int) -> Tensor:
     if channels == 1:
         # ITU-R BT.601 luma, as Pillow's "L" mode weighs colours.
-        image = (image * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        image = (image * _numbers([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)

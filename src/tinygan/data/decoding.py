@@ -110,5 +110,5 @@ def scale(pixels: torch.Tensor) -> torch.Tensor:
     """Scale bytes to float32 in [-1, 1], as the tutorial's ToTensor and Normalize(.5, .5) do."""
     # x / 255 * 2 to the last bit, as doubling rounds nothing. By a tensor that lies where the
     # pixels do, since CUDA divides by a number as it multiplies by its rounded reciprocal.
-    half = torch.full((), 127.5, device=pixels.device)
+    half = torch.full((), 127.5, dtype=torch.float32, device=pixels.device)
     return pixels.float().div_(half).sub_(1)

@@ -91,7 +91,7 @@ class Images(Dataset[Example]):
         }
         self.labels: torch.Tensor | None = None
         if self.classes is not None:
-            self.labels = torch.tensor(described["labels"], dtype=torch.int64)
+            self.labels = torch.tensor(described["labels"], dtype=torch.int64, device="cpu")
             self.configuration["labels"] = _digest(self.labels.numpy().tobytes())
 
     def __len__(self) -> int:

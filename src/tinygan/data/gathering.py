@@ -102,7 +102,7 @@ def ahead(
             # Page-locked, so that the host need not wait for the copy. PyTorch gives the memory to
             # nobody else before that is done.
             shape = len(indices), *pixels.shape[1:]
-            buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=gpu)
+            buffer = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=gpu)
             return thread.submit(torch.index_select, pixels, 0, indices, out=buffer)
 
         # The next one is begun when the current one is given.

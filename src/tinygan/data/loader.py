@@ -149,16 +149,18 @@ class Loader:
 
     def _plan(self, epoch: int) -> list[torch.Tensor]:
         """Return the indices of each whole batch of an epoch."""
-        order = torch.arange(self.size)
+        order = torch.arange(self.size, device="cpu")
         if self.shuffle:
-            order = torch.randperm(self.size, generator=seeds.generator(self.seed, "order", epoch))
+            draws = seeds.generator(self.seed, "order", epoch)
+            order = torch.randperm(self.size, generator=draws, device="cpu")
         return list(order.split(self.batch_size))[: len(self)]
 
     def _flips(self, epoch: int) -> torch.Tensor | None:
         """Return for each image, by its index, whether the epoch mirrors it: (size,) of bool."""
         if not self.flip:
             return None
-        return torch.rand(self.size, generator=seeds.generator(self.seed, "flip", epoch)) < 0.5
+        draws = seeds.generator(self.seed, "flip", epoch)
+        return seeds.drawn(torch.rand, (self.size,), draws) < 0.5
 
     @property
     def configuration(self) -> dict[str, object]:
@@ -184,7 +186,7 @@ def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return [_moved(each, device) for each in batch]
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, non_blocking=device.type == "cuda")
     return batch
 
 

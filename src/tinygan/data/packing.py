@@ -230,7 +230,8 @@ class _Attempts(Dataset[tuple[torch.Tensor, str]]):
 
     def __init__(self, images: ImageFiles) -> None:
         self.images = images
-        self.blank = torch.zeros(images.channels, *images.image_size, dtype=torch.uint8)
+        shape = (images.channels, *images.image_size)
+        self.blank = torch.zeros(shape, dtype=torch.uint8, device="cpu")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from tinygan._run import signals
@@ -33,7 +34,8 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS) if forks else None
     others = multiprocessing.active_children()
     try:
-        loaded: Any = iter(loader)
+        with torch.device("cpu"):  # where processes that are forked here load, too
+            loaded: Any = iter(loader)
     except BaseException:  # one worker could not be started: let the others go
         _end([child for child in multiprocessing.active_children() if child not in others])
         raise
@@ -45,7 +47,7 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     # the interpreter ends, and when a process of multiprocessing does, which has no atexit.
     end = Finalize(None, _end, [workers], exitpriority=0)
     try:
-        yield loaded
+        yield _on_cpu(loaded)
     finally:
         # PyTorch waits 5 seconds for each that is busy, and 5 more after a signal it ignores.
         late = threading.Timer(_GRACE, _kill, [workers])
@@ -58,6 +60,17 @@ def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
             finally:
                 late.cancel()
                 end()
+
+
+def _on_cpu(loaded: Iterator[Any]) -> Iterator[Any]:
+    """Load on the CPU, whatever PyTorch's default device: a label may be a number as yet."""
+    end = object()
+    while True:
+        with torch.device("cpu"):
+            batch = next(loaded, end)
+        if batch is end:
+            return
+        yield batch
 
 
 def _end(workers: list[BaseProcess]) -> None:

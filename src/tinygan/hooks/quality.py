@@ -90,7 +90,7 @@ class Quality(LogHook):
         self.best_value = math.inf
         self.best_step: int | None = None
         self._real = real
-        self._features = torch.empty(0)
+        self._features = torch.empty(0, dtype=torch.float64, device="cpu")
         self._comparison = [str(best), name_of(measure), name_of(module), str(count)]
 
     def on_fit_start(self, trainer: Run) -> None:

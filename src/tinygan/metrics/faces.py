@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,9 @@ class AttributeReader:
         others = CartoonFaces(HELD_OUT, image_size, channels, seed=seeds.mix(seed, "reader tries"))
         self._counts = list(drawn.ATTRIBUTES.values())
         generator = seeds.generator(seed, "reader")
-        self._net = _net(channels, sum(self._counts), generator)
-        self._learn(drawn, generator)
+        with torch.device("cpu"):  # where its optimizer counts its steps, too
+            self._net = _net(channels, sum(self._counts), generator)
+            self._learn(drawn, generator)
         right = (self.read(others.pixels) == others.attributes).double().mean(0)
         self.accuracy = dict(zip(drawn.ATTRIBUTES, right.tolist()))
 
@@ -72,13 +74,13 @@ class AttributeReader:
         steps = EPOCHS * batches + 1
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         for _ in range(EPOCHS):
-            order = torch.randperm(len(images), generator=generator)
+            order = torch.randperm(len(images), generator=generator, device="cpu")
             for indices in order[: batches * BATCH].split(BATCH):
                 logits = self._net(images[indices]).split(self._counts, 1)
                 wanted = drawn.attributes[indices].T
-                loss = sum(F.cross_entropy(*pair) for pair in zip(logits, wanted))
+                loss: Any = sum(F.cross_entropy(*pair) for pair in zip(logits, wanted))
                 optimizer.zero_grad()
-                torch.as_tensor(loss).backward()
+                loss.backward()
                 optimizer.step()
                 schedule.step()
 
@@ -93,15 +95,15 @@ class AttributeReader:
 
 def _net(channels: int, outputs: int, generator: torch.Generator) -> nn.Module:
     """Return a net whose first weights come from the given generator, not the global one."""
-    last = nn.utils.skip_init(nn.Linear, 4 * WIDTH * (SIDE // 8) ** 2, outputs)
+    last = nn.utils.skip_init(nn.Linear, 4 * WIDTH * (SIDE // 8) ** 2, outputs, dtype=torch.float32)
     nn.init.normal_(last.weight, std=0.01, generator=generator)
     nn.init.zeros_(last.bias)
     parts: list[nn.Module] = []
     for inputs, width in itertools.pairwise((channels, WIDTH, 2 * WIDTH, 4 * WIDTH)):
-        shape = {"kernel_size": 3, "stride": 2, "padding": 1}
-        convolution = nn.utils.skip_init(nn.Conv2d, inputs, width, **shape, bias=False)
+        shape: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False}
+        convolution = nn.utils.skip_init(nn.Conv2d, inputs, width, **shape, dtype=torch.float32)
         nn.init.kaiming_normal_(convolution.weight, generator=generator)
-        parts += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        parts += [convolution, nn.BatchNorm2d(width, dtype=torch.float32), nn.ReLU()]
     return nn.Sequential(*parts, nn.Flatten(), last)
 
 

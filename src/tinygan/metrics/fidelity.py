@@ -42,7 +42,7 @@ def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torc
     like = example(module)
     with evaluating(module):
         found = [
-            module(chunk.to(like)).flatten(1).double().cpu() for chunk in image_batches(images)
+            module(chunk.to(like)).flatten(1).cpu().double() for chunk in image_batches(images)
         ]
     if not found:
         raise ValueError("images must be one or more, got 0.")
@@ -219,4 +219,4 @@ def _checked(real: torch.Tensor, fake: torch.Tensor, at_least: int) -> list[torc
                 f"{name} must have at least {at_least} rows, all finite, got {len(given)}; use "
                 "more images, or look at them."
             )
-    return [each.detach().double().cpu() for each in (real, fake)]
+    return [each.detach().cpu().double() for each in (real, fake)]

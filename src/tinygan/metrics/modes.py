@@ -62,9 +62,9 @@ def nearest_mode(
         )
     checks.number("sd", sd, "(0, inf)")
     # In float64: cdist may expand squares, which costs small distances most of their digits.
-    distances = torch.cdist(points.double(), means.to(points.device).double())
+    distances = torch.cdist(points.cpu().double(), means.cpu().double())
     nearest, modes = distances.min(dim=1)
-    return modes, nearest <= 3 * sd
+    return modes.to(points.device), (nearest <= 3 * sd).to(points.device)
 
 
 def mode_coverage(
@@ -104,7 +104,7 @@ def mode_coverage(
     check_range("modes", modes, count)
     modes = modes.cpu()
     finders = modes if high_quality is None else modes[high_quality.cpu()]
-    even = torch.ones(count)
+    even = torch.ones(count, dtype=torch.float64, device="cpu")
     expected = _normalised("reference", even if reference is None else reference, count)
     of_data = expected if data is None else _normalised("data", data, count)
     seen = modes.bincount(minlength=count).double() / len(modes)
@@ -134,7 +134,7 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 def _normalised(name: str, weights: torch.Tensor, count: int) -> torch.Tensor:
-    weights = weights.double().cpu()
+    weights = weights.cpu().double()
     total = weights.sum()
     if weights.shape != (count,) or not (weights.min() >= 0 and 0 < total < torch.inf):
         raise ValueError(
@@ -150,7 +150,7 @@ def _kl_of_samples(p: torch.Tensor, samples: int) -> float:
     A mode's count X is binomial, and E[X log X] = N p E[log(1 + Y)] for a binomial Y with one trial
     less.
     """
-    y = torch.arange(samples, dtype=torch.float64)
+    y = torch.arange(samples, dtype=torch.float64, device="cpu")
     ways = torch.lgamma(y[-1] + 1) - torch.lgamma(y + 1) - torch.lgamma(y[-1] - y + 1)
     total = 0.0
     for value, modes in zip(*p.unique(return_counts=True)):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -28,7 +29,26 @@ def evaluating(*nets: nn.Module) -> Iterator[None]:
 def example(net: nn.Module) -> torch.Tensor:
     """Return a tensor of the type and on the device that a net works with, if it has weights."""
     tensors = itertools.chain(net.parameters(), net.buffers())
-    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    plain = torch.empty(0, dtype=torch.float32, device="cpu")
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), plain)
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """Return how images lie in memory: channels last, in which convolutions run fastest.
+
+    Not on MPS, where older PyTorch has wrong gradients of batch norm in it (pytorch#175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def check_initialised(net: nn.Module) -> None:
+    """Raise ValueError for lazy layers that have not seen a batch, whose weights have no shape."""
+    for name, weight in net.named_parameters():
+        if is_lazy(weight):
+            raise ValueError(
+                f"weights must have a shape, got {name} of a lazy layer; pass a batch through the "
+                "net first."
+            )
 
 
 def has_batch_norm(net: nn.Module) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
@@ -31,6 +33,13 @@ def number(name: str, value: Any, interval: str) -> float:
     if not inside:
         raise ValueError(f"{name} must be in {interval}, got {value!r}; use a number in it.")
     return float(value)
+
+
+def tensor(name: str, value: object) -> None:
+    """Raise TypeError for what is no tensor."""
+    if not isinstance(value, torch.Tensor):
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a tensor, got {kind}; use torch.as_tensor or torch.stack.")
 
 
 def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+
+
+def example_of(net: nn.Module) -> torch.Tensor:
+    """Return a tensor of a net's, of its device and floating dtype; an empty one if it has none."""
+    own = itertools.chain(net.parameters(), net.buffers())
+    empty = torch.empty(0, dtype=torch.float32, device="cpu")
+    return next((tensor for tensor in own if tensor.is_floating_point()), empty)
 
 
 @contextmanager

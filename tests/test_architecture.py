@@ -113,7 +113,7 @@ def test_the_house_stays_small():
     docs/design.md says why it is not lower. Whoever adds a room raises it by as much, on purpose.
     """
     assert lines(ROOT / path for path in READING_PATH) <= 1500
-    assert lines(ROOT.rglob("*.py")) <= 8850
+    assert lines(ROOT.rglob("*.py")) <= 9079
 
 
 @pytest.mark.parametrize("trainer", [tinygan.Trainer, tinygan.GANTrainer])
@@ -214,7 +214,8 @@ before = state()
 import tinygan
 assert state() == before
 assert not torch.cuda.is_initialized()
-assert not {"matplotlib", "tensorboard", "torch_fidelity", "torchvision"} & set(sys.modules)
+heavy = {"IPython", "matplotlib", "tensorboard", "torch_fidelity", "torchvision"}
+assert not heavy & set(sys.modules)
 print("quiet")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

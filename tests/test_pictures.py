@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -184,18 +185,26 @@ def test_frames_are_read_one_by_one(name, tmp_path, monkeypatch):
         Image.fromarray(noise).save(frame)
     gc.collect()
     before = living()
-    sizes, alive, opened = [], [], Image.open
+    sizes, alive, traced, opened = [], [], [], Image.open
 
     def spy(*arguments, **options):
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("*.partial")))
         alive.append(len(living() - before))
+        traced.append(tracemalloc.get_traced_memory()[0])
         return opened(*arguments, **options)
 
     monkeypatch.setattr(Image, "open", spy)
-    animate(frames, path)
+    gc.disable()  # it comes seldom
+    tracemalloc.start()
+    try:
+        animate(frames, path)
+    finally:
+        tracemalloc.stop()
+        gc.enable()
     assert len(sizes) == 6
     assert all(later - earlier > 5000 for earlier, later in itertools.pairwise(sizes))
     assert max(alive) <= 2
+    assert traced[5] - traced[1] < sizes[5] / 2  # nor the bytes that were written
 
 
 @pytest.mark.parametrize("name", ["progress.gif", "progress.html"])

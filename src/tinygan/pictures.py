@@ -135,9 +135,9 @@ def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0
             if number == 1:
                 file.writelines(GifImagePlugin.getheader(picture, info={"loop": 0})[0])
             duration = round(1000 * seconds_per_frame) + 2000 * (number == len(frames))
-            file.writelines(
-                GifImagePlugin.getdata(picture, duration=duration, include_color_table=True)
-            )
+            blocks = GifImagePlugin.getdata(picture, duration=duration, include_color_table=True)
+            file.writelines(blocks)
+            blocks.clear()  # or Pillow would keep them until Python's collector comes
         file.write(b";")
 
 

@@ -86,6 +86,23 @@ def complete(arguments: argparse.Namespace) -> argparse.Namespace:
     return arguments
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse a bad flag now, not after minutes of drawing or decoding: try it on one face."""
+    a = arguments
+    for flag, value, least in (
+        ("--num-epochs", a.num_epochs, 1), ("--batch-size", a.batch_size, 1),
+        ("--workers", a.workers, 0), ("--ngpu", a.ngpu, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise ValueError(f"{flag} must be at least {least}, got {value}; use {least} or more.")
+    if a.resume is not None and not a.resume.exists():
+        raise ValueError(f"--resume must be a checkpoint, a .pt file, got {a.resume}.")
+    if a.packed is None:
+        face = data.CartoonFaces(min(a.num_faces, 1), a.image_size, a.nc).pixels
+        data.Loader(face.expand(a.num_faces, -1, -1, -1), a.batch_size)
+    hooks.JSONLog(a.out).on_fit_start(make_trainer(a, steps=1))  # may it write there?
+
+
 def say(*words: object) -> None:
     """Print, on one of the ranks."""
     if distributed.join().is_first:
@@ -160,7 +177,7 @@ def main() -> None:
         distributed.launch(arguments.ngpu)
     out, trainer, start = arguments.out, None, 0
     try:
-        complete(arguments)
+        check(complete(arguments))
         loader, epochs = load(arguments), arguments.num_epochs
         trainer = make_trainer(arguments, epochs * len(loader), loader.dataset.num_classes)
         resumed = trainer.resume(arguments.resume or out, allow=arguments.allow)

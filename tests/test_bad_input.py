@@ -575,3 +575,86 @@ def test_image_arguments(make):
         make(image_size=7)
     with pytest.raises(ValueError, match="channels must be 1 or 3, got 2; use 3 for colour"):
         make(channels=2)
+
+
+class Plain(nn.Module):
+    """A generator without weights, of noise as long as an image."""
+
+    latent_dim = 192
+
+    def forward(self, z):
+        """Return z as images."""
+        return z.view(-1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("z", "got"),
+    [
+        (4, "got 4; for 4 images of noise use trainer.sample(4), or z = sampling.normal(4, 5, "),
+        (2.5, "got 2.5; "),
+        ("noise", "got 'noise'; "),
+        (None, "got None; "),
+        ([0.0] * 5, "got [0.0, 0.0, 0.0, 0.0, 0.0]; "),
+        (torch.zeros(2, 5).numpy(), "got array([[0., 0., 0., 0., 0.],"),
+        (torch.tensor(4), "got tensor(4); "),
+        (torch.zeros(5), "got (5,); "),
+        (torch.zeros(0, 5), "got (0, 5); "),
+        (torch.zeros(2, 6), "got (2, 6); "),
+        (torch.zeros(2, 5, 5), "got (2, 5, 5); "),
+    ],
+)
+def test_noise(z, got):
+    """What is no (N, Z) is refused, with what makes a number of images."""
+    kind = ValueError if isinstance(z, torch.Tensor) else TypeError
+    with pytest.raises(kind) as error:
+        tiny_trainer().generate(z)
+    assert str(error.value).startswith(f"z must be a tensor (N, 5), {got}")
+
+
+def test_noise_of_the_tutorials_shape():
+    """(N, Z, 1, 1) is as good, and so are whole numbers."""
+    trainer, z = tiny_trainer(), torch.ones(2, 5, dtype=torch.int64)
+    images = trainer.generate(z.float())
+    assert torch.equal(trainer.generate(z), images)
+    assert torch.equal(trainer.generate(z[:, :, None, None]), images)
+
+
+def test_a_generator_without_weights():
+    """It is asked for images like any other, and so is a net for metrics."""
+    z = torch.rand(4, 192)
+    assert torch.equal(sampling.generate(Plain(), z), z.view(4, 3, 8, 8))
+    assert sampling.generate(Plain(), z.double()).dtype == torch.float32
+    assert metrics.features(tiny_images(4), nn.Flatten()).shape == (4, 192)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ("cat", "labels must be (N,) of integers, got 'cat'; give ints."),
+        (["cat", "dog"], "labels must be (N,) of integers, got ['cat', 'dog']; give ints."),
+        ({1: 2}, "labels must be (N,) of integers, got {1: 2}; give ints."),
+        (1.5, "labels must be (N,) of int"),
+        ([0, 1], "labels must be (N,) of int"),
+        (7, "labels must be in [0, 3), got [7, 7]; count classes"),
+        (-1, "labels must be in [0, 3), got [-1, -1]; count classes"),
+    ],
+)
+def test_labels_of_samples(labels, sentence):
+    """What names no class of the net is refused."""
+    trainer = tinygan.GANTrainer(
+        tinygan.DCGANGenerator(8, base_channels=4, num_classes=3),
+        tinygan.DCGANDiscriminator(8, base_channels=4, num_classes=3),
+    )
+    with pytest.raises((ValueError, TypeError)) as error:
+        trainer.sample(3, labels=labels)
+    assert str(error.value).startswith(sentence)
+    assert torch.equal(trainer.sample(3, labels=[0, 1, 2]), trainer.sample(3))
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "4", None, True])
+def test_numbers_of_samples(count):
+    """They are counts."""
+    with pytest.raises(
+        ValueError, match=r"^count must be (at least 1|an int), got .*; use 1 or mo"
+    ):
+        tiny_trainer().sample(count)

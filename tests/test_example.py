@@ -236,7 +236,7 @@ def test_what_cannot_go_on_is_named(tmp_path):
         (("--num-faces", 40, "--ngf", 8), "generator.main.0.weight"),
         (
             ("--num-faces", 40, "--resume", "nowhere.pt"),
-            "there is no checkpoint nowhere.pt",
+            "--resume must be a checkpoint, a .pt file, got nowhere.pt.",
         ),
         (
             ("--num-faces", 40, "--resume", "nowhere"),
@@ -256,19 +256,26 @@ def test_what_cannot_go_on_is_named(tmp_path):
     ("arguments", "sentence"),
     [
         (["--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
+        (["--lr", "nan"], "Invalid learning rate: nan"),
+        (["--nc", "5"], "channels must be 1 or 3, got 5; use 3 for colour."),
+        (["--workers", "-1"], "--workers must be at least 0, got -1; use 0 or more."),
+        (["--num-faces", "0"], "length must be at least 1, got 0; use 1 or more."),
+        (["--resume", "typo.pt"], "--resume must be a checkpoint, a .pt file, got typo.pt."),
+        (["--dataroot", "/dev", "--batch-size", "0"], "--batch-size must be at least 1, got 0; us"),
         (
             ["--dataroot", "nowhere"],
             "root must be a folder, a zip or a tar that is not compressed, got now",
         ),
-        (["--num-faces", "5", "--batch-size", "8"], "batch_size must be at most the number of"),
-        (["--num-faces", "50", "--num-epochs", "0"], "epochs must be at least 1, got 0; use 1 or"),
-        (["--num-faces", "50", "--out", "/dev/null/run"], "folder must be writable, got /dev/nu"),
+        (["--batch-size", "8001"], "batch_size must be at most the number of images, 8000, got"),
+        (["--num-epochs", "0"], "--num-epochs must be at least 1, got 0; use 1 or more."),
+        (["--out", "/dev/null/run"], "folder must be writable, got /dev/nu"),
     ],
 )
 def test_bad_flags_are_named(tmp_path, arguments, sentence):
-    """A bad value ends the script with one line that names it, and writes nothing."""
+    """A bad value ends the script with one line, before it draws, decodes or writes anything."""
     done = run(*arguments, folder=tmp_path)
     assert done.returncode == 2
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+    assert done.stdout == ""
     assert not [p for p in tmp_path.rglob("[!.]*") if p.is_file()]

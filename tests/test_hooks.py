@@ -414,8 +414,197 @@ def test_real_beside_fake_keeps_its_own_images(tmp_path):
     expected = pictures.titled(("Real Images", real), ("Fake Images", fake))
     with Image.open(tmp_path / "real_beside_fake.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
-    with pytest.raises(ValueError, match="pictures need images"):
+    with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\), got \(1, 2\); "):
         hook.on_step_start(SimpleNamespace(real=torch.zeros(4, 2)))
+
+
+def held(thing):
+    """Return the bytes of all tensors that a hook holds on to."""
+    tensors = [
+        each
+        for value in vars(thing).values()
+        for each in ([value, *value] if isinstance(value, list) else [value])
+    ]
+    return sum(t.untyped_storage().nbytes() for t in tensors if isinstance(t, torch.Tensor))
+
+
+@pytest.mark.parametrize("size", [3, 24, 64, 100])
+def test_hooks_hold_few_images(tmp_path, size):
+    """Fewer than two batches, or 127 of smaller ones; and none once they are shown."""
+    beside, training = hooks.RealBesideFake(tmp_path), hooks.TrainingGrid(tmp_path)
+    most = []
+    watch = hooks.every(1, lambda trainer, report: most.append(held(beside)))
+    images = tiny_images(200)
+    trainer = tiny_trainer(hooks=[beside, training, watch])
+    trainer.fit(list(images.split(size)), epochs=1)
+    assert max(most) <= 127 * 4 * 3 * 8 * 8
+    assert held(beside) == held(training) == 0
+    real, fake = pictures.grid(images[-64:]), pictures.grid(trainer.pictures())
+    expected = pictures.titled(("Real Images", real), ("Fake Images", fake))
+    with Image.open(tmp_path / "real_beside_fake.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_checkpoints_do_not_grow_with_pictures(tmp_path):
+    """At 256 pixels one with all hooks that draw is as large as one without, but for their logs."""
+    sizes = []
+
+    class SaveAndEnd(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            trainer.save(tmp_path / "run.pt")
+            sizes.append((tmp_path / "run.pt").stat().st_size)
+            raise KeyboardInterrupt  # pictures of the end take long
+
+    for listed in (readers(tmp_path / "pictures"), []):
+        trainer = tinygan.GANTrainer(
+            tinygan.DCGANGenerator(256, base_channels=1, latent_dim=4),
+            tinygan.DCGANDiscriminator(256, base_channels=1),
+            hooks=[*listed, SaveAndEnd()],
+        )
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit([torch.zeros(2, 3, 256, 256)], steps=1)
+    assert sizes[0] - sizes[1] < 3000  # one such image has 196,608 bytes
+
+
+def nets(last):
+    """Return nets of images of 8 pixels, of which G ends in something of one's own."""
+    generator = tinygan.DCGANGenerator(8, latent_dim=5, base_channels=4)
+    generator.main[-1] = last
+    return generator.apply(tinygan.weights_init), tinygan.DCGANDiscriminator(8, base_channels=4)
+
+
+class Scale(torch.nn.Module):
+    """Multiplies by a number, and adds another."""
+
+    def __init__(self, by, plus=0.0):
+        super().__init__()
+        self.by, self.plus = by, plus
+
+    def forward(self, images):
+        """Return the images scaled."""
+        return images.tanh() * self.by + self.plus
+
+
+@pytest.mark.filterwarnings("ignore:.*tanh")
+def test_a_generator_that_leaves_the_range_is_shown_as_in_files(tmp_path):
+    """Without tanh at its end, what is beyond [-1, 1] is cut."""
+    trainer = tinygan.GANTrainer(*nets(Scale(9)), hooks=[hooks.SampleGrid(tmp_path)])
+    trainer.generator.main[0].weight.data.mul_(1000)
+    trainer.fit([tiny_images()], steps=1)
+    made = trainer.pictures()
+    assert made.min() < -2
+    with Image.open(tmp_path / "samples" / "step_000001.png") as grid:
+        assert np.array_equal(np.asarray(grid), np.asarray(pictures.grid(made.clamp(-1, 1))))
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (torch.full((4, 3, 8, 8), 200.0), "images must be in [-1, 1], got [200, 200]; scale bytes"),
+        (torch.full((4, 3, 8, 8), np.nan), "images must be finite, got [nan, nan]; "),
+        (torch.zeros(4, 8, 8, 3), "images must be (N, C, H, W), got (4, 8, 8, 3); use images.perm"),
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_pictures_of_another_range_are_refused_before_the_first_step(
+    made, sentence, resumed, tmp_path
+):
+    """A run that goes on finds out at once too, not at its next picture."""
+    shown = [torch.zeros(4, 3, 8, 8) if resumed else made]
+    players = [
+        tinygan.Player(name, net)
+        for name, net in zip(("generator", "discriminator"), nets(torch.nn.Tanh()))
+    ]
+    trainer = tinygan.Trainer(
+        players[::-1],
+        tinygan.algorithms.gan(),
+        sample=lambda players: shown[-1],
+        hooks=[hooks.SampleGrid(tmp_path)],
+    )
+    if resumed:
+        trainer.fit([tiny_images()], steps=1)
+        shown.append(made)
+    with pytest.raises(ValueError) as error:
+        trainer.fit([tiny_images()], steps=5)
+    assert str(error.value).startswith(sentence)
+    assert trainer.step == resumed
+
+
+def test_a_generator_that_diverges_is_told_and_not_drawn(tmp_path, caplog):
+    """The run may go back, so NaN in a picture does not end it; a black picture would hide it."""
+
+    class Break(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            trainer.generator.main[-1].plus = float("nan") if trainer.step == 2 else 0.0
+
+    trainer = tinygan.GANTrainer(
+        *nets(Scale(1)), hooks=[Break(), hooks.SampleGrid(tmp_path, every=1)]
+    )
+    with caplog.at_level(logging.ERROR):
+        trainer.fit([tiny_images()], steps=3)
+    assert f"NOT WRITTEN, training continues: {tmp_path / 'samples'}: images must be" in caplog.text
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["step_000000.png", "step_000001.png", "step_000003.png"]
+
+
+WRITERS = [
+    hooks.Checkpoint, hooks.JSONLog, hooks.TrainingGrid, hooks.SampleGrid, hooks.Animation,
+    hooks.LossPlot, hooks.RealBesideFake, hooks.TensorBoard,
+    lambda folder: hooks.Quality(folder, tiny_images(), module=torch.nn.Flatten()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", WRITERS)
+@pytest.mark.parametrize("folder", [None, 5, "", b"run"])
+def test_folders_are_paths(make, folder):
+    """What is none is refused where the hook is made, by the hook's name."""
+    with pytest.raises(ValueError) as error:
+        make(folder)
+    rule = (
+        f"'s folder must name a file or folder, got {folder!r}; use 'runs/faces', or '.' for here."
+    )
+    assert str(error.value).removesuffix(rule).isidentifier()
+
+
+def test_the_tutorials_log_may_have_no_folder():
+    """It prints all the same; but a folder without a name is none."""
+    assert hooks.TutorialLog().folder is None
+    with pytest.raises(ValueError, match=r"^TutorialLog's folder must name a file"):
+        hooks.TutorialLog("")
+
+
+@pytest.mark.parametrize("make", WRITERS[1:4])
+def test_two_of_a_class_need_two_folders(make, tmp_path, monkeypatch):
+    """They would write over each other; the folder may be spelt in two ways."""
+    monkeypatch.chdir(tmp_path)
+    trainer = tiny_trainer(hooks=[make("run"), make(tmp_path / "run")])
+    name = type(trainer.hooks[0]).__name__
+    with pytest.raises(ValueError) as error:
+        trainer.fit([tiny_images()], steps=1)
+    assert str(error.value) == (
+        f"hooks of one class must have folders of their own, got two {name} of run, which would "
+        "write over each other; leave one out."
+    )
+    tiny_trainer(hooks=[make("one"), make("two")]).fit([tiny_images()], steps=1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda every: hooks.ProgressBar(every=every),
+        lambda every: hooks.TutorialLog(every=every),
+        lambda every: hooks.JSONLog("run", every=every),
+        lambda every: hooks.SampleGrid("run", every=every),
+        lambda every: hooks.TensorBoard("run", every=every),
+        lambda every: hooks.Checkpoint("run", every=every),
+        lambda every: hooks.every(every, print),
+    ],
+)
+@pytest.mark.parametrize("every", [0, -1, 1.5, None, True])
+def test_every_is_a_count(make, every):
+    """Steps are counted from one."""
+    with pytest.raises(ValueError, match=r"^(every|n) must be (at least 1|an int), got .*; use 1 "):
+        make(every)
 
 
 def test_before_the_first_step_there_are_no_training_images(tmp_path):
@@ -444,12 +633,12 @@ def test_the_loss_plot(tmp_path, monkeypatch):
     drawn = []
     save = Figure.savefig
 
-    def spy(figure, path):
+    def spy(figure, file, **options):
         lines = figure.axes[0].get_lines()
         drawn.append({line.get_label(): list(line.get_ydata()) for line in lines})
         names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         assert names == ["generator", "discriminator"]
-        save(figure, path)
+        save(figure, file, **options)
 
     monkeypatch.setattr(Figure, "savefig", spy)
     monkeypatch.setattr(hooks.logs.time, "monotonic", lambda: 0.0)
@@ -465,6 +654,23 @@ def test_the_loss_plot(tmp_path, monkeypatch):
     }
     with Image.open(tmp_path / "loss_plot.png") as picture:
         assert picture.size == (1000, 800)
+
+
+def test_a_loss_plot_is_whole_or_not_there(tmp_path, monkeypatch, caplog):
+    """A disk that is full leaves the older plot, and nothing half done."""
+    trainer = tiny_trainer(hooks=[hooks.JSONLog(tmp_path), hooks.LossPlot(tmp_path)])
+    trainer.fit([tiny_images()], steps=1)
+    before = (tmp_path / "loss_plot.png").read_bytes()
+
+    def fills_up(image, file, name, *options):
+        file.write(b"half a picture")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(Image.SAVE, "PNG", fills_up)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.hooks[1].on_fit_end(trainer)
+    assert (tmp_path / "loss_plot.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "loss_plot.png"]
 
 
 def test_a_plot_that_takes_long_is_drawn_more_rarely(tmp_path, monkeypatch):
@@ -516,7 +722,7 @@ def test_the_curves_of_a_log(tmp_path, monkeypatch):
         assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
     (tmp_path / "log.jsonl").write_text(json.dumps(rows[0]) + "\n")  # of which none is below
     plot.on_fit_end(tiny_trainer())
-    assert plot._figure.axes[1].get_legend() is None
+    assert len(plot._figure.axes) == 1
 
 
 def test_tensorboard(tmp_path):

@@ -30,6 +30,14 @@ def ring(count, seed=0, modes=8):
     return RING[which] + 0.01 * torch.randn(count, 2, generator=generator)
 
 
+class Divide(nn.Module):
+    """Divides by 0."""
+
+    def forward(self, images):
+        """Return what is not finite."""
+        return images.flatten(1) / 0
+
+
 # Modes.
 
 
@@ -175,11 +183,12 @@ MODES = torch.tensor([0, 1])
         ),
         (
             lambda: metrics.features(torch.zeros(3, 8, 8), nn.Flatten()),
-            "images must be (N, C, H, W), got (3, 8, 8); give batches of images.",
+            "images must be (N, C, H, W), got (3, 8, 8); give one image as images[None], a list as "
+            "torch.stack(images).",
         ),
         (lambda: metrics.features([], nn.Flatten()), "images must be one or more, got 0."),
         (
-            lambda: metrics.features(torch.full((1, 1, 8, 8), math.inf), nn.Flatten()),
+            lambda: metrics.features(torch.zeros(1, 1, 8, 8), Divide()),
             "features must be finite, got NaN or infinite values; look at the images and the net.",
         ),
         (
@@ -231,7 +240,7 @@ def test_a_net_is_left_as_it_was():
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=4))
 def test_features_do_not_depend_on_batches(sizes):
     """One tensor, or any batches of it, with or without labels, give the same features."""
-    images = torch.arange(float(sum(sizes))).view(-1, 1, 1, 1) / 1000
+    images = torch.arange(float(sum(sizes))).view(-1, 1, 1, 1) / 2000 - 0.5
     whole = metrics.features(images, nn.Identity())
     batches = [(part, None) for part in images.split(sizes)]
     assert torch.equal(metrics.features(batches, nn.Identity()), whole)
@@ -251,7 +260,7 @@ def test_inception_is_given_bytes_of_three_channels():
     assert torch.equal(metrics.features(every, nn.Identity()), scale(every).flatten(1).double())
     metrics.features(every, Inception(Net()))
     assert torch.equal(seen.pop(), every)
-    metrics.features(torch.tensor([-1.5, 1.5]).view(1, 1, 1, 2), Inception(Net()))
+    Inception(Net())(torch.tensor([-1.5, 1.5]).view(1, 1, 1, 2))
     assert seen.pop()[0, 0, 0].tolist() == [0, 255]  # what is beyond the range is cut
 
     colour = data.CartoonFaces(3, image_size=8).pixels
@@ -456,3 +465,110 @@ def test_how_well_the_reader_reads(size):
     reader = metrics.AttributeReader(size)
     least = dict.fromkeys(reader.accuracy, 0.99) | {"hair": 0.96}
     assert all(reader.accuracy[name] >= least[name] for name in least)
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randint(0, 256, (20, 3, 16, 16), generator=GENERATOR, dtype=torch.uint8)
+IMAGES[:, 0, 0, 0], IMAGES[:, 0, 0, 1] = 0, 255
+NET = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+
+
+def test_bytes_and_floats_of_one_set_are_the_same_images():
+    """Bytes are known to be bytes: the distance to the same images in [-1, 1] is 0."""
+    in_bytes, scaled = metrics.features(IMAGES, NET), metrics.features(IMAGES / 127.5 - 1, NET)
+    assert metrics.fid(in_bytes, scaled) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (IMAGES / 255, "images must be in [-1, 1], got [0, 1] and none below 0, as in [0, 1]; sca"),
+        (IMAGES.float(), "images must be in [-1, 1], got [0, 255]; scale bytes with images / 127"),
+        (IMAGES / 100 - 1, "images must be in [-1, 1], got [-1, 1.55]; scale bytes with images"),
+        (IMAGES * math.nan, "images must be finite, got [nan, nan]; "),
+        (IMAGES.long(), "images must be in [-1, 1], got [0, 255]; scale bytes with images / 127"),
+        (IMAGES[0], "images must be (N, C, H, W), got (3, 16, 16); give one image as images[None]"),
+        (IMAGES[:0], "images must be (N, C, H, W), got (0, 3, 16, 16); "),
+        (
+            IMAGES.permute(0, 2, 3, 1),
+            ", 16, 16, 3); use images.permute(0, 3, 1, 2).",
+        ),
+    ],
+)
+@pytest.mark.parametrize("batches", [False, True])
+def test_images_of_another_range_or_shape_are_refused(images, sentence, batches, reader):
+    """Wherever a metric takes images, and in batches too, they are refused with the remedy."""
+    for use in (lambda given: metrics.features(given, NET), reader.read):
+        with pytest.raises(ValueError) as error:
+            use([images[:3], images[3:]] if batches and len(images) > 3 else images)
+        assert sentence in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """Return a reader that has learnt little."""
+    return metrics.AttributeReader(16, faces=64)
+
+
+def test_a_set_may_have_bright_images():
+    """A batch of images without a value below 0 is fine if others of the set have one."""
+    bright = torch.ones(2, 3, 8, 8)
+    assert len(metrics.features([bright, -bright], NET)) == 4
+    assert len(metrics.features((bright * 255).byte(), NET)) == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        (
+            nn.Conv2d(1, 2, 3),
+            "module must make a tensor (N, ...) of images (20, 3, 16, 16), got a Conv2d ",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(7, 2)),
+            "module must make a tensor (N, ...) of images (20, 3, 16, 16), got a Sequenti",
+        ),
+        (
+            nn.LSTM(16, 4),
+            "module must make a tensor (N, ...) of images (20, 3, 16, 16), got a LSTM that fails: ",
+        ),
+    ],
+)
+def test_nets_that_do_not_fit_the_images_are_named(module, sentence):
+    """The error has the images' shape, the net's class and its own error."""
+    with pytest.raises(ValueError) as error:
+        metrics.features(IMAGES, module)
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: metrics.features(IMAGES.numpy(), NET),
+        lambda: metrics.features(5, NET),
+        lambda: metrics.fid([[1.0]], RING),
+        lambda: metrics.kid(RING, RING.numpy()),
+        lambda: metrics.mode_coverage([0, 1], 2),
+        lambda: metrics.nearest_mode([[0.0]], RING, 0.1),
+        lambda: metrics.nearest_mode(RING, [[0.0]], 0.1),
+        lambda: metrics.attribute_coverage([[0] * 6]),
+    ],
+)
+def test_what_is_no_tensor_is_named(call):
+    """Lists, arrays and numbers are refused by the argument's name, with what makes a tensor."""
+    with pytest.raises(TypeError, match=r"^\w+ must be a tensor, got \w+; use torch.as_tensor or"):
+        call()
+
+
+def test_a_discriminator_is_a_net_too():
+    """Its logits (N,) are features (N, 1)."""
+    assert metrics.features(IMAGES, nn.Sequential(nn.Conv2d(3, 1, 16), nn.Flatten(0))).shape == (
+        20,
+        1,
+    )
+
+
+def test_a_module_is_a_net():
+    """A name is none."""
+    with pytest.raises(TypeError, match=r"^module must be a net, got 'inception'; for example"):
+        metrics.features(IMAGES, "inception")

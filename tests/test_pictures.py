@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import gc
+import io
+import itertools
+import math
+import re
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +79,144 @@ def test_an_animation_is_whole_or_not_there(name, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["frame.png", name]
     save()
     assert path.read_bytes() != before
+
+
+def test_bytes_are_shown_as_they_are():
+    """A grid of bytes is that of the same images in [-1, 1]."""
+    pixels = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    grid = np.asarray(pictures.grid(pixels, padding=0))[::8, ::8, 0]
+    assert np.array_equal(grid, torch.cat([*pixels[:, 0]], dim=1).numpy())
+    scaled = np.asarray(pictures.grid(pixels / 127.5 - 1, padding=0))[::8, ::8, 0]
+    assert np.abs(grid.astype(int) - scaled).max() <= 1  # a picture rounds down
+
+
+IMAGE = torch.rand(2, 3, 16, 16) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ((IMAGE + 1) * 127.5, "images must be in [-1, 1], got ["),
+        (IMAGE * math.nan, "images must be finite, got [nan, nan]; "),
+        (IMAGE[0], "images must be (N, C, H, W), got (3, 16, 16); give one image as images[None]"),
+        (
+            IMAGE.permute(0, 2, 3, 1),
+            "images must be (N, C, H, W), got (2, 16, 16, 3); use images.p",
+        ),
+        (
+            IMAGE[:0],
+            "images must be (N, C, H, W), got (0, 3, 16, 16); draw other data in the trainer'",
+        ),
+        (IMAGE.long() + 200, "images must be in [-1, 1], got [200, 200]; scale bytes with"),
+        (
+            IMAGE.numpy(),
+            "images must be a tensor, got ndarray; use torch.as_tensor or torch.stack.",
+        ),
+        ([*IMAGE], "images must be a tensor, got list; use torch.as_tensor or torch.stack."),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(images, sentence):
+    """A grid names the shape, the type or the range, and what makes images of it."""
+    with pytest.raises((ValueError, TypeError)) as error:
+        pictures.grid(images)
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "panels", [(), (Image.new("RGB", (9, 9)),), (("Real",),), ("Real", "Fake")]
+)
+def test_panels_have_titles_and_pictures(panels):
+    """Anything else is refused, with an example."""
+    with pytest.raises(TypeError, match=r"^titled needs pairs such as .*; give a title to each"):
+        pictures.titled(*panels)
+
+
+@pytest.mark.parametrize(
+    "frames", [[], "frame.png", None, [Image.new("RGB", (9, 9))], ["one.png", "two.png"]]
+)
+def test_frames_are_files_with_captions(frames, tmp_path):
+    """No files, one name, pictures themselves, or captions for others, are refused."""
+    path = tmp_path / "progress"
+    calls = [lambda: pictures.save_html(frames, path, captions=["one"])]
+    if frames != ["one.png", "two.png"]:
+        calls.append(lambda: pictures.save_gif(frames, path))
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"^frames must be one picture file or more, with a cap"
+        ):
+            call()
+    with pytest.raises(ValueError, match=r"^seconds_per_frame must be in \(0, 60\], got -1; "):
+        pictures.save_gif(["one.png"], path, seconds_per_frame=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def animate(frames, path):
+    """Make an animation of a kind."""
+    if path.suffix == ".gif":
+        pictures.save_gif(frames, path)
+    else:
+        pictures.save_html(frames, path, captions=[frame.stem for frame in frames])
+
+
+def shown(path):
+    """Return the frames of an animation of either kind."""
+    if path.suffix == ".gif":
+        with Image.open(path) as gif:
+            for index in range(gif.n_frames):
+                gif.seek(index)
+                yield gif.convert("RGB")
+    else:
+        for encoded in re.findall(r"data:image/webp;base64,([^\"]+)", path.read_text()):
+            with Image.open(io.BytesIO(base64.b64decode(encoded))) as frame:
+                yield frame.convert("RGB")
+
+
+def living():
+    """Return which of Pillow's pictures are in memory."""
+    return {id(each) for each in gc.get_objects() if issubclass(type(each), Image.Image)}
+
+
+@pytest.mark.parametrize("name", ["progress.gif", "progress.html"])
+def test_frames_are_read_one_by_one(name, tmp_path, monkeypatch):
+    """When one is opened, those before it are in the file, and no longer in memory."""
+    frames, path = [tmp_path / f"{index}.png" for index in range(6)], tmp_path / name
+    for index, frame in enumerate(frames):
+        noise = np.random.default_rng(index).integers(0, 256, (200, 200, 3), np.uint8)
+        Image.fromarray(noise).save(frame)
+    gc.collect()
+    before = living()
+    sizes, alive, traced, opened = [], [], [], Image.open
+
+    def spy(*arguments, **options):
+        sizes.append(sum(file.stat().st_size for file in tmp_path.glob("*.partial")))
+        alive.append(len(living() - before))
+        traced.append(tracemalloc.get_traced_memory()[0])
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(Image, "open", spy)
+    gc.disable()  # it comes seldom
+    tracemalloc.start()
+    try:
+        animate(frames, path)
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert len(sizes) == 6
+    assert all(later - earlier > 5000 for earlier, later in itertools.pairwise(sizes))
+    assert max(alive) <= 2
+    assert traced[5] - traced[1] < sizes[5] / 2  # nor the bytes that were written
+
+
+@pytest.mark.parametrize("name", ["progress.gif", "progress.html"])
+def test_an_animation_has_the_frames_colours_and_fits_a_page(name, tmp_path):
+    """Frames wider than 1,100 pixels are made smaller, and all keep their colours."""
+    colours = [(200, 30, 40), (10, 120, 250), (0, 0, 0)]
+    for size, expected in {(1100, 60): (1100, 60), (2200, 150): (1100, 75)}.items():
+        frames = [tmp_path / f"{index}.png" for index in range(3)]
+        for frame, colour in zip(frames, colours):
+            Image.new("RGB", size, colour).save(frame)
+        animate(frames, tmp_path / name)
+        found = [*shown(tmp_path / name)]
+        assert [frame.size for frame in found] == [expected] * 3
+        middle = [frame.getpixel((500, 30)) for frame in found]
+        assert np.abs(np.array(middle) - colours).max() <= 3

@@ -337,3 +337,107 @@ def test_a_missing_extra_names_the_pip_command(tmp_path, monkeypatch):
             make()
         assert str(error.value) == sentence
     watch(tmp_path, measure=Script())
+
+
+def own(real, fake):
+    """Return a distance of features that need not be of one length."""
+    return {"fid": float(real.mean() - fake.mean())}
+
+
+@pytest.mark.parametrize(
+    ("real", "module", "sentence"),
+    [
+        (
+            tiny_images(),
+            nn.Conv2d(1, 2, 3),
+            "module must make a tensor (N, ...) of images (24, 3, 8, 8), got a Conv2d ",
+        ),
+        (
+            torch.zeros(24, 108),
+            nn.Sequential(nn.Conv2d(3, 3, 9), nn.Flatten()),
+            "module must make a tensor (N, ...) of images (8, 3, 8, 8), got a Sequ",
+        ),
+        (
+            torch.zeros(24, 3, 16, 16),
+            nn.Flatten(),
+            "real must be images like the generator's, or their features by one module, got "
+            "features (24, 768) of real and (8, 192) of fake.",
+        ),
+        (
+            torch.zeros(24, 7),
+            nn.Flatten(),
+            "real must be images like the generator's, or their fea",
+        ),
+        (
+            (tiny_images() + 1) / 2,
+            nn.Flatten(),
+            "images must be in [-1, 1], got [8.637e-05, 0.9999] and none below 0, as",
+        ),
+        (tiny_images() * float("nan"), nn.Flatten(), "images must be finite, got [nan, nan]; "),
+        (
+            tiny_images().permute(0, 2, 3, 1),
+            nn.Flatten(),
+            "images must be (N, C, H, W), got (24, 8, 8, 3); use images.permute(0, 3, 1, 2).",
+        ),
+        (tiny_images()[0], nn.Flatten(), "images must be (N, C, H, W), got (3, 8, 8); give one im"),
+        (torch.zeros(24), nn.Flatten(), "images must be (N, C, H, W), got (24,); draw other"),
+    ],
+)
+@pytest.mark.parametrize("measure", [metrics.quality, own])
+def test_what_does_not_fit_is_found_before_the_first_step(
+    tmp_path, real, module, sentence, measure
+):
+    """Images, features and nets that do not fit each other are named, whatever measures them."""
+    hook = hooks.Quality(tmp_path, real, count=8, module=module, measure=measure)
+    assert refused(hook).startswith(sentence)
+
+
+def test_features_may_be_of_another_number(tmp_path):
+    """As many images as are at hand are compared with as many as are asked for."""
+    features = metrics.features(tiny_images(9), nn.Flatten())
+    hook = hooks.Quality(tmp_path, features, every=1, count=8, module=nn.Flatten())
+    tiny_trainer(hooks=[hook]).fit(BATCHES, steps=1)
+    assert len(lines(tmp_path)) == 1
+
+
+def test_a_trainer_without_samples_is_named(tmp_path):
+    """Quality asks for images by ``sample``, which a game of one's own need not have."""
+    nets = tiny_trainer().players
+    players = [tinygan.Player(player.name, player.module) for player in nets]
+    trainer = tinygan.Trainer(players, tinygan.algorithms.gan(), hooks=[watch(tmp_path)])
+    with pytest.raises(
+        ValueError, match=r"^Quality needs a trainer with the method sample, got a "
+    ):
+        trainer.fit(BATCHES, steps=1)
+    assert trainer.step == 0
+
+
+class Ends(nn.Module):
+    """The end of a generator without tanh."""
+
+    def forward(self, images):
+        """Return images far beyond the range."""
+        return images.tanh() * 3 if self.whole else images.tanh() * 100 + 150
+
+
+@pytest.mark.filterwarnings("ignore:.*tanh")
+def test_a_generator_that_leaves_the_range(tmp_path):
+    """Its images are measured as files would have them; those of [0, 255] are refused at once."""
+    measured = []
+
+    def keep(real, fake):
+        measured.append(fake)
+        return {"fid": 1.0}
+
+    trainer = tiny_trainer(hooks=[watch(tmp_path, every=1, measure=keep)])
+    trainer.generator.main[-1] = Ends()
+    Ends.whole = False
+    with pytest.raises(ValueError, match=r"^images must be in \[-1, 1\], got \[.*; scale bytes"):
+        trainer.fit(BATCHES, steps=1)
+    assert trainer.step == 0
+
+    Ends.whole = True
+    trainer.fit(BATCHES, steps=1)
+    made = trainer.sample(8, seed=seeds.mix(0, "quality", 0))
+    expected = metrics.features(made.clamp(-1, 1), trainer.hooks[0].module)
+    assert torch.equal(measured[-1], expected)

@@ -5,6 +5,7 @@ All draw from the generator that they are given, on its device, and give float32
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -70,19 +71,32 @@ def generate(
 
     It runs in evaluation mode, so no image depends on the others, and it does not change.
     ``labels``, for a net with classes alone, are (N,) of int64, or one for all; None makes each
-    class in turn. Raises ValueError for labels that the net does not know.
+    class in turn. Raises TypeError for z that is no tensor, and ValueError for z of another shape
+    or labels that the net does not know.
 
     Examples:
         >>> import tinygan
         >>> z = normal(4, 100, torch.Generator().manual_seed(0))
         >>> sevens = generate(tinygan.DCGANGenerator(16, num_classes=10), z, labels=7)
     """
+    length = getattr(generator, "latent_dim", "Z")
+    given = tuple(z.shape) if isinstance(z, torch.Tensor) else ()
+    if len(given) < 2 or given[0] == 0 or (length != "Z" and math.prod(given[1:]) != length):
+        raise (ValueError if isinstance(z, torch.Tensor) else TypeError)(
+            f"z must be a tensor (N, {length}), got {given or repr(z)[:50]}; for 4 images of noise "
+            f"use trainer.sample(4), or z = sampling.normal(4, {length}, torch.Generator())."
+        )
     weights = example(generator)
-    inputs = [z.to(weights.device, weights.dtype)]
+    inputs = [z.to(weights)]
     num_classes = getattr(generator, "num_classes", None)
     if num_classes is not None:
-        given = torch.arange(len(z), device="cpu") % num_classes if labels is None else labels
-        labels = torch.as_tensor(given, device=getattr(given, "device", "cpu"))
+        wanted = torch.arange(len(z), device="cpu") % num_classes if labels is None else labels
+        try:
+            labels = torch.as_tensor(wanted, device=getattr(wanted, "device", "cpu"))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"labels must be (N,) of integers, or an int, got {wanted!r}."
+            ) from error
         labels = labels.expand(len(z)) if labels.dim() == 0 else labels
         labels = as_labels(labels, len(z))
         check_labels(labels, num_classes)

@@ -40,6 +40,13 @@ def number(name: str, value: Any, interval: str) -> float:
     return float(value)
 
 
+def tensor(name: str, value: object) -> None:
+    """Raise TypeError for what is no tensor."""
+    if not isinstance(value, torch.Tensor):
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a tensor, got {kind}; use torch.as_tensor or torch.stack.")
+
+
 def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
     """Return one thing of a kind, several or None as a tuple."""
     is_one = isinstance(given, str | kind) or not isinstance(given, Iterable)

@@ -14,10 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from tinygan import distributed
-from tinygan._run import batches, checks, disk
+from tinygan._run import batches, checks, disk, notebook
 from tinygan.data import decoding
 from tinygan.data.decoding import BadImageError
 from tinygan.data.folder import ImageFiles, Images
@@ -63,7 +62,7 @@ def pack(
         path: the array; its name ends in .npy. Folders above it are made.
         max_bad: the fraction of files that may be bad, from 0 to 1.
         workers: processes that decode; 0 decodes in this one.
-        progress: show a bar, where there is a terminal.
+        progress: show a bar, where there is a terminal or a notebook.
         ranks: the processes of the run; None for those that torchrun has started.
 
     Raises:
@@ -104,7 +103,7 @@ def pack(
                 return
             _log.warning("%s is packed anew: %s.", path, reason)
         path.parent.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(desc="packing", total=len(images), delay=1, disable=None if progress else True)
+        bar = notebook.bar(desc="packing", total=len(images), delay=1, shown=progress)
         # Workers start before the file is begun: they would hold its lock as well, and for some
         # seconds longer if this process is killed.
         decoded = _decoded(images, max_bad, workers)

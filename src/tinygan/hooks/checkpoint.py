@@ -45,7 +45,8 @@ class Checkpoint(FolderHook):
         keep: int = 2,
         max_rollbacks: int = 3,
     ) -> None:
-        super().__init__(checks.path("folder", folder) / "checkpoints")
+        super().__init__(folder)
+        self.folder /= "checkpoints"
         self.every = checks.count("every", every)
         self.keep = checks.count("keep", keep)
         self.max_rollbacks = checks.count("max_rollbacks", max_rollbacks, at_least=0)

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from tinygan import pictures
 from tinygan._run import checks
 from tinygan.hook import Run
-from tinygan.hooks.run_folder import FolderHook, not_fatal, prepared, save_picture
+from tinygan.hooks.run_folder import FolderHook, not_fatal, prepared
 from tinygan.report import Report
 
 MAX_FRAMES = 100
@@ -43,7 +44,9 @@ class TrainingGrid(FolderHook):
             self._missing = 64 - len(self._images)
             grid = pictures.grid(self._images)  # an error now for what is no image
             with not_fatal(self.folder):
-                save_picture(grid, self._path)
+                self._save_picture(grid, self._path)
+            if self._missing == 0:  # they are of no more use
+                self._images = self._images[:0].clone()
 
 
 class RealBesideFake(FolderHook):
@@ -69,9 +72,8 @@ class RealBesideFake(FolderHook):
     def on_fit_end(self, trainer: Run) -> None:
         if self._last:  # else nothing has been trained
             real = pictures.grid(torch.cat(self._last)[-64:])
-            fake = pictures.grid(trainer.pictures())
-            picture = pictures.titled(("Real Images", real), ("Fake Images", fake))
-            save_picture(picture, self.folder / "real_beside_fake.png")
+            picture = pictures.titled(("Real Images", real), ("Fake Images", _grid(trainer)))
+            self._save_picture(picture, self.folder / "real_beside_fake.png")
             self._last = []
 
 
@@ -97,30 +99,41 @@ class SampleGrid(FolderHook):
         return sorted((p for p in found if re.fullmatch(r"step_\d+\.png", p.name)), key=_step_of)
 
     def on_fit_start(self, trainer: Run) -> None:
+        super().on_fit_start(trainer)
         prepared(self.folder / "samples")
+        self._begins = True
 
     def on_step_start(self, trainer: Run) -> None:
         # Not in on_fit_start: a run that is refused at its first batch destroys nothing.
-        if trainer.step == 0:
-            with not_fatal(self.folder / "samples"):
-                self._write(trainer)
+        if self._begins:
+            self._begins = False
+            grid = _grid(trainer)  # an error now for what is no image
+            if trainer.step == 0:
+                with not_fatal(self.folder / "samples"):
+                    self._write(trainer, grid)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every == 0:
-            with not_fatal(self.folder / "samples"):
-                self._write(trainer)
+            # A generator that has diverged is another's matter: the run may go back.
+            with not_fatal(self.folder / "samples", (OSError, ValueError)):
+                self._write(trainer, _grid(trainer))
 
     def on_fit_end(self, trainer: Run) -> None:
-        self._write(trainer)
+        self._write(trainer, _grid(trainer))
 
-    def _write(self, trainer: Run) -> None:
+    def _write(self, trainer: Run, grid: Image.Image) -> None:
         steps = {_step_of(frame): frame for frame in self.frames}
         last = max((step for step in steps if step < trainer.step), default=0)
         for step, frame in steps.items():
             if step > trainer.step or (step == last and step % self.every != 0):
                 frame.unlink()
         path = self.folder / "samples" / f"step_{trainer.step:06d}.png"
-        save_picture(pictures.grid(trainer.pictures()), path)
+        self._save_picture(grid, path)
+
+
+def _grid(trainer: Run) -> Image.Image:
+    """Return the grid of the run's pictures."""
+    return pictures.grid(pictures.shown(trainer.pictures()))
 
 
 def _step_of(frame: Path) -> int:

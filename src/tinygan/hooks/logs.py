@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from tinygan import pictures
-from tinygan._run import checks
+from tinygan._run import checks, disk, notebook
 from tinygan.hook import Hook, Run
 from tinygan.hooks.run_folder import FolderHook, LogHook, not_fatal
 from tinygan.report import COUNTERS, Report
@@ -45,6 +45,8 @@ class TutorialLog(LogHook):
         >>> log = TutorialLog("runs/faces", every=50)
     """
 
+    _needs_folder = False
+
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, every: int = 50) -> None:
         super().__init__(folder, "log.txt")
         self.every = checks.count("every", every)
@@ -69,7 +71,7 @@ class TutorialLog(LogHook):
 
 
 class ProgressBar(Hook):
-    """Show steps done, speed, time left and statistics; nothing where there is no terminal.
+    """Show steps done, speed, time left and statistics, in a terminal or a notebook.
 
     Every so many steps it reads the statistics, for which it waits for the device.
 
@@ -84,8 +86,7 @@ class ProgressBar(Hook):
         self._bar: Any = None
 
     def on_fit_start(self, trainer: Run) -> None:
-        # disable=None is tqdm's word for "unless there is a terminal".
-        self._bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", disable=None)
+        self._bar = notebook.bar(total=trainer.total_steps, initial=trainer.step, unit="step")
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         self._bar.update(trainer.step - self._bar.n)  # less than 0 if the run has gone back
@@ -212,19 +213,28 @@ class LossPlot(FolderHook):
                         value = nan if row[name] is None else float(row[name])
                         curves.setdefault(name, array("d")).extend((float(row["step"]), value))
         self._figure.clear()
-        above, below = self._figure.subplots(2, 1, sharex=True, height_ratios=(5, 3))
+        others = any(not name.startswith("loss_") for name in curves)
+        heights = (5, 3) if others else (1,)
+        axes = self._figure.subplots(
+            len(heights), sharex=True, height_ratios=heights, squeeze=False
+        )
+        above, below = axes[0, 0], axes[-1, 0]
         above.set(title="Losses During Training", ylabel="Loss")
-        below.set(xlabel="iterations", ylabel="Other statistics")
+        if others:
+            below.set(ylabel="Other statistics")
+        below.set(xlabel="iterations")
         # The generator's first, as in the tutorial.
         for name, curve in sorted(curves.items(), key=lambda curve: curve[0] != "loss_generator"):
             points = np.array(curve).reshape(-1, 2)
             parts = np.array_split(points, min(len(points), MAX_POINTS))
-            axes = above if name.startswith("loss_") else below
-            axes.plot(*zip(*map(_mean, parts)), label=name.removeprefix("loss_"))
-        for axes in (above, below):
-            if axes.lines:
-                axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves
-        self._figure.savefig(self.folder / "loss_plot.png")
+            panel = above if name.startswith("loss_") else below
+            panel.plot(*zip(*map(_mean, parts)), label=name.removeprefix("loss_"))
+        for panel in {above, below}:
+            if panel.lines:
+                panel.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves
+        with disk.renamed(path := self.folder / "loss_plot.png") as file:
+            self._figure.savefig(file, format="png")
+        self._show(path)
 
 
 def _mean(points: np.ndarray) -> np.ndarray:
@@ -261,7 +271,7 @@ class TensorBoard(FolderHook):
             self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=trainer.step + 1)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        with not_fatal(self.folder):
+        with not_fatal(self.folder, (OSError, ValueError)):
             if trainer.step % self.every == 0:
                 for name, value in report.floats().items():  # sync
                     self._writer.add_scalar(name, value, trainer.step)
@@ -270,7 +280,7 @@ class TensorBoard(FolderHook):
 
     def _write_samples(self, trainer: Run) -> None:
         if self._writer is not None:
-            picture = np.asarray(pictures.grid(trainer.pictures()))
+            picture = np.asarray(pictures.grid(pictures.shown(trainer.pictures())))
             self._writer.add_image("samples", picture, trainer.step, dataformats="HWC")
 
     def on_fit_end(self, trainer: Run) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from tinygan import metrics, seeds
+from tinygan import metrics, pictures, seeds
 from tinygan._run import checks
 from tinygan._run.state import name_of
 from tinygan.distributed import ALONE
@@ -19,8 +19,7 @@ from tinygan.hook import Run
 from tinygan.hooks.checkpoint import Checkpoint
 from tinygan.hooks.logs import as_json
 from tinygan.hooks.run_folder import LogHook
-from tinygan.metrics.fidelity import image_batches
-from tinygan.nets.compatibility import check_range
+from tinygan.metrics.fidelity import CHUNK, applied
 from tinygan.report import Report
 
 logger = logging.getLogger(__name__)
@@ -106,6 +105,11 @@ class Quality(LogHook):
                 "real must be all images, got a loader that gives each rank its part; make it "
                 "with ranks=tinygan.distributed.ALONE."
             )
+        if not hasattr(trainer, "sample"):
+            raise ValueError(
+                f"Quality needs a trainer with the method sample, got a {type(trainer).__name__}; "
+                "use GANTrainer, or measure in a hook of your own."
+            )
         super().on_fit_start(trainer)
         if self.module is None:
             self.module = metrics.inception(device=trainer.device)
@@ -114,7 +118,7 @@ class Quality(LogHook):
         if isinstance(self._real, torch.Tensor) and self._real.dim() == 2:
             self._features = self._real
         else:
-            self._features = metrics.features(_in_range(self._real), self.module)
+            self._features = metrics.features(self._real, self.module)
         self._measured(trainer)  # on trial: better an error now than after hours
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
@@ -137,10 +141,18 @@ class Quality(LogHook):
 
     def _measured(self, trainer: Any) -> dict[str, float]:
         parts = (
-            trainer.sample(min(PART, self.count - first), seed=seeds.mix(0, "quality", part))
+            pictures.shown(
+                trainer.sample(min(PART, self.count - first), seed=seeds.mix(0, "quality", part))
+            )
             for part, first in enumerate(range(0, self.count, PART))
         )
-        values = self.measure(self._features, metrics.features(parts, self.module))
+        made = applied((chunk for part in parts for chunk in part.split(CHUNK)), self.module)
+        if made.shape[1:] != self._features.shape[1:]:
+            raise ValueError(
+                "real must be images like the generator's, or their features by one module, got "
+                f"features {tuple(self._features.shape)} of real and {tuple(made.shape)} of fake."
+            )
+        values = self.measure(self._features, made)
         if self.best is not None and self.best not in values:
             raise ValueError(
                 f"best must be one of the measured values, {', '.join(values)}, got {self.best!r}."
@@ -158,9 +170,3 @@ class Quality(LogHook):
             self.best_value, self.best_step = math.inf, None
             again = "the search for the best starts again: %s when saved, %s now"
             logger.warning(again, state["best"]["of"], self._comparison)
-
-
-def _in_range(images: torch.Tensor | Iterable[object]) -> Iterator[torch.Tensor]:
-    for batch in image_batches(images):
-        check_range(batch)  # as the trainer does
-        yield batch

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from tinygan._run import checks, disk
+from tinygan import pictures
+from tinygan._run import checks, disk, notebook
 from tinygan.hook import Hook, Run
 
 logger = logging.getLogger(__name__)
@@ -22,26 +23,53 @@ logger = logging.getLogger(__name__)
 class FolderHook(Hook):
     """A hook that writes into a folder, which must be writable when ``fit`` begins.
 
-    One that draws from the files of another must come after it, or ``fit`` raises ValueError.
+    ``fit`` raises ValueError for two of a class in one folder, and for one that draws from the
+    files of another but does not come after it. In a notebook pictures are shown as well.
     """
 
     first_rank_only = True
     _draws_from: type[FolderHook] | None = None
+    _needs_folder = True
+    _display: Any = None
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self.folder = None if folder is None else checks.path("folder", folder)
+        self.folder = None
+        if folder is not None or self._needs_folder:
+            self.folder = checks.path(f"{type(self).__name__}'s folder", folder)
 
     def on_fit_start(self, trainer: Run) -> None:
-        if self.folder is not None:
-            prepared(self.folder)
+        self._display = None  # another cell of a notebook has its own
+        if self.folder is None:
+            return
+        prepared(self.folder)
+        alike = [hook for hook in trainer.hooks if type(hook) is type(self)]
+        if sum(_is_same(hook.folder, self.folder) for hook in alike) > 1:
+            raise ValueError(
+                f"hooks of one class must have folders of their own, got two {type(self).__name__} "
+                f"of {self.folder}, which would write over each other; leave one out."
+            )
         if (other := self._draws_from) is not None:
             before = [h for h in trainer.hooks[: trainer.hooks.index(self)] if isinstance(h, other)]
-            if os.path.realpath(self.folder) not in [os.path.realpath(h.folder) for h in before]:
+            if not any(_is_same(hook.folder, self.folder) for hook in before):
                 raise ValueError(
                     f"{type(self).__name__} must come after a {other.__name__} of the same folder, "
                     f"got none for {self.folder}; put {other.__name__}({str(self.folder)!r}) "
                     "before it in hooks."
                 )
+
+    def _save_picture(self, picture: Image.Image, path: Path) -> None:
+        """Write a picture whole or not at all: half a picture would spoil the animation."""
+        with disk.renamed(path) as file:
+            picture.save(file, "PNG")
+        self._show(path)
+
+    def _show(self, path: Path) -> None:
+        if notebook.is_here():
+            self._display = notebook.show(pictures.small(path), self._display)
+
+
+def _is_same(folder: Path | None, other: Path) -> bool:
+    return folder is not None and os.path.realpath(folder) == os.path.realpath(other)
 
 
 def prepared(folder: Path) -> None:
@@ -56,18 +84,12 @@ def prepared(folder: Path) -> None:
         ) from error
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all: half a picture would spoil the animation."""
-    with disk.renamed(path) as file:
-        picture.save(file, "PNG")
-
-
 @contextmanager
-def not_fatal(path: Path) -> Iterator[None]:
-    """Log a failed write instead of raising it: training continues."""
+def not_fatal(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Log a failed write, or another error, instead of raising it: training continues."""
     try:
         yield
-    except OSError as error:
+    except errors as error:
         logger.error("NOT WRITTEN, training continues: %s: %s", path, error)
 
 

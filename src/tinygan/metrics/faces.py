@@ -14,7 +14,7 @@ from torch import nn
 from tinygan import seeds
 from tinygan._run import checks
 from tinygan.data import CartoonFaces
-from tinygan.metrics.fidelity import features, image_batches
+from tinygan.metrics.fidelity import applied, image_batches
 from tinygan.metrics.modes import ModeCoverage, check_range, mode_coverage
 
 SIDE = 32  # pixels at which faces are read; more takes longer and gains little
@@ -87,9 +87,10 @@ class AttributeReader:
     def read(self, images: torch.Tensor | Iterable[object]) -> torch.Tensor:
         """Return each image's attributes, (N, 6) of int64, as in ``CartoonFaces.attributes``.
 
-        Images are (N, C, H, W), in [-1, 1] or uint8, or batches of these.
+        Images are (N, C, H, W), in [-1, 1] or uint8, or batches of these; errors are as for
+        ``metrics.features``.
         """
-        logits = features(map(_small, image_batches(images)), self._net)
+        logits = applied(map(_small, image_batches(images)), self._net)
         return torch.stack([part.argmax(1) for part in logits.split(self._counts, 1)], dim=1)
 
 
@@ -135,6 +136,7 @@ def attribute_coverage(
         >>> len(coverage), coverage["mouth x glasses"].found
         (15, 9)
     """
+    checks.tensor("attributes", attributes)
     if attributes.dim() != 2 or attributes.shape[1] != len(counts):
         raise ValueError(
             f"attributes must be (N, {len(counts)}), got {tuple(attributes.shape)}; give one "

@@ -8,10 +8,12 @@ one net; other shapes, too few features or values that are not finite raise Valu
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,16 +21,17 @@ from tinygan._run import batches as batches_of
 from tinygan._run import checks
 from tinygan.data.decoding import scale
 from tinygan.nets.traits import evaluating, example
+from tinygan.pictures import value_range
 
 CHUNK = 256  # images that a net is applied to at a time
 
 
-@torch.no_grad()
 def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torch.Tensor:
     """Apply a net to images and return its flattened output, (N, D) of float64 on the CPU.
 
     The net runs in evaluation mode, on its own device and in its own dtype, and is left as it was.
-    Raises ValueError for no images, or features that are not finite.
+    Raises TypeError for what is no tensor or no net, and ValueError for no images, for another
+    range (all in [0, 1], too), for a net that cannot take them, or features that are not finite.
 
     Args:
         images: (N, C, H, W), in [-1, 1] or uint8; or batches of these, with or without labels. On
@@ -39,11 +42,25 @@ def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torc
         >>> features(torch.zeros(5, 3, 8, 8), nn.Flatten()).shape
         torch.Size([5, 192])
     """
-    like = example(module)
+    return applied(image_batches(images), module)
+
+
+@torch.no_grad()
+def applied(batches: Iterable[torch.Tensor], module: nn.Module) -> torch.Tensor:
+    """Return a net's features of batches, as ``features`` does, whatever their range."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a net, got {module!r}; for example metrics.inception().")
+    like, found = example(module), []
     with evaluating(module):
-        found = [
-            module(chunk.to(like)).flatten(1).cpu().double() for chunk in image_batches(images)
-        ]
+        for batch in batches:
+            try:
+                made = module(batch.to(like)).reshape(len(batch), -1)
+            except Exception as error:
+                raise ValueError(
+                    f"module must make a tensor (N, ...) of images {tuple(batch.shape)}, got a "
+                    f"{type(module).__name__} that fails: {error}; use a net for such images."
+                ) from error
+            found.append(made.cpu().double())
     if not found:
         raise ValueError("images must be one or more, got 0.")
     together = torch.cat(found)
@@ -56,14 +73,21 @@ def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torc
 
 def image_batches(images: torch.Tensor | Iterable[object]) -> Iterator[torch.Tensor]:
     """Yield the images of one tensor or of batches in chunks, scaled to [-1, 1] if uint8."""
+    lowest, highest = math.inf, -math.inf
+    if not isinstance(images, Iterable) or isinstance(images, np.ndarray):
+        checks.tensor("images", images)
     for batch in [images] if isinstance(images, torch.Tensor) else images:
         given = batches_of.images(batch)
-        if given.dim() != 4:
-            raise ValueError(
-                f"images must be (N, C, H, W), got {tuple(given.shape)}; give batches of images."
-            )
+        low, high = value_range(given)
+        if given.dtype != torch.uint8:
+            lowest, highest = min(low, lowest), max(high, highest)
         for chunk in given.split(CHUNK):
             yield scale(chunk) if chunk.dtype == torch.uint8 else chunk
+    if lowest >= 0 and highest > 0.5:
+        raise ValueError(
+            f"images must be in [-1, 1], got [{lowest:.4g}, {highest:.4g}] and none below 0, as in "
+            "[0, 1]; scale with images * 2 - 1, or give bytes (uint8) if they are that bright."
+        )
 
 
 def inception(
@@ -208,6 +232,8 @@ def _library(module: str) -> Any:
 
 def _checked(real: torch.Tensor, fake: torch.Tensor, at_least: int) -> list[torch.Tensor]:
     """Return both as float64 on the CPU, where torch-fidelity computes."""
+    checks.tensor("real", real)
+    checks.tensor("fake", fake)
     if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
             f"real and fake must be features (N, D) and (M, D), got {tuple(real.shape)} and "

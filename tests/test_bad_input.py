@@ -630,9 +630,9 @@ def test_a_generator_without_weights():
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ("cat", "labels must be (N,) of integers, got 'cat'; give ints."),
-        (["cat", "dog"], "labels must be (N,) of integers, got ['cat', 'dog']; give ints."),
-        ({1: 2}, "labels must be (N,) of integers, got {1: 2}; give ints."),
+        ("cat", "labels must be (N,) of integers, or an int, got 'cat'."),
+        (["cat", "dog"], "labels must be (N,) of integers, or an int, got ['cat', 'dog']."),
+        ({1: 2}, "labels must be (N,) of integers, or an int, got {1: 2}."),
         (1.5, "labels must be (N,) of int"),
         ([0, 1], "labels must be (N,) of int"),
         (7, "labels must be in [0, 3), got [7, 7]; count classes"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from tinygan import distributed, seeds
-from tinygan._run import batches, checks, signals
+from tinygan._run import batches, checks
+from tinygan.data.examples import load
 from tinygan.data.gathering import Gatherer, in_memory
-from tinygan.data.workers import iterating
+from tinygan.data.workers import Workers
 from tinygan.distributed import Ranks
 
 
@@ -66,22 +69,22 @@ class Loader:
         device: torch.device | str | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.dataset, self.size = dataset, len(dataset)  # type: ignore[arg-type]
+        self.dataset, self.size = dataset, _length(dataset)
         self.batch_size = checks.count("batch_size", batch_size)
         if batch_size > self.size:
             raise ValueError(
                 f"batch_size must be at most the number of images, {self.size}, got {batch_size}; "
                 "use smaller batches or more images."
             )
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout!r}; use 300.")
         self.seed, self.shuffle, self.drop_last, self.flip = seed, shuffle, drop_last, flip
         self.workers = checks.count("workers", workers, at_least=0)
+        checks.number("timeout", timeout, "(0, inf)")
         self.timeout = timeout
         self.device = None if device is None else torch.device(device)
         self.ranks = distributed.join() if ranks is None else ranks
         self._in_memory = in_memory(dataset)
         self._gatherer: Gatherer | None = None
+        self._workers: Workers | None = None
         self.whole = self.epoch = self._given = self._resume_after = 0
 
     def __len__(self) -> int:
@@ -100,6 +103,11 @@ class Loader:
         return self._batches(self.epoch, done)
 
     def _batches(self, epoch: int, given: int) -> Iterator[Any]:
+        if (size := _length(self.dataset)) != self.size:
+            raise ValueError(
+                f"dataset must keep its length, got {size}, and {self.size} when this Loader was "
+                "made; make a new Loader."
+            )
         wholes, flips = self._plan(epoch)[given:], self._flips(epoch)
         plan = [indices[self.ranks.part(len(indices))] for indices in wholes]
         if self._in_memory is None:
@@ -110,7 +118,7 @@ class Loader:
                 self._gatherer = Gatherer(*self._in_memory, self.device or torch.device("cpu"))
             source = self._gatherer.batches(plan, flips)
         with batches.closing(source):
-            for whole, batch in zip(wholes, source):
+            for batch, whole in zip(source, wholes, strict=True):
                 given += 1
                 self.epoch, self._given, self.whole = epoch, given, len(whole)
                 yield batch
@@ -119,21 +127,11 @@ class Loader:
     def _loaded(
         self, epoch: int, plan: list[torch.Tensor], flips: torch.Tensor | None
     ) -> Iterator[Any]:
-        # A DataLoader of its own for each iteration: two that run at once, or one that is left
-        # half-way or interrupted, cannot disturb each other or the next.
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,  # type: ignore[arg-type]
-            batch_sampler=[indices.tolist() for indices in plan],
-            num_workers=self.workers,
-            worker_init_fn=signals.ignore,
-            timeout=self.timeout if self.workers else 0,
-            pin_memory=self.device is not None and self.device.type == "cuda",
-            # Without one of its own, the DataLoader would draw from the global generator.
-            generator=seeds.generator(self.seed, "workers", epoch),
-        )
+        tasks = [indices.tolist() for indices in plan]
+        made = self._in_background if self.workers else self._made
         try:
-            with iterating(loader) as loaded:
-                for indices, batch in zip(plan, loaded):
+            with closing(made(tasks, epoch)) as loaded:
+                for batch, indices in zip(loaded, plan, strict=True):
                     if flips is not None:
                         _flip(batch, flips[indices])
                     yield batch if self.device is None else _moved(batch, self.device)
@@ -144,6 +142,21 @@ class Loader:
                     f"timeout={self.timeout} s; workers=0 shows where it fails."
                 )
             raise
+
+    def _made(self, tasks: list[list[int]], _epoch: int) -> Generator[Any]:
+        for indices in tasks:
+            yield load(self.dataset, indices)
+
+    def _in_background(self, tasks: list[list[int]], epoch: int) -> Generator[Any]:
+        # Taken out, so that an iteration that runs at the same time has workers of its own.
+        workers, self._workers = self._workers, None
+        if workers is None or not workers.can_go_on(self.dataset, self.workers):
+            workers = Workers(self.dataset, self.workers, self.timeout)
+        yield from workers.batches(tasks, seeds.mix(self.seed, "workers", epoch))
+        self._workers = workers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_workers": None}
 
     def _plan(self, epoch: int) -> list[torch.Tensor]:
         """Return the indices of each whole batch of an epoch."""
@@ -178,11 +191,35 @@ class Loader:
         self._given = self._resume_after = state["given"]
 
 
+def _length(dataset: Any) -> int:
+    """Return how many examples a data set has; raise TypeError or ValueError for anything else."""
+    trouble, remedy = "", "give it len() and [index], or its batches to fit by a DataLoader"
+    if isinstance(dataset, (str, os.PathLike)):
+        trouble, remedy = "a path", f"use data.image_folder({str(dataset)!r}), or data.pack"
+    elif isinstance(dataset, Mapping):
+        trouble = f"a dict with the keys {', '.join(map(repr, dataset))}"
+        remedy = "give one of its values"
+    elif isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        trouble = f"a {type(dataset).__name__} without [index]"
+    else:
+        try:
+            size = len(dataset)
+        except TypeError:
+            trouble = f"a {type(dataset).__name__} without len()"
+    if trouble:
+        raise TypeError(f"dataset must give an example for each index, got {trouble}; {remedy}.")
+    if size == 0:
+        raise ValueError("dataset must hold examples, got none; check where they come from.")
+    return size
+
+
 def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return [_moved(each, device) for each in batch]
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        # From page-locked memory, so that the host need not wait for the copy.
+        pinned = batch.pin_memory() if device.type == "cuda" else batch
+        return pinned.to(device, non_blocking=True)
     return batch
 
 
@@ -194,8 +231,11 @@ def _flip(batch: Any, which: torch.Tensor) -> None:
     several = batch if isinstance(batch, list | tuple) else [batch]
     images = [each for each in several if isinstance(each, torch.Tensor) and each.dim() == 4]
     if not images or images[0] is not several[0]:
+        first = several[0] if several else None
+        shape = f" of shape {tuple(first.shape)}" if isinstance(first, torch.Tensor) else ""
         raise ValueError(
-            "flip must be of batches that begin with images (N, C, H, W); leave it out."
+            "flip must be of batches that begin with images (N, C, H, W), got a "
+            f"{type(first).__name__}{shape}; leave it out."
         )
     for each in images:  # all of an example alike, such as a photograph and its outline
         each[which] = each[which].flip(-1)

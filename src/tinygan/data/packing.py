@@ -104,11 +104,11 @@ def pack(
                 return
             _log.warning("%s is packed anew: %s.", path, reason)
         path.parent.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(desc="packing", total=len(images), delay=1, disable=None if progress else True)
         # Workers start before the file is begun: they would hold its lock as well, and for some
         # seconds longer if this process is killed.
         decoded = _decoded(images, max_bad, workers)
         next(decoded)
+        bar = tqdm(desc="packing", total=len(images), delay=1, disable=None if progress else True)
         with closing(decoded), disk.renamed(path) as file, bar:
             for done in _write(file, images, max_bad, decoded):
                 bar.update(done)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import traceback
 import warnings
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -51,7 +52,10 @@ def tensors(batch: object) -> tuple[torch.Tensor, ...]:
         )
         if isinstance(batch, Mapping):
             kinds = f"a dict with the keys {', '.join(map(repr, batch))}"
-            remedy = f"take batch[{next(iter(batch), 'image')!r}], by a data set that gives tuples"
+            first = repr(next(iter(batch), "image"))
+            remedy = (
+                f"take batch[{first}]: let the data set give that, or tuples that begin with it"
+            )
         raise TypeError(
             f"batches must be tensors (N, ...) or tuples of tensors, got {kinds}; {remedy}."
         )
@@ -196,9 +200,9 @@ REMEDY = (
 
 def explain(error: Exception) -> None:
     """Raise TypeError in place of a ``DataLoader``'s error about examples it cannot stack."""
-    text = str(error)
-    if STACKABLE not in text and ("default_collate: " in text or "stack expects each" in text):
-        reason = text.strip().splitlines()[-1]
+    text = "".join(traceback.format_exception(error))  # of a worker too
+    if STACKABLE not in text and "default_collate" in text:
+        reason = str(error).strip().splitlines()[-1]
         raise TypeError(f"batches must be made of {STACKABLE}, got {reason}; {REMEDY}.") from error
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Collection, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -52,6 +54,13 @@ def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple
         )
     height, width = (count(name, side, at_least=at_least) for side in pair)
     return height, width
+
+
+def path(name: str, value: Any) -> Path:
+    """Return ``value`` as a path, if it is one."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {value!r}; give a string or a pathlib.Path.")
+    return Path(value)
 
 
 def require(module: str, *, extra: str, wanted_by: str) -> None:

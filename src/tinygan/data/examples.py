@@ -44,9 +44,9 @@ def _misfit(examples: Sequence[Any], indices: Sequence[int]) -> str:
         first = each[0] if isinstance(each, (tuple, list)) and each else each
         kind = f"{type(first).__module__}.{type(first).__qualname__}".removeprefix("builtins.")
         is_array = isinstance(first, (torch.Tensor, np.ndarray))
-        kinds.append(f"shape {tuple(first.shape)}" if is_array else kind)
-    for index, kind in zip(indices, kinds):
-        if kind != kinds[0]:
-            return f"{kinds[0]} from [{indices[0]}] and {kind} from [{index}]"
-    is_other = not kinds[0].startswith("shape") and not isinstance(examples[0], Mapping)
-    return f"{kinds[0]} from [{indices[0]}]" if is_other else ""
+        kinds.append(f"{kind} of shape {tuple(first.shape)}" if is_array else kind)
+    for index, other in zip(indices, kinds):
+        if other != kinds[0]:
+            return f"{kinds[0]} from [{indices[0]}] and {other} from [{index}]"
+    is_stackable = " of shape " in kinds[0] or isinstance(examples[0], Mapping)
+    return "" if is_stackable else f"{kinds[0]} from [{indices[0]}]"

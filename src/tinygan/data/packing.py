@@ -80,7 +80,7 @@ def pack(
     """
     checks.count("workers", workers, at_least=0)
     checks.number("max_bad", max_bad, "[0, 1]")
-    path, ranks = Path(path), distributed.join() if ranks is None else ranks
+    path, ranks = checks.path("path", path), distributed.join() if ranks is None else ranks
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)
@@ -135,7 +135,7 @@ def open_packed(path: str | os.PathLike[str]) -> PackedImages:
         >>> len(open_packed(pack(".", "faces.npy", image_size=64, workers=0).path))
         1
     """
-    return PackedImages(Path(path))
+    return PackedImages(checks.path("path", path))
 
 
 class PackedImages(Images):

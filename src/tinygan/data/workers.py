@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -16,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._utils import ExceptionWrapper
 from torch.utils.data._utils import worker as pytorchs
 
 from tinygan._run import signals
@@ -123,9 +124,10 @@ class Workers:
         if taken is None:
             raise self._died(process)
         self._answered = True
-        if isinstance(taken[0], ExceptionWrapper):
-            taken[0].reraise()
-        return taken[0]
+        [batch] = taken
+        if isinstance(batch, Exception):
+            raise batch
+        return batch
 
     def _died(self, process: BaseProcess | None = None) -> RuntimeError:
         if process is None or not self._answered:
@@ -183,7 +185,7 @@ def _work(
         other.close()
     torch.set_num_threads(1)
     rests = True
-    with suppress(EOFError, OSError):  # the run has died, or broken off
+    with suppress(EOFError, ConnectionError):  # the run has died, or broken off
         while pipe.poll(2 * _REST if rests else None):
             message = pipe.recv()
             if message == ():
@@ -207,14 +209,24 @@ def _seed(dataset: Any, seed: int, number: int, count: int) -> None:
 
 
 def _give(pipe: Connection, dataset: Any, indices: list[int]) -> None:
-    where = f"in worker {multiprocessing.current_process().pid}"
     try:
         batch = load(dataset, indices)
-    except Exception:
-        batch = ExceptionWrapper(where=where)
+    except Exception as error:
+        batch = _portable(error)
     try:
         pipe.send((batch,))
-    except OSError:
+    except ConnectionError:
         raise
-    except Exception:  # such as what cannot be pickled
-        pipe.send((ExceptionWrapper(where=where),))
+    except Exception as error:  # of a batch that cannot be sent
+        pipe.send((_portable(error),))
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error, with its traceback as a note, as it can be sent to another process."""
+    words = f"in process {os.getpid()}, a worker:\n{''.join(traceback.format_exception(error))}"
+    try:
+        sent: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(words.rstrip())
+    return sent

@@ -286,6 +286,28 @@ def test_workers_are_kept_from_epoch_to_epoch():
     assert len(seen_by(loader)) == 1
 
 
+def load_in_a_fork(loader, known):
+    """Load an epoch in a forked process, which must not use the workers of the other."""
+    child = os.fork()
+    if child == 0:
+        os._exit(bool(seen_by(loader) & known))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def use_in_a_fork():
+    """Load an epoch here, in a fork, and here again."""
+    loader = data.Loader(Seen(), 2, workers=2)
+    known = seen_by(loader)
+    assert load_in_a_fork(loader, known) == 0
+    assert seen_by(loader) == known
+
+
+def test_a_forked_process_has_workers_of_its_own(tmp_path):
+    """Those that are kept belong to the process that started them."""
+    child = processes.Child(tmp_path, use_in_a_fork)
+    assert child.wait() == processes.Ended(0, "", "")
+
+
 def test_kept_workers_draw_what_new_ones_would():
     """An epoch's random numbers are those of the epoch, so that a resumed run has them too."""
     kept, new = (data.Loader(Seen(), 2, workers=2) for _ in range(2))
@@ -387,9 +409,9 @@ def test_scripts_where_processes_are_not_forked(tmp_path):
     for errors, code in unguarded:
         assert code == 1
         assert (
-            "RuntimeError: workers must be able to import the script, got none that could; put the "
-            "script's code under if __name__ == '__main__':, or use workers=0. (In a notebook, put "
-            "the data set's class into a module.)\n"
+            "RuntimeError: workers must be able to import the script and the data set, got none "
+            "that could; put the script's code under if __name__ == '__main__':, or use workers=0. "
+            "(In a notebook, put the data set's class into a module.)\n"
         ) in errors
         assert "freeze_support" not in errors
         assert "leaked" not in errors

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import default_collate
 
 from tinygan._run.batches import REMEDY, STACKABLE
@@ -33,20 +31,14 @@ def load(dataset: Any, indices: Sequence[int]) -> Any:
     try:
         return default_collate(examples)
     except Exception as error:
-        got = _misfit(examples, indices) or " ".join(str(error).split())
+        kinds = [_kind(each) for each in examples]
+        other = next((n for n, kind in enumerate(kinds) if kind != kinds[0]), 0)
+        also = f"{kinds[other]} from [{indices[other]}]" if other else " ".join(str(error).split())
+        got = f"{kinds[0]} from [{indices[0]}] and {also}"
         raise TypeError(f"dataset must give {STACKABLE}, got {got}; {REMEDY}.") from error
 
 
-def _misfit(examples: Sequence[Any], indices: Sequence[int]) -> str:
-    """Name examples that cannot be stacked, by their kind or shape, or nothing."""
-    kinds = []
-    for each in examples:
-        first = each[0] if isinstance(each, (tuple, list)) and each else each
-        kind = f"{type(first).__module__}.{type(first).__qualname__}".removeprefix("builtins.")
-        is_array = isinstance(first, (torch.Tensor, np.ndarray))
-        kinds.append(f"{kind} of shape {tuple(first.shape)}" if is_array else kind)
-    for index, other in zip(indices, kinds):
-        if other != kinds[0]:
-            return f"{kinds[0]} from [{indices[0]}] and {other} from [{index}]"
-    is_stackable = " of shape " in kinds[0] or isinstance(examples[0], Mapping)
-    return "" if is_stackable else f"{kinds[0]} from [{indices[0]}]"
+def _kind(example: Any) -> str:
+    first = example[0] if isinstance(example, (tuple, list)) and example else example
+    name = f"{type(first).__module__}.{type(first).__qualname__}".removeprefix("builtins.")
+    return f"{name} of shape {tuple(first.shape)}" if hasattr(first, "shape") else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ class Loader:
     state, or what was loaded before. Of several ranks each loads its part of each batch; ``whole``
     is how many images the whole of the last batch has.
 
-    Loading is PyTorch's ``DataLoader``, except for data sets with all images in memory, which load
-    many times as fast, without workers: packed images, drawn faces, and whatever has ``pixels``, a
+    Batches are made as PyTorch's ``DataLoader`` makes them, except of data sets with all images in
+    memory, which load many times as fast, without workers: packed images, drawn faces, and whatever has ``pixels``, a
     tensor (N, C, H, W) of uint8, perhaps ``labels``, (N, ...), and no ``[index]`` of its own. Their
     batches are images in [-1, 1], or [images, labels].
 
@@ -38,7 +38,11 @@ class Loader:
         shuffle: False for the data set's own order in every epoch.
         drop_last: leave out the last batch if it is short.
         flip: mirror each example, left to right, with probability 1/2, anew in each epoch.
-        workers: processes that load in the background; 0 loads in this one.
+        workers: processes that load in the background; 0 loads in this one. They are kept from
+            epoch to epoch, so they have the data set as it was in the first; give the loader
+            another ``dataset`` to change it. Half a minute after an epoch they may end. Where
+            Python does not fork (macOS, Windows, and by default from 3.14), a script's code must be
+            under ``if __name__ == "__main__":``.
         timeout: seconds after which workers that give nothing are taken for stuck.
         device: where batches are wanted; None for the CPU. Images in memory are moved to a GPU
             once, if they take at most a quarter of what is free there. Others go there by
@@ -47,8 +51,9 @@ class Loader:
 
     Raises:
         ValueError: for an argument out of range, or ``pixels`` or ``labels`` that do not fit.
-        RuntimeError: while iterating, for workers that died or are stuck. One that dies while it
-            hands a batch over may be a ConnectionError.
+        TypeError: for what is no data set; while iterating, for examples that cannot be stacked.
+        RuntimeError: while iterating, for workers that died, are stuck or cannot start, and for an
+            example that is a StopIteration.
 
     Examples:
         >>> [len(batch) for batch in Loader(torch.zeros(10, 3, 8, 8), batch_size=4)]
@@ -192,25 +197,18 @@ class Loader:
 
 
 def _length(dataset: Any) -> int:
-    """Return how many examples a data set has; raise TypeError or ValueError for anything else."""
-    trouble, remedy = "", "give it len() and [index], or its batches to fit by a DataLoader"
+    """Return how many examples a data set has, if it is one."""
+    got, remedy = f"a {type(dataset).__name__}", "give it len() and [index]"
     if isinstance(dataset, (str, os.PathLike)):
-        trouble, remedy = "a path", f"use data.image_folder({str(dataset)!r}), or data.pack"
+        remedy = f"use data.image_folder({str(dataset)!r}), or data.pack"
     elif isinstance(dataset, Mapping):
-        trouble = f"a dict with the keys {', '.join(map(repr, dataset))}"
-        remedy = "give one of its values"
-    elif isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        trouble = f"a {type(dataset).__name__} without [index]"
-    else:
-        try:
-            size = len(dataset)
-        except TypeError:
-            trouble = f"a {type(dataset).__name__} without len()"
-    if trouble:
-        raise TypeError(f"dataset must give an example for each index, got {trouble}; {remedy}.")
-    if size == 0:
-        raise ValueError("dataset must hold examples, got none; check where they come from.")
-    return size
+        remedy = f"give one of its values, {', '.join(map(repr, dataset))}"
+    elif isinstance(dataset, IterableDataset):
+        remedy = "give fit a DataLoader of it"
+    elif hasattr(dataset, "__getitem__"):
+        with suppress(TypeError):  # a tensor without dimensions has __len__ and raises this
+            return checks.count("the number of examples in dataset", len(dataset))
+    raise TypeError(f"dataset must give an example for each index, got {got}; {remedy}.")
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
@@ -231,11 +229,9 @@ def _flip(batch: Any, which: torch.Tensor) -> None:
     several = batch if isinstance(batch, list | tuple) else [batch]
     images = [each for each in several if isinstance(each, torch.Tensor) and each.dim() == 4]
     if not images or images[0] is not several[0]:
-        first = several[0] if several else None
-        shape = f" of shape {tuple(first.shape)}" if isinstance(first, torch.Tensor) else ""
+        got = [tuple(getattr(each, "shape", ())) or type(each).__name__ for each in several]
         raise ValueError(
-            "flip must be of batches that begin with images (N, C, H, W), got a "
-            f"{type(first).__name__}{shape}; leave it out."
+            f"flip must be of batches that begin with images (N, C, H, W), got {got}; leave it out."
         )
     for each in images:  # all of an example alike, such as a photograph and its outline
         each[which] = each[which].flip(-1)

@@ -62,7 +62,8 @@ def pack(
         root, image_size, channels, labels, max_pixels: as for ``image_folder``.
         path: the array; its name ends in .npy. Folders above it are made.
         max_bad: the fraction of files that may be bad, from 0 to 1.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode; 0 decodes in this one. As for ``Loader``, a script needs
+            ``if __name__ == "__main__":`` where Python does not fork.
         progress: show a bar, where there is a terminal.
         ranks: the processes of the run; None for those that torchrun has started.
 
@@ -70,7 +71,7 @@ def pack(
         ValueError: as ``image_folder``; for more bad files than ``max_bad``, naming them; for a
             ``path`` where somebody else's file is.
         OSError: for an array that cannot be written, or an image that fails to decode once.
-        RuntimeError: for workers that died or are stuck, or a RankError if rank 0 could not pack.
+        RuntimeError: for workers that died, are stuck or cannot start, or a RankError if rank 0 could not pack.
 
     Examples:
         >>> from PIL import Image

@@ -10,7 +10,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -45,22 +45,27 @@ class Workers:
             # A worker that runs the script to learn what it defines, and has come to where workers
             # are started. The run that waits for it says what to do.
             os._exit(1)
-        self.dataset, self.count, self.timeout = dataset, count, timeout
+        self.dataset, self.count, self.timeout, self._home = dataset, count, timeout, os.getpid()
         self._forks = multiprocessing.get_start_method() == "fork"
         self._answered, self._resting = self._forks, 0.0
         self._pairs: list[tuple[BaseProcess, Connection]] = []
         # Runs before multiprocessing waits for its children to heed a signal that they ignore: when
         # the interpreter ends, and when a process of multiprocessing does, which has no atexit.
         self.end = Finalize(self, _end, [self._pairs], exitpriority=0)
+        # Signals wait, and for ever in processes that are forked meanwhile. Not if a server starts
+        # the processes: it would hand the mask on to all of them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS) if self._forks else None
         try:
-            with _signals_wait(self._forks):
-                for number in range(count):
-                    self._start(number)
+            for number in range(count):
+                self._start(number)
         except BaseException as error:  # one could not be started: let the others go
             self.end()
             if isinstance(error, (EOFError, OSError)) and not self._answered:
                 raise self._died() from error
             raise
+        finally:
+            if mask is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _start(self, number: int) -> None:
         ours, theirs = multiprocessing.Pipe()
@@ -77,7 +82,7 @@ class Workers:
     def can_go_on(self, dataset: Any, count: int) -> bool:
         """Return whether they load this data set, and all wait for another epoch."""
         ends = [end for process, pipe in self._pairs for end in (process.sentinel, pipe)]
-        is_same = self.dataset is dataset and self.count == count
+        is_same = self.dataset is dataset and (self.count, self._home) == (count, os.getpid())
         return is_same and time.monotonic() < self._resting + _REST and not wait(ends, 0)
 
     def batches(self, tasks: Sequence[list[int]], seed: int) -> Iterator[Any]:
@@ -87,21 +92,19 @@ class Workers:
         """
         ahead = _AHEAD * self.count
         try:
-            self._tell_all(seed)
+            for number in range(self.count):
+                self._tell(number, seed)
             for asked in range(len(tasks) + ahead):
                 if asked < len(tasks):
                     self._tell(asked % self.count, tasks[asked])
                 if asked >= ahead:
                     yield self._take(asked % self.count)
-            self._tell_all(None)
+            for number in range(self.count):
+                self._tell(number, None)
         except BaseException:
             self.end()
             raise
         self._resting = time.monotonic()
-
-    def _tell_all(self, message: object) -> None:
-        for number in range(self.count):
-            self._tell(number, message)
 
     def _tell(self, number: int, message: object) -> None:
         process, pipe = self._pairs[number]
@@ -132,9 +135,9 @@ class Workers:
     def _died(self, process: BaseProcess | None = None) -> RuntimeError:
         if process is None or not self._answered:
             return RuntimeError(
-                "workers must be able to import the script, got none that could; put the script's "
-                "code under if __name__ == '__main__':, or use workers=0. (In a notebook, put the "
-                "data set's class into a module.)"
+                "workers must be able to import the script and the data set, got none that could; "
+                "put the script's code under if __name__ == '__main__':, or use workers=0. (In a "
+                "notebook, put the data set's class into a module.)"
             )
         process.join(_GRACE)
         return RuntimeError(
@@ -160,22 +163,6 @@ def _end(pairs: list[tuple[BaseProcess, Connection]]) -> None:
             process.join()
 
 
-@contextmanager
-def _signals_wait(forks: bool) -> Iterator[None]:
-    """Within the block signals wait, and for ever in processes that are forked there.
-
-    Not if a server starts the processes: it would hand the mask on to all of them.
-    """
-    if not forks:
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(
     dataset: Any, pipe: Connection, inherited: list[Connection], number: int, count: int
 ) -> None:
@@ -192,41 +179,27 @@ def _work(
                 return
             rests = message is None
             if isinstance(message, int):
-                _seed(dataset, message + number, number, count)
+                seed = message + number
+                random.seed(seed)
+                torch.manual_seed(seed)  # noqa: TID251 - the worker's own
+                np.random.seed(seed % 2**32)
+                # What torch.utils.data.get_worker_info() returns to data sets that ask. It also
+                # lets batches be made in shared memory.
+                pytorchs._worker_info = pytorchs.WorkerInfo(
+                    id=number, num_workers=count, seed=seed, dataset=dataset
+                )
             elif message is not None:
                 _give(pipe, dataset, message)
 
 
-def _seed(dataset: Any, seed: int, number: int, count: int) -> None:
-    random.seed(seed)
-    torch.manual_seed(seed)  # noqa: TID251 - the worker's own
-    np.random.seed(seed % 2**32)
-    # What torch.utils.data.get_worker_info() returns to data sets that ask. It also lets batches
-    # be made in shared memory.
-    pytorchs._worker_info = pytorchs.WorkerInfo(
-        id=number, num_workers=count, seed=seed, dataset=dataset
-    )
-
-
 def _give(pipe: Connection, dataset: Any, indices: list[int]) -> None:
+    """Send a batch, or what has kept it from being made or sent."""
     try:
-        batch = load(dataset, indices)
+        pipe.send((load(dataset, indices),))
     except Exception as error:
-        batch = _portable(error)
-    try:
-        pipe.send((batch,))
-    except ConnectionError:
-        raise
-    except Exception as error:  # of a batch that cannot be sent
-        pipe.send((_portable(error),))
-
-
-def _portable(error: Exception) -> Exception:
-    """Return an error, with its traceback as a note, as it can be sent to another process."""
-    words = f"in process {os.getpid()}, a worker:\n{''.join(traceback.format_exception(error))}"
-    try:
-        sent: Exception = pickle.loads(pickle.dumps(error))
-    except Exception:
-        sent = RuntimeError(f"{type(error).__name__}: {error}")
-    sent.add_note(words.rstrip())
-    return sent
+        try:
+            sent: Exception = pickle.loads(pickle.dumps(error))
+        except Exception:
+            sent = RuntimeError(f"{type(error).__name__}: {error}")
+        sent.add_note(f"in a worker:\n{''.join(traceback.format_exception(error)).rstrip()}")
+        pipe.send((sent,))

@@ -205,7 +205,7 @@ def _length(dataset: Any) -> int:
         remedy = f"give one of its values, {', '.join(map(repr, dataset))}"
     elif isinstance(dataset, IterableDataset):
         remedy = "give fit a DataLoader of it"
-    elif hasattr(dataset, "__getitem__"):
+    elif hasattr(dataset, "__getitem__") or hasattr(dataset, "pixels"):
         with suppress(TypeError):  # a tensor without dimensions has __len__ and raises this
             return checks.count("the number of examples in dataset", len(dataset))
     raise TypeError(f"dataset must give an example for each index, got {got}; {remedy}.")

@@ -184,6 +184,7 @@ def test_a_plain_loaders_workers_that_a_signal_ends_are_the_stop(number, options
     child = processes.Child(tmp_path, partial(train_plainly, images, timeout=1, **options))
     child.until("step 2.")
     child.until("asleep")
+    time.sleep(0.2)  # it waits for the third batch now
     os.killpg(child.process.pid, number)
     assert assert_obeyed(child, number, tmp_path) == 2
 

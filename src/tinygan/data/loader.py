@@ -25,10 +25,10 @@ class Loader:
     state, or what was loaded before. Of several ranks each loads its part of each batch; ``whole``
     is how many images the whole of the last batch has.
 
-    Batches are made as PyTorch's ``DataLoader`` makes them, except of data sets with all images in
-    memory, which load many times as fast, without workers: packed images, drawn faces, and whatever has ``pixels``, a
-    tensor (N, C, H, W) of uint8, perhaps ``labels``, (N, ...), and no ``[index]`` of its own. Their
-    batches are images in [-1, 1], or [images, labels].
+    Batches are made as PyTorch's ``DataLoader`` makes them. Data sets with all images in memory
+    load many times as fast, without workers: packed images, drawn faces, and whatever has
+    ``pixels``, a tensor (N, C, H, W) of uint8, perhaps ``labels``, (N, ...), and no ``[index]`` of
+    its own. Their batches are images in [-1, 1], or [images, labels].
 
     Args:
         dataset: anything with ``len`` and ``[index]`` that gives an image (C, H, W), or a tuple
@@ -215,9 +215,9 @@ def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return [_moved(each, device) for each in batch]
     if isinstance(batch, torch.Tensor):
-        # From page-locked memory, so that the host need not wait for the copy.
-        pinned = batch.pin_memory() if device.type == "cuda" else batch
-        return pinned.to(device, non_blocking=True)
+        if device.type == "cuda" and not batch.is_cuda:
+            batch = batch.pin_memory()  # so that the host need not wait for the copy
+        return batch.to(device, non_blocking=True)
     return batch
 
 

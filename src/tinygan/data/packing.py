@@ -71,7 +71,8 @@ def pack(
         ValueError: as ``image_folder``; for more bad files than ``max_bad``, naming them; for a
             ``path`` where somebody else's file is.
         OSError: for an array that cannot be written, or an image that fails to decode once.
-        RuntimeError: for workers that died, are stuck or cannot start, or a RankError if rank 0 could not pack.
+        RuntimeError: for workers that died, are stuck or cannot start, or a RankError if rank 0
+            could not pack.
 
     Examples:
         >>> from PIL import Image

@@ -116,7 +116,7 @@ class Loader:
         wholes, flips = self._plan(epoch)[given:], self._flips(epoch)
         plan = [indices[self.ranks.part(len(indices))] for indices in wholes]
         if self._in_memory is None:
-            source = self._loaded(epoch, plan, flips)
+            source = self._loaded(epoch, given, plan, flips)
         else:
             # Not before the first iteration: the nets should have had their memory by then.
             if self._gatherer is None:
@@ -130,12 +130,12 @@ class Loader:
         self.epoch, self._given = epoch + 1, 0
 
     def _loaded(
-        self, epoch: int, plan: list[torch.Tensor], flips: torch.Tensor | None
+        self, epoch: int, given: int, plan: list[torch.Tensor], flips: torch.Tensor | None
     ) -> Iterator[Any]:
         tasks = [indices.tolist() for indices in plan]
         made = self._in_background if self.workers else self._made
         try:
-            with closing(made(tasks, epoch)) as loaded:
+            with closing(made(tasks, epoch, given)) as loaded:
                 for batch, indices in zip(loaded, plan, strict=True):
                     if flips is not None:
                         _flip(batch, flips[indices])
@@ -148,16 +148,25 @@ class Loader:
                 )
             raise
 
-    def _made(self, tasks: list[list[int]], _epoch: int) -> Generator[Any]:
+    def _made(self, tasks: list[list[int]], _epoch: int, _given: int) -> Generator[Any]:
         for indices in tasks:
             yield load(self.dataset, indices)
 
-    def _in_background(self, tasks: list[list[int]], epoch: int) -> Generator[Any]:
+    def _in_background(self, tasks: list[list[int]], epoch: int, given: int) -> Generator[Any]:
         # Taken out, so that an iteration that runs at the same time has workers of its own.
         workers, self._workers = self._workers, None
         if workers is None or not workers.can_go_on(self.dataset, self.workers):
-            workers = Workers(self.dataset, self.workers, self.timeout)
-        yield from workers.batches(tasks, seeds.mix(self.seed, "workers", epoch))
+            workers = Workers(
+                self.dataset,
+                self.workers,
+                timeout=self.timeout,
+                pin_memory=self.device is not None and self.device.type == "cuda",
+                generator=seeds.generator(self.seed, "workers", self.ranks.rank),
+            )
+        key = self.seed, "workers", self.ranks.rank, epoch
+        yield from workers.batches(
+            [[seeds.mix(*key, number), *task] for number, task in enumerate(tasks, given)]
+        )
         self._workers = workers
 
     def __getstate__(self) -> dict[str, Any]:

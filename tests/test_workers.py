@@ -342,8 +342,8 @@ def test_what_workers_draw_depends_on_the_seed_the_epoch_and_the_batch():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_workers_without_a_further_epoch_end():
-    """With their loader; where one has died meanwhile, the next epoch has new ones."""
+def test_workers_end_with_their_loader():
+    """No process is left; and where one has died meanwhile, the next epoch has new ones."""
     loader = data.Loader(Seen(), 2, workers=2)
     first = seen_by(loader)
     os.kill(min(first), signal.SIGKILL)

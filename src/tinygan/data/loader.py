@@ -40,9 +40,9 @@ class Loader:
         flip: mirror each example, left to right, with probability 1/2, anew in each epoch.
         workers: processes that load in the background; 0 loads in this one. They are kept from
             epoch to epoch, so they have the data set as it was in the first; give the loader
-            another ``dataset`` to change it. Half a minute after an epoch they may end. Where
-            Python does not fork (macOS, Windows, and by default from 3.14), a script's code must be
-            under ``if __name__ == "__main__":``.
+            another ``dataset`` to change it. What they draw from global random state depends on
+            (seed, epoch, batch). Where Python does not fork (macOS, Windows, and by default from
+            3.14), a script's code must be under ``if __name__ == "__main__":``.
         timeout: seconds after which workers that give nothing are taken for stuck.
         device: where batches are wanted; None for the CPU. Images in memory are moved to a GPU
             once, if they take at most a quarter of what is free there. Others go there by

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
 import random
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import wait
@@ -30,7 +30,7 @@ _GRACE = 1.0
 
 
 class Workers(_MultiProcessingDataLoaderIter):
-    """What iterates over PyTorch's ``DataLoader``, but over one list of tasks after the other.
+    """The iterator of PyTorch's ``DataLoader``, over one list of tasks after the other.
 
     A signal to stop reaches the whole process group: the run that is asked to finish its step and
     save still needs its workers. So they ignore SIGINT and SIGTERM, and the second is what PyTorch
@@ -99,17 +99,17 @@ class Workers(_MultiProcessingDataLoaderIter):
             raise
 
     def _get_data(self) -> Any:
-        limit = time.monotonic() + self._timeout
-        while time.monotonic() < limit:
+        # Looks are counted, not seconds: those that Ctrl-Z has stopped for an hour are not stuck.
+        for _ in range(math.ceil(self._timeout / _GRACE)):
             try:
                 given, data = self._try_get_data(min(_GRACE, self._timeout))  # type: ignore[no-untyped-call]
             except Exception as error:  # one may die while it hands a batch over
                 if not (ended := self._ended(_GRACE)):
                     raise
                 died = (
-                    f"workers must not end while they load, got exit code {ended[0].exitcode} from "
-                    f"process {ended[0].pid}; -9 is often a lack of memory, for which fewer workers "
-                    "help."
+                    f"workers must not end while they load, got exit code {ended[0].exitcode} "
+                    f"from process {ended[0].pid}; -9 is often a lack of memory, for which fewer "
+                    "workers help."
                 )
                 raise RuntimeError(died if self._answered else _NONE_BEGAN) from error
             if given:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import signal
@@ -272,7 +273,7 @@ def seen_by(loader):
 
 
 def test_workers_are_kept_from_epoch_to_epoch():
-    """Not by an iteration that is broken off, at the same time as another, or of other data."""
+    """Not by one that is broken off, runs beside another, is of other data, or of a copy."""
     loader = data.Loader(Seen(), 2, workers=2)
     first = seen_by(loader)
     assert len(first) == 2
@@ -286,6 +287,7 @@ def test_workers_are_kept_from_epoch_to_epoch():
     next(iter(loader))
     third = seen_by(loader)
     assert not third & (first | second)
+    assert not seen_by(pickle.loads(pickle.dumps(loader))) & third
     loader.dataset = Seen()
     assert not seen_by(loader) & third
     loader.workers = 1

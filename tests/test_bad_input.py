@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import tinygan
 from tinygan import augmentations, data, gan_trainer, losses, metrics, penalties, sampling
@@ -548,6 +551,11 @@ def test_batches_that_are_no_images(batch):
             {"batch_size": 4, "workers": -1},
             "workers must be at least 0, got -1; use 0 or more.",
         ),
+        ({"batch_size": "4"}, "batch_size must be an int, got '4'; use 1 or more."),
+        (
+            {"batch_size": 4, "timeout": None},
+            "timeout must be in (0, inf), got None; use a number in it.",
+        ),
     ],
 )
 def test_loaders(arguments, sentence):
@@ -555,6 +563,221 @@ def test_loaders(arguments, sentence):
     with pytest.raises(ValueError) as error:
         data.Loader(tiny_images(), **arguments)
     assert str(error.value) == sentence
+
+
+class Stream(IterableDataset):
+    """Examples one after the other, and how many there are said to be."""
+
+    def __init__(self, count=5):
+        self.count = count
+
+    def __iter__(self):
+        return iter(tiny_images(5))
+
+    def __len__(self):
+        return self.count
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        ("images", "got a str; use data.image_folder('images'), or data.pack."),
+        (Path("images"), "got a PosixPath; use data.image_folder('images'), or data.pack."),
+        ({"train": [1], "test": [2]}, "got a dict; give one of its values, 'train', 'test'."),
+        (Stream(), "got a Stream; give fit a DataLoader of it."),
+        (None, "got a NoneType; give it len() and [index]."),
+        (torch.zeros(()), "got a Tensor; give it len() and [index]."),
+    ],
+)
+def test_what_is_no_data_set(dataset, sentence):
+    """A path, a dict, a stream: each has its own remedy."""
+    with pytest.raises(TypeError) as error:
+        data.Loader(dataset, 1)
+    assert str(error.value) == f"dataset must give an example for each index, {sentence}"
+
+
+def test_data_sets_without_examples_and_of_another_length():
+    """None at all is an error at once, another number of them in the next epoch."""
+    with pytest.raises(
+        ValueError, match="the number of examples in dataset must be at least 1, go"
+    ):
+        data.Loader([], 1)
+    images = list(tiny_images(8))
+    loader = data.Loader(images, 4)
+    images.pop()
+    with pytest.raises(ValueError, match="dataset must keep its length, got 7, and 8 when this L"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        data.CartoonFaces(8, 8),
+        TensorDataset(tiny_images()),
+        tiny_images(),
+        torch.utils.data.Subset(list(tiny_images()), [1, 2]),
+    ],
+)
+def test_a_data_set_given_to_fit(dataset):
+    """It gives single examples, and is to be wrapped in a loader."""
+    with pytest.raises(TypeError) as error:
+        tiny_trainer().fit(dataset, epochs=1)
+    assert str(error.value) == (
+        f"batches must be whole batches, got a {type(dataset).__name__}, which gives single "
+        "examples; wrap it in data.Loader(dataset, batch_size=64)."
+    )
+
+
+def test_batches_that_are_dicts():
+    """As of Hugging Face's data sets: which keys they have, and what to do."""
+    examples = [{"image": image, "label": 1} for image in tiny_images(8)]
+    for batches in (examples, data.Loader(examples, 4)):
+        with pytest.raises(TypeError) as error:
+            tiny_trainer().fit(batches, epochs=1)
+        assert str(error.value) == (
+            "batches must be tensors (N, ...) or tuples of tensors, got a dict with the keys "
+            "'image', 'label'; take batch['image']: let the data set give that, or tuples that "
+            "begin with it."
+        )
+
+
+@pytest.mark.parametrize(
+    ("example", "got"),
+    [
+        ({"image": torch.zeros(3, 8, 8)}, "['dict']"),
+        (torch.zeros(8, 8), "[(4, 8, 8)]"),
+    ],
+)
+def test_flips_of_what_is_no_image(example, got):
+    """A dict, or images without channels, cannot be mirrored."""
+    loader = data.Loader([example] * 8, 4, flip=True)
+    with pytest.raises(ValueError) as error:
+        next(iter(loader))
+    assert str(error.value) == (
+        f"flip must be of batches that begin with images (N, C, H, W), got {got}; leave it out."
+    )
+
+
+REMEDY = (
+    "; let the data set's transform end in images of one size, as tensors in [-1, 1], or use "
+    "data.image_folder or data.pack, which decode and resize."
+)
+GOOD = torch.zeros(3, 8, 8)
+PICTURE = Image.new("RGB", (8, 8))
+UNKNOWN = (
+    "default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found"
+)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("examples", "got"),
+    [
+        ([PICTURE] * 4, f"PIL.Image.Image from [0] and {UNKNOWN} <class 'PIL.Image.Image'>"),
+        ([(PICTURE, 1)] * 4, f"PIL.Image.Image from [0] and {UNKNOWN} <class 'PIL.Image.Image'>"),
+        (
+            [GOOD, GOOD, GOOD[:, 1:], GOOD],
+            "torch.Tensor of shape (3, 8, 8) from [0] and torch.Tensor of shape (3, 7, 8) from [2]",
+        ),
+        (
+            [np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)] * 2,
+            "numpy.ndarray of shape (8, 8, 3) from [0] and numpy.ndarray of shape (9, 8, 3) from [1"
+            "]",
+        ),
+        (
+            [GOOD, None, GOOD, GOOD],
+            "torch.Tensor of shape (3, 8, 8) from [0] and NoneType from [1]",
+        ),
+        ([None] * 4, f"NoneType from [0] and {UNKNOWN} <class 'NoneType'>"),
+        ([GOOD, "1.png", GOOD, GOOD], "torch.Tensor of shape (3, 8, 8) from [0] and str from [1]"),
+    ],
+)
+def test_examples_that_cannot_be_stacked(examples, got, workers):
+    """Which they are, and of what kind; the collating function's own error is the cause."""
+    with pytest.raises(TypeError) as error:
+        next(iter(data.Loader(examples, 4, shuffle=False, workers=workers)))
+    assert str(error.value) == (
+        "dataset must give tensors of one shape, or tuples that begin with one, got " + got + REMEDY
+    )
+    assert workers or error.value.__cause__
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("odd", [PICTURE, GOOD[:, 1:], None])
+def test_examples_that_a_plain_loader_cannot_stack(odd, workers):
+    """PyTorch's own error is the cause of ours."""
+    batches = DataLoader([GOOD, odd], 2, num_workers=workers)
+    with pytest.raises(
+        TypeError, match="batches must be made of tensors of one shape, or"
+    ) as error:
+        tiny_trainer().fit(batches, epochs=1)
+    assert str(error.value).endswith(REMEDY)
+    assert error.value.__cause__
+
+
+class Fails:
+    """Examples, of which the fourth is an error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 3:
+            raise self.error
+        return GOOD
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_example_that_ends_the_epoch_is_an_error(workers):
+    """StopIteration and GeneratorExit, raised by a data set, would make epochs short in silence."""
+    for error in (StopIteration(), GeneratorExit()):
+        trainer = tiny_trainer()
+        loader = data.Loader(Fails(error), 2, shuffle=False, workers=workers)
+        with pytest.raises(RuntimeError) as caught:
+            trainer.fit(loader, epochs=3)
+        assert str(caught.value) == (
+            f"dataset must give an example for each index, got {type(error).__name__} from "
+            "dataset[3]; correct its __getitem__ or its length."
+        )
+        assert trainer.epoch == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_example_that_fails_is_named(workers):
+    """By its index, beside the data set's own error."""
+    for error in (IndexError("none"), KeyError("image"), OSError("unreadable")):
+        with pytest.raises(type(error)) as caught:
+            list(data.Loader(Fails(error), 2, shuffle=False, workers=workers))
+        assert caught.value.args == error.args
+        assert "raised by dataset[3]" in caught.value.__notes__
+
+
+@pytest.mark.parametrize(
+    "batches", [DataLoader(Fails(StopIteration()), 2), DataLoader(Stream(8), 2, drop_last=True)]
+)
+def test_an_epoch_shorter_than_its_length_is_told(batches):
+    """Of other loaders than ours the reason is not known, and may be meant."""
+    with pytest.warns(
+        UserWarning, match=r"epoch 0 ended after \d of 4 batches; look for a data set"
+    ):
+        tiny_trainer().fit(batches, epochs=1)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"images"])
+def test_paths_that_are_none(path, tmp_path):
+    """They are named before the disk is asked."""
+    with pytest.raises(ValueError, match=r"root must name a file or folder, got "):
+        data.image_folder(path)
+    with pytest.raises(ValueError, match=r"path must name a file or folder, got "):
+        data.pack(tmp_path, path)
+    with pytest.raises(ValueError, match=r"path must name a file or folder, got "):
+        data.open_packed(path)
+    PICTURE.save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match='labels must be None, "folders", a mapping, or '):
+        data.image_folder(tmp_path, labels=[1])
 
 
 def test_folders(tmp_path):

@@ -128,6 +128,8 @@ class Asked(torch.Tensor):
         if function is torch.Tensor.to:
             args[0].asked = kwargs
             return args[0]
+        if function is torch.Tensor.pin_memory:  # needs a GPU
+            return args[0]
         return super().__torch_function__(function, types, args, kwargs)
 
 

@@ -152,7 +152,7 @@ def test_drawn_faces_are_gathered(monkeypatch):
     """The built-in faces need no DataLoader, and their attributes are their labels."""
     faces = data.CartoonFaces(10, 8)
     assert faces.labels is faces.attributes
-    monkeypatch.setattr("tinygan.data.loader.DataLoader", None)
+    monkeypatch.setattr("tinygan.data.loader.load", None)
     images, attributes = next(iter(data.Loader(faces, 4, shuffle=False, workers=2)))
     assert torch.equal(images, scale(faces.pixels[:4]))
     assert torch.equal(attributes, faces.attributes[:4])

@@ -104,3 +104,34 @@ def test_a_run_that_is_to_stop_saves_first(own, tmp_path, caplog):
         tiny_trainer(hooks=[stops, draws, hooks.Checkpoint(tmp_path)]).fit([tiny_images()], steps=5)
     assert [path.name for path in found] == ["step_000002.pt"]
     assert "stopped by SIGTERM after step 2, saved in" in caplog.text
+
+
+def test_a_system_without_news_of_children(monkeypatch):
+    """Windows has no SIGCHLD, and a request to stop does not need it."""
+    monkeypatch.delattr(signal, "SIGCHLD")
+    asked = []
+    with pytest.raises(KeyboardInterrupt), signals.as_requests(asked.append):
+        signal.raise_signal(signal.SIGINT)
+    assert asked == ["SIGINT"]
+
+
+def test_news_of_children_are_heard_again_after_a_run():
+    """After a request to stop a handler's RuntimeError is no error of the run, and it is back."""
+
+    def raises(number, frame):
+        raise RuntimeError("a worker died")
+
+    def ends():
+        with signals.as_requests(lambda _: None):
+            with pytest.raises(RuntimeError, match="a worker died"):
+                signal.raise_signal(signal.SIGCHLD)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGCHLD)
+
+    before = signal.signal(signal.SIGCHLD, raises)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ends()
+        assert signal.getsignal(signal.SIGCHLD) is raises
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -15,6 +15,7 @@ from signal import SIGINT, SIGTERM
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import tinygan
 from tinygan import data, hooks
@@ -158,6 +159,55 @@ def test_workers_are_deaf_from_the_beginning(number, tmp_path):
     """A signal to the group while workers start does not end the run as their death would."""
     child = processes.Child(tmp_path, train_and_signal_as_a_worker_starts, number)
     assert_goes_on(tmp_path, assert_obeyed(child, number, tmp_path))
+
+
+def train_plainly(images, act=int, **options):
+    """Train on batches of PyTorch's own loader, and do something within the third step."""
+    watch = tinygan.Hook()
+    updates = itertools.count(1)
+    watch.on_gradients = lambda *_: act() if next(updates) == 5 else None
+    say_step = hooks.every(1, lambda trainer, report: say(f"step {trainer.step}."))
+    trainer = run_in("run", watch, say_step)
+    try:
+        trainer.fit(DataLoader(images, 6, num_workers=2, **options), steps=10)
+    finally:
+        say("ended at", trainer.step)
+
+
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(SIGINT, {}), (SIGTERM, {}), (SIGINT, {"persistent_workers": True, "pin_memory": True})],
+)
+def test_a_plain_loaders_workers_that_a_signal_ends_are_the_stop(number, options, tmp_path):
+    """PyTorch's workers die by the signal; the run ends as with any, saved at the step it had."""
+    images = Images(12, sleep)
+    child = processes.Child(tmp_path, partial(train_plainly, images, timeout=1, **options))
+    child.until("step 2.")
+    child.until("asleep")
+    time.sleep(0.2)  # it waits for the third batch now
+    os.killpg(child.process.pid, number)
+    assert assert_obeyed(child, number, tmp_path) == 2
+
+
+def exit_badly(_worker):
+    """Let this worker end with an error when it is interrupted."""
+    signal.signal(SIGINT, lambda *_: os._exit(1))
+
+
+def interrupt_and_wait():
+    """Interrupt the process group, and give its workers the time to die."""
+    os.killpg(0, SIGINT)
+    time.sleep(0.5)
+
+
+def test_workers_that_die_within_a_step_do_not_break_it(tmp_path):
+    """PyTorch tells of their death wherever the run is; after a signal the step is finished."""
+    images = Images()
+    child = processes.Child(
+        tmp_path,
+        partial(train_plainly, images, interrupt_and_wait, worker_init_fn=exit_badly),
+    )
+    assert assert_obeyed(child, SIGINT, tmp_path) == 3
 
 
 def sleep():

@@ -1,16 +1,28 @@
-"""Workers: whatever becomes of them, a run ends with a reason, and none outlives its iteration."""
+"""Workers: kept while they are used; whatever becomes of them, a run ends with a reason."""
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
+import pickle
+import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import worker
 
 from tinygan import data, hooks
+from tinygan.distributed import Ranks
 
 import processes
 from helpers import Images, tiny_trainer
@@ -29,6 +41,18 @@ def halt():
 def fail():
     """Raise an error."""
     raise ValueError("this image is bad")
+
+
+class OddError(Exception):
+    """An error that cannot be made of its own arguments."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one}, {other}")
+
+
+def fail_oddly():
+    """Raise an error that cannot be unpickled."""
+    raise OddError("a", "b")
 
 
 def sleep():
@@ -92,9 +116,11 @@ def test_a_worker_that_is_dead_or_stuck_ends_the_run(name, stuck):
     child = stuck[name]
     ended = child.wait()
     assert ended.returncode == (0 if in_thread in calls else 1), ended
-    reason = "RuntimeError: DataLoader timed out after 2 seconds"
-    if act is die:  # PyTorch may see its socket close before it sees the process end
-        reason = r"RuntimeError: DataLoader worker \(pid.*\) (exited|is killed)|Connection\w*Error"
+    reason = (
+        r"RuntimeError: workers must give a batch within timeout=2 seconds, got none; one is st"
+    )
+    if act is die:
+        reason = r"RuntimeError: workers must not end while they load, got exit code -9 from proces"
     assert re.search(reason, ended.stderr), ended
     note = "while loading in epoch 0 with workers=2 and timeout=2 s; workers=0 shows where it fails"
     assert note in ended.stderr, ended
@@ -110,7 +136,15 @@ def hold(loader):
     next(HELD[0])
 
 
+def rest(loader):
+    """Complete an epoch with workers that still wait for the next one when the process ends."""
+    HELD.append((loader, list(loader)))
+    assert loader._workers is not None
+
+
 UNFINISHED = {
+    "resting, call": (call, rest, loader_of()),
+    "resting, interpreter": (processes.interpreter, rest, loader_of()),
     "call": (call, hold, loader_of()),
     "interpreter": (processes.interpreter, hold, loader_of()),
     "asleep, call": (call, in_thread, hold, loader_of(sleep)),
@@ -128,18 +162,18 @@ def test_an_unfinished_iteration_does_not_keep_the_process(name, unfinished):
     assert child.is_gone()
 
 
-def hold_and_die():
-    """Die in the midst of an iteration."""
-    hold(loader_of())
+def use_and_die(use):
+    """Die in the midst of an iteration, or between two, with workers that look for that often."""
+    worker.MP_STATUS_CHECK_INTERVAL = 0.2
+    use(loader_of())
     die()
 
 
-@pytest.mark.slow
-def test_workers_whose_run_is_killed_end_by_themselves(tmp_path):
+@pytest.mark.parametrize("use", [hold, rest])
+def test_workers_whose_run_is_killed_end_by_themselves(use, tmp_path):
     """Nobody is left to end them, and they notice."""
-    child = processes.Child(tmp_path, hold_and_die)
+    child = processes.Child(tmp_path, use_and_die, use)
     assert child.wait().returncode == -signal.SIGKILL
-    assert not child.is_gone()
     processes.eventually(child.is_gone)
 
 
@@ -219,3 +253,191 @@ def test_a_worker_that_cannot_be_started_leaves_no_other(tmp_path):
     child = processes.Child(tmp_path, processes.interpreter, start_one_of_two)
     assert child.wait().returncode == 0
     processes.eventually(child.is_gone)
+
+
+class Seen:
+    """Examples that tell which process has loaded them, and what it drew at random."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        assert get_worker_info().dataset is self
+        drawn = [torch.rand(()), torch.tensor(random.random()), torch.tensor(np.random.rand())]
+        return torch.tensor([os.getpid(), index]), torch.stack([each.float() for each in drawn])
+
+
+def seen_by(loader):
+    """Return which processes load an epoch."""
+    return {int(pid) for batch, _ in loader for pid in batch[:, 0]}
+
+
+def test_workers_are_kept_from_epoch_to_epoch():
+    """Not by one that is broken off, runs beside another, is of other data, or of a copy."""
+    loader = data.Loader(Seen(), 2, workers=2)
+    first = seen_by(loader)
+    assert len(first) == 2
+    assert os.getpid() not in first
+    assert seen_by(loader) == first
+    one = iter(loader)
+    next(one)
+    second = seen_by(loader)
+    assert not second & first
+    assert seen_by(one) == first  # and these are kept now
+    next(iter(loader))
+    third = seen_by(loader)
+    assert not third & (first | second)
+    assert not seen_by(pickle.loads(pickle.dumps(loader))) & third
+    loader.dataset = Seen()
+    assert not seen_by(loader) & third
+    loader.workers = 1
+    assert len(seen_by(loader)) == 1
+
+
+def load_in_a_fork(loader, known):
+    """Load an epoch in a forked process, which must neither use nor end the other's workers."""
+    child = os.fork()
+    if child == 0:
+        seen = seen_by(loader)
+        del loader
+        gc.collect()
+        os._exit(bool(seen & known))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def use_in_a_fork():
+    """Load an epoch here, in a fork, and here again."""
+    loader = data.Loader(Seen(), 2, workers=2)
+    known = seen_by(loader)
+    assert load_in_a_fork(loader, known) == 0
+    assert seen_by(loader) == known
+
+
+def test_a_forked_process_has_workers_of_its_own(tmp_path):
+    """Those that are kept belong to the process that started them."""
+    child = processes.Child(tmp_path, use_in_a_fork)
+    assert child.wait() == processes.Ended(0, "", "")
+
+
+def drawn_by(loader):
+    """Return the indices and random numbers of each batch that is left."""
+    return [torch.cat([seen[:, 1:], drawn], 1) for seen, drawn in loader]
+
+
+def test_what_workers_draw_depends_on_the_seed_the_epoch_and_the_batch():
+    """Not on how many they are, whether they are kept, or where in the epoch a run resumes."""
+    loader = data.Loader(Seen(), 2, workers=2)
+    first, second = drawn_by(loader), drawn_by(loader)
+    every = torch.cat(first + second)[:, 1:].flatten()
+    assert len(set(every.tolist())) == len(every)
+    for count in (1, 2):
+        other = data.Loader(Seen(), 2, workers=count)
+        other.load_state_dict(loader.state_dict() | {"epoch": 1, "given": 3})
+        assert torch.equal(drawn_by(other)[0], second[3])
+        other.set_epoch(1)
+        assert all(map(torch.equal, drawn_by(other), second))
+    ranks = (data.Loader(Seen(), 4, workers=1, ranks=Ranks(rank, 2)) for rank in range(2))
+    one, two = (drawn_by(each)[0][:, 1:] for each in ranks)
+    assert not torch.equal(one, two)
+    state = torch.get_rng_state()
+    list(data.Loader(Images(), 6, workers=1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_workers_end_with_their_loader():
+    """No process is left; and where one has died meanwhile, the next epoch has new ones."""
+    loader = data.Loader(Seen(), 2, workers=2)
+    first = seen_by(loader)
+    os.kill(min(first), signal.SIGKILL)
+    processes.eventually(lambda kept=loader._workers: kept._ended(0))
+    assert not seen_by(loader) & first
+    children = multiprocessing.active_children()
+    assert len(children) == 2
+    del loader
+    gc.collect()
+    assert not any(child.is_alive() for child in children)
+
+
+def test_a_batch_that_cannot_be_sent_is_an_error():
+    """So is an error that cannot; both come with the worker's traceback."""
+    with pytest.raises(RuntimeError, match="OddError: a, b") as caught:
+        list(data.Loader(Images(3, fail_oddly), 6, shuffle=False, workers=1, timeout=30))
+    assert "in fail_oddly" in "".join(caught.value.__notes__)
+    unsent = [{"image": torch.zeros(1), "name": lambda: 1}]
+    with pytest.raises(TypeError, match="dataset must give tensors of one shape"):
+        list(data.Loader(unsent * 4, 2, workers=1, timeout=30))
+
+
+def test_a_worker_of_a_plain_loader_that_dies_is_an_error(tmp_path):
+    """Without a signal to the run, it is no request to stop."""
+    images = Images(12, die)
+    ended = processes.run(tmp_path, fit, DataLoader(images, 6, num_workers=2))
+    assert ended.returncode == 1
+    # PyTorch may see its pipe close before it sees the process end.
+    assert re.search(r"DataLoader worker|EOFError|Connection\w*Error", ended.stderr), ended
+
+
+SCRIPT = """
+import multiprocessing, os, signal, sys, torch
+from tinygan import data
+
+class Tells:
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if os.path.exists("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tensor([os.getpid()])
+
+multiprocessing.set_start_method(sys.argv[1], force=True)
+"""
+LOADS = SCRIPT + "list(data.Loader(Tells(), 2, workers=1))"
+PACKS = SCRIPT + "data.pack('pictures', 'packed.npy', 8, workers=2)"
+GUARDED = (
+    SCRIPT
+    + """
+from tinygan.data import workers
+
+if __name__ == "__main__":
+    del workers.signal  # Windows has no pthread_sigmask
+    loader = data.Loader(Tells(), 2, workers=1)
+    first, second = (torch.cat(list(loader)).unique().tolist() for _ in range(2))
+    assert first == second != [os.getpid()]
+    open("die", "w").close()
+    try:
+        list(loader)
+    except RuntimeError as error:
+        assert "workers must not end while they load, got exit code -9" in str(error), error
+    else:
+        raise AssertionError
+"""
+)
+
+
+def test_scripts_where_processes_are_not_forked(tmp_path):
+    """Without a main guard they end at once with the remedy; with it they run, workers kept."""
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "1.png")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    started = []
+    for method, text in (("spawn", LOADS), ("forkserver", PACKS), ("spawn", GUARDED)):
+        path = tmp_path / f"{len(started)}.py"
+        path.write_text(text)
+        command = [sys.executable, path, method]
+        started.append(
+            subprocess.Popen(
+                command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+            )
+        )
+    *unguarded, guarded = [(each.communicate(timeout=600)[1], each.returncode) for each in started]
+    assert guarded == ("", 0)
+    for errors, code in unguarded:
+        assert code == 1
+        assert (
+            "RuntimeError: workers must be able to import the script and the data set, got none "
+            "that could; put the script's code under if __name__ == '__main__':, or use workers=0. "
+            "(In a notebook, put the data set's class into a module.)\n"
+        ) in errors
+        assert "freeze_support" not in errors
+        assert "leaked" not in errors

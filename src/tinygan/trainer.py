@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 END = object()
 """Stands for "no more batches", which no loader can give."""
+LOST = object()
+"""Stands for a batch that a signal to stop has cost, as it ended those who load."""
 
 
 class Trainer(Run):
@@ -218,7 +220,7 @@ class Trainer(Run):
         with batches_of.closing(rest):
             batch: object = None
             while not self._finished():
-                batch = next(rest, END)
+                batch = self._next(rest)
                 examples, size = self._part_of(batch, batches)
                 if batch is END or self._stopping:
                     break  # asked to stop while waiting: this batch will be fetched again
@@ -243,14 +245,24 @@ class Trainer(Run):
             # By its length an epoch is complete even if the run ends with its last batch; the
             # batches are asked for one more, so that they know it too.
             if batch is END or (
-                0 < self.batch == self.batches_per_epoch and next(rest, END) is END
+                0 < self.batch == self.batches_per_epoch and self._next(rest) is END
             ):
+                batches_of.check_complete(self.epoch, self.batch, self.batches_per_epoch)
                 self.epoch += 1
                 self.batch = 0
                 self._place = batches_of.state(batches)
                 self.between_steps = False
                 call(self._watching, "on_epoch_end", self)
                 self.between_steps = True
+
+    def _next(self, rest: Iterator[object]) -> object:
+        try:
+            return next(rest, END)
+        except Exception as error:
+            if self._received.number:  # it went to the whole process group, workers included
+                return END if self.batch == self.batches_per_epoch else LOST
+            batches_of.explain(error)
+            raise
 
     def _train_step(
         self, examples: tuple[torch.Tensor, ...], size: int, place: dict[str, Any] | None
@@ -305,7 +317,7 @@ class Trainer(Run):
         """
         examples: tuple[torch.Tensor, ...] = ()
         size, digest = 0, 0
-        if batch is not END:
+        if batch is not END and batch is not LOST:
             given = self._examples(batch)
             own, size = batches_of.part(given, batches, self.ranks)
             begins = not self.data and not (self.batch > 0 and self._is_too_small(size))

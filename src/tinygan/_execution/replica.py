@@ -64,20 +64,20 @@ class Replica:
     def agree(
         self, size: int = NO_BATCH, digest: int = 0, request: Request | None = None
     ) -> Request | None:
-        """Compare the next whole batches; return the request to stop that any rank has."""
+        """Return the request to stop that any rank has; if none, compare the next whole batches."""
         if self.ranks.count == 1:
             return request
         asked = 0 if request is None else 1 + request.signal
         rows = self.ranks.gather([size, digest, asked])
-        if other := [str(rank) for rank, row in enumerate(rows) if row[:2] != rows[0][:2]]:
-            raise RankError(
-                f"all ranks must be given the same batches; rank {', '.join(other)} differs from "
-                f"rank 0 (sizes by rank: {[size for size, *_ in rows]}); use data.Loader, or a "
-                "DataLoader with generator=torch.Generator().manual_seed(1) and no "
-                "DistributedSampler."
-            )
         asking = [asked for _, _, asked in rows]
         if not any(asking):
+            if other := [str(rank) for rank, row in enumerate(rows) if row[:2] != rows[0][:2]]:
+                raise RankError(
+                    f"all ranks must be given the same batches; rank {', '.join(other)} differs "
+                    f"from rank 0 (sizes by rank: {[size for size, *_ in rows]}); use data.Loader, "
+                    "or a DataLoader with generator=torch.Generator().manual_seed(1) and no "
+                    "DistributedSampler."
+                )
             return None
         reasons = self.ranks.gather_objects(request and request.reason)
         first = next(rank for rank, code in enumerate(asking) if code)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import traceback
 import warnings
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset, IterableDataset
 
 from tinygan._run import checks
 
@@ -44,9 +46,18 @@ def tensors(batch: object) -> tuple[torch.Tensor, ...]:
     given = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     if not given or not all(isinstance(each, torch.Tensor) and each.dim() for each in given):
         kinds = ", ".join(type(each).__name__ for each in given) or "nothing"
+        remedy = (
+            "give the data set's examples as tensors, and a data set itself by "
+            "data.Loader(dataset, batch_size=64)"
+        )
+        if isinstance(batch, Mapping):
+            kinds = f"a dict with the keys {', '.join(map(repr, batch))}"
+            first = repr(next(iter(batch), "image"))
+            remedy = (
+                f"take batch[{first}]: let the data set give that, or tuples that begin with it"
+            )
         raise TypeError(
-            f"batches must be tensors (N, ...) or tuples of tensors, got {kinds}; give the data "
-            "set's examples as tensors."
+            f"batches must be tensors (N, ...) or tuples of tensors, got {kinds}; {remedy}."
         )
     if len({len(each) for each in given}) > 1:
         raise ValueError(
@@ -89,6 +100,12 @@ def digest(given: Sequence[torch.Tensor], batches: Iterable[object], ranks: Any)
 
 def length(batches: Iterable[object]) -> int | None:
     """Return the number of batches in an epoch, or None if that is not known."""
+    is_data_set = isinstance(batches, Dataset) and not isinstance(batches, IterableDataset)
+    if is_data_set or isinstance(batches, torch.Tensor):
+        raise TypeError(
+            f"batches must be whole batches, got a {type(batches).__name__}, which gives single "
+            "examples; wrap it in data.Loader(dataset, batch_size=64)."
+        )
     if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
         raise TypeError(
             f"batches must be iterable once per epoch, got a {type(batches).__name__}; give a list "
@@ -176,6 +193,31 @@ def rest_of_epoch(
         )
         done = 0
     return iter(batches), done
+
+
+def check_complete(epoch: int, given: int, length: int | None) -> None:
+    """Warn of an epoch that was shorter than the length of its batches."""
+    if length is not None and given < length:
+        warnings.warn(
+            f"epoch {epoch} ended after {given} of {length} batches; look for a data set that "
+            "raises StopIteration, or whose length counts more than it gives.",
+            stacklevel=2,
+        )
+
+
+STACKABLE = "tensors of one shape, or tuples that begin with one"
+REMEDY = (
+    "let the data set's transform end in images of one size, as tensors in [-1, 1], or use "
+    "data.image_folder or data.pack, which decode and resize"
+)
+
+
+def explain(error: Exception) -> None:
+    """Raise TypeError in place of a ``DataLoader``'s error about examples it cannot stack."""
+    text = "".join(traceback.format_exception(error))  # of a worker too
+    if STACKABLE not in text and "default_collate" in text:
+        reason = str(error).strip().splitlines()[-1]
+        raise TypeError(f"batches must be made of {STACKABLE}, got {reason}; {REMEDY}.") from error
 
 
 def closing(iterator: Any) -> contextlib.AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -55,6 +55,11 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
             os.kill(os.getpid(), number)
             return
         received.relay(number)
+        child = getattr(signal, "SIGCHLD", 0)  # which Windows has not
+        if child and callable(news := signal.getsignal(child)):
+            # PyTorch's would raise, in the midst of a step, for workers that this signal ended.
+            before[child] = news
+            signal.signal(child, lambda *arguments: _try(news, *arguments))
         stop(signal.Signals(number).name)
         own = before[number]
         if callable(own) and own is not signal.default_int_handler:
@@ -73,7 +78,12 @@ def as_requests(stop: Callable[[str], object]) -> Iterator[Received]:
         raise SystemExit(128 + received.number)  # the exit status that shells give to signals
 
 
-def ignore(_worker: int = 0) -> None:
+def _try(handler: Callable[..., object], *arguments: object) -> None:
+    with suppress(RuntimeError):
+        handler(*arguments)
+
+
+def ignore() -> None:
     """Ignore both signals in this process: a loader's worker, which its parent will end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

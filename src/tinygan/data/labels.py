@@ -24,7 +24,7 @@ def read_labels(labels: Labels, source: Source) -> dict[str, Any]:
     if labels is None or isinstance(labels, Mapping):
         table: Mapping[str, Any] | None = labels
     else:
-        table = _folders(source.names) if labels == "folders" else _table(Path(labels), source)
+        table = _folders(source.names) if labels == "folders" else _table(labels, source)
     if table is None:
         return {"classes": None, "labels": None}
     # A table may have the files' bare names, if no two files share one.
@@ -50,8 +50,9 @@ def _folders(names: Sequence[str]) -> dict[str, str]:
     return {name: each[0] for name, each in parts.items() if len(each) > 1}
 
 
-def _table(path: Path, source: Source) -> dict[str, Any] | None:
+def _table(path: Any, source: Source) -> dict[str, Any] | None:
     try:
+        path = Path(path)
         content = path.read_bytes() if path.is_file() else source.read(path.as_posix())
         text = content.decode("utf-8-sig")
         if path.suffix.lower() == ".json":

@@ -61,7 +61,8 @@ def pack(
         root, image_size, channels, labels, max_pixels: as for ``image_folder``.
         path: the array; its name ends in .npy. Folders above it are made.
         max_bad: the fraction of files that may be bad, from 0 to 1.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode; 0 decodes in this one. As for ``Loader``, a script needs
+            ``if __name__ == "__main__":`` where Python does not fork.
         progress: show a bar, where there is a terminal or a notebook.
         ranks: the processes of the run; None for those that torchrun has started.
 
@@ -69,7 +70,8 @@ def pack(
         ValueError: as ``image_folder``; for more bad files than ``max_bad``, naming them; for a
             ``path`` where somebody else's file is.
         OSError: for an array that cannot be written, or an image that fails to decode once.
-        RuntimeError: for workers that died or are stuck, or a RankError if rank 0 could not pack.
+        RuntimeError: for workers that died, are stuck or cannot start, or a RankError if rank 0
+            could not pack.
 
     Examples:
         >>> from PIL import Image
@@ -79,7 +81,7 @@ def pack(
     """
     checks.count("workers", workers, at_least=0)
     checks.number("max_bad", max_bad, "[0, 1]")
-    path, ranks = Path(path), distributed.checked(ranks)
+    path, ranks = checks.path("path", path), distributed.checked(ranks)
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)
@@ -103,11 +105,11 @@ def pack(
                 return
             _log.warning("%s is packed anew: %s.", path, reason)
         path.parent.mkdir(parents=True, exist_ok=True)
-        bar = notebook.bar(desc="packing", total=len(images), delay=1, shown=progress)
         # Workers start before the file is begun: they would hold its lock as well, and for some
         # seconds longer if this process is killed.
         decoded = _decoded(images, max_bad, workers)
         next(decoded)
+        bar = notebook.bar(desc="packing", total=len(images), delay=1, shown=progress)
         with closing(decoded), disk.renamed(path) as file, bar:
             for done in _write(file, images, max_bad, decoded):
                 bar.update(done)
@@ -134,7 +136,7 @@ def open_packed(path: str | os.PathLike[str]) -> PackedImages:
         >>> len(open_packed(pack(".", "faces.npy", image_size=64, workers=0).path))
         1
     """
-    return PackedImages(Path(path))
+    return PackedImages(checks.path("path", path))
 
 
 class PackedImages(Images):

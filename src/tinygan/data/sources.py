@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tinygan._run import checks
+
 EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
     ".ppm", ".pgm",
@@ -56,7 +58,7 @@ class Source:
 
 def open_source(root: str | os.PathLike[str], max_pixels: int) -> Source:
     """List what lies below a root; raise ValueError if it is no folder, zip or tar."""
-    root = Path(root)
+    root = checks.path("root", root)
     # A pixel takes 8 bytes at most, as 16-bit RGBA; the rest is for metadata and further frames.
     max_bytes = 8 * max_pixels + 2**26
     found = []

@@ -1,104 +1,178 @@
-"""The processes that load in the background: deaf to signals, and gone when their iteration is."""
+"""The processes that load in the background: deaf to signals, and kept from epoch to epoch."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
+import pickle
+import random
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
+from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tinygan._run import signals
+from tinygan.data.examples import load
 
-# Seconds that a worker has for its current batch when its iteration ends.
+# Seconds that a worker has to end when it is told to, and between looks at whether one has died.
 _GRACE = 1.0
 
 
-@contextmanager
-def iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """Iterate over a ``DataLoader``, whose workers are gone after the block.
+class Workers(_MultiProcessingDataLoaderIter):
+    """The iterator of PyTorch's ``DataLoader``, over one list of tasks after the other.
 
     A signal to stop reaches the whole process group: the run that is asked to finish its step and
-    save still needs its workers. So they ignore SIGINT and SIGTERM, and the second is what
-    multiprocessing would end them with. They are killed instead, which also ends one that is stuck.
+    save still needs its workers. So they ignore SIGINT and SIGTERM, and the second is what PyTorch
+    would end them with. They are killed instead, which also ends one that is stuck.
     """
-    # Both signals wait, and for ever in processes that are forked meanwhile. Not if a server starts
-    # the processes: it would hand the mask on to all of them.
-    forks = loader.num_workers > 0 and multiprocessing.get_start_method() == "fork"
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS) if forks else None
-    others = multiprocessing.active_children()
-    try:
-        with torch.device("cpu"):  # where processes that are forked here load, too
-            loaded: Any = iter(loader)
-    except BaseException:  # one worker could not be started: let the others go
-        _end([child for child in multiprocessing.active_children() if child not in others])
-        raise
-    finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    workers: list[BaseProcess] = getattr(loaded, "_workers", [])
-    # Runs before multiprocessing waits for its children to heed a signal that they ignore: when
-    # the interpreter ends, and when a process of multiprocessing does, which has no atexit.
-    end = Finalize(None, _end, [workers], exitpriority=0)
-    try:
-        yield _on_cpu(loaded)
-    finally:
-        # PyTorch waits 5 seconds for each that is busy, and 5 more after a signal it ignores.
-        late = threading.Timer(_GRACE, _kill, [workers])
-        late.daemon = True
-        if _left(workers):  # not after the interpreter's end, when no thread can be started
-            late.start()
-        with _no_news_of_children():
+
+    def __init__(self, dataset: Any, count: int, **options: Any) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            os._exit(1)  # it runs a script without main guard, and the run that waits says so
+        self._shutdown, self._home = True, os.getpid()  # there is nothing to shut down yet
+        self._tasks: list[list[int]] = []
+        self._examples = _Examples(dataset)
+        self._loader: DataLoader[Any] = DataLoader(
+            self._examples,  # type: ignore[arg-type]
+            sampler=self._tasks,
+            collate_fn=itemgetter(0),  # each task gives one whole batch
+            num_workers=count,
+            worker_init_fn=_begin,
+            persistent_workers=True,
+            **options,
+        )
+        forks = self._answered = multiprocessing.get_start_method() == "fork"
+        # In processes that are forked meanwhile signals wait for ever. A server that starts them
+        # would hand the mask on to all that it ever starts.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS) if forks else None
+        try:
+            with torch.device("cpu"):  # PyTorch draws a seed
+                super().__init__(self._loader)
+        except BaseException as error:  # one could not be started: let the others go
+            self._shutdown = True
+            _end(getattr(self, "_workers", []))
+            if forks or not isinstance(error, (EOFError, OSError)):
+                raise
+            raise RuntimeError(_NONE_BEGAN) from error
+        finally:
+            if mask is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # PyTorch would raise that one has died wherever this process is, as in the midst of a step.
+        signal_handling._remove_worker_pids(id(self))  # type: ignore[attr-defined]
+        self._worker_pids_set = False
+        # Runs before multiprocessing waits for its children to heed a signal that they ignore: when
+        # the interpreter ends, and when a process of multiprocessing does, which has no atexit.
+        Finalize(self, _end, [self._workers], exitpriority=0)
+
+    def can_go_on(self, dataset: Any, count: int) -> bool:
+        """Return whether so many live, and load this data set for this process."""
+        is_same = (self._num_workers, self._home) == (count, os.getpid())
+        return is_same and self._examples.dataset is dataset and not self._ended(0)
+
+    def _ended(self, seconds: float) -> list[Any]:
+        """Return those that have ended, once there are any or the time has passed."""
+        wait([worker.sentinel for worker in self._workers], seconds)
+        return [worker for worker in self._workers if worker.exitcode is not None]
+
+    def batches(self, tasks: list[list[int]]) -> Iterator[Any]:
+        """Give the batch of each task: a seed, and indices. If not all are taken, they end."""
+        self._tasks[:] = tasks
+        try:
+            self._reset(self._loader)
+            for _ in tasks:
+                batch = next(self)
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        except BaseException:
+            self._shutdown_workers()
+            raise
+
+    def _get_data(self) -> Any:
+        # Looks are counted, not seconds: those that Ctrl-Z has stopped for an hour are not stuck.
+        for _ in range(math.ceil(self._timeout / _GRACE)):
             try:
-                getattr(loaded, "_shutdown_workers", int)()  # as when nobody knows them any more
-            finally:
-                late.cancel()
-                end()
+                given, data = self._try_get_data(min(_GRACE, self._timeout))  # type: ignore[no-untyped-call]
+            except Exception as error:  # one may die while it hands a batch over
+                if not (ended := self._ended(_GRACE)):
+                    raise
+                died = (
+                    f"workers must not end while they load, got exit code {ended[0].exitcode} "
+                    f"from process {ended[0].pid}; -9 is often a lack of memory, for which fewer "
+                    "workers help."
+                )
+                raise RuntimeError(died if self._answered else _NONE_BEGAN) from error
+            if given:
+                self._answered = True
+                return data
+        raise RuntimeError(
+            f"workers must give a batch within timeout={self._timeout} seconds, got none; one is "
+            "stuck, or needs a longer timeout."
+        )
 
-
-def _on_cpu(loaded: Iterator[Any]) -> Iterator[Any]:
-    """Load on the CPU, whatever PyTorch's default device: a label may be a number as yet."""
-    end = object()
-    while True:
-        with torch.device("cpu"):
-            batch = next(loaded, end)
-        if batch is end:
+    def _shutdown_workers(self) -> None:
+        if self._shutdown or self._home != os.getpid():  # a fork leaves them to whom they belong
             return
-        yield batch
+        # PyTorch waits 5 seconds for each that is busy, and 5 more after a signal it ignores.
+        late = threading.Timer(_GRACE, _end, [self._workers])
+        late.daemon = True
+        if len(self._ended(0)) < len(self._workers):  # else Python may be ending
+            late.start()
+        try:
+            super()._shutdown_workers()
+        finally:
+            late.cancel()
+            _end(self._workers)
 
 
-def _end(workers: list[BaseProcess]) -> None:
-    with _no_news_of_children():
-        _kill(workers)
-        for process in _left(workers):
-            process.join()
+_NONE_BEGAN = (
+    "workers must be able to import the script and the data set, got none that could; put the "
+    "script's code under if __name__ == '__main__':, or use workers=0. (In a notebook, put the "
+    "data set's class into a module.)"
+)
 
 
-def _kill(workers: list[BaseProcess]) -> None:
-    for process in _left(workers):
-        process.kill()
+def _end(workers: list[Any]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
 
 
-def _left(workers: list[BaseProcess]) -> list[BaseProcess]:
-    # Not is_alive(), which is an error in a process that was forked meanwhile.
-    children = multiprocessing.active_children()
-    return [process for process in workers if process in children]
+def _begin(_number: int) -> None:
+    signals.ignore()
+    info: Any = get_worker_info()
+    object.__setattr__(info, "dataset", info.dataset.dataset)  # for data sets that ask
 
 
-@contextmanager
-def _no_news_of_children() -> Iterator[None]:
-    """Within the block no signal tells that a child has died: PyTorch's handler would raise."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
+class _Examples:
+    """A data set whose batches are made where they are loaded; what fails is given, not raised."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, task: list[int]) -> Any:
+        seed, *indices = task
+        random.seed(seed)
+        torch.manual_seed(seed)  # noqa: TID251 - the worker's own
+        np.random.seed(seed % 2**32)
+        try:
+            return load(self.dataset, indices)
+        except Exception as error:  # PyTorch would give another one, its message a traceback
+            try:
+                given: Exception = pickle.loads(pickle.dumps(error))
+            except Exception:
+                given = RuntimeError(f"{type(error).__name__}: {error}")
+            given.add_note(f"in a worker:\n{''.join(traceback.format_exception(error)).rstrip()}")
+            return given

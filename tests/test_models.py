@@ -206,3 +206,20 @@ def test_traits_are_found_in_any_net():
     with traits.evaluating(net):
         assert not any(part.training for part in net.modules())
     assert [part.training for part in net.modules()] == [True, True, False]
+
+
+@pytest.mark.parametrize("net", [DCGANGenerator, DCGANDiscriminator])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"norm": "batch"}, "norm must make a layer of a width, as nn.InstanceNorm2d does, got '"),
+        ({"norm": nn.BatchNorm2d(4)}, "norm must make a layer of a width, as nn.InstanceNorm2d d"),
+        ({"norm": nn.GroupNorm}, "norm must make a layer of a width, as nn.InstanceNorm2d does, g"),
+        ({"activation": nn.ReLU()}, "activation must make a layer, as nn.SiLU does, got ReLU();"),
+        ({"activation": torch.relu}, "activation must make a layer, as nn.SiLU does, got <built"),
+    ],
+)
+def test_what_makes_no_layer_is_named(net, arguments, sentence):
+    """A name, a layer that is already made, or a function instead of what makes layers."""
+    with pytest.raises(TypeError, match=re.escape(sentence)):
+        net(16, base_channels=4, **arguments)

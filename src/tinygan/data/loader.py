@@ -216,6 +216,8 @@ def _length(dataset: Any) -> int:
         remedy = f"use data.image_folder({str(dataset)!r}), or data.pack"
     elif isinstance(dataset, Mapping):
         remedy = f"give one of its values, {', '.join(map(repr, dataset))}"
+    elif hasattr(dataset, "dataset"):
+        remedy = "it gives batches already: give it to fit, or its data set here"
     elif isinstance(dataset, IterableDataset):
         remedy = "give fit a DataLoader of it"
     elif hasattr(dataset, "__getitem__") or hasattr(dataset, "pixels"):

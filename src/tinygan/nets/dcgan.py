@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -212,7 +212,20 @@ def _hidden(
     conv: nn.Conv2d | nn.ConvTranspose2d, norm: Norm | None, activation: Activation
 ) -> list[nn.Module]:
     """Return a hidden layer: convolution, normalisation, activation."""
-    return [conv, *([norm(conv.out_channels)] if norm else []), activation()]
+    layers: list[nn.Module] = [conv]
+    makers: list[tuple[str, Any, list[int], str]] = [
+        ("norm", norm, [conv.out_channels], "layer of a width, as nn.InstanceNorm2d does"),
+        ("activation", activation, [], "layer, as nn.SiLU does"),
+    ]
+    for name, make, given, what in makers if norm else makers[1:]:
+        try:
+            layers.append(make(*given))
+        except (TypeError, AttributeError) as error:
+            raise TypeError(
+                f"{name} must make a {what}, got {make!r}; give the class, or a functools.partial "
+                "of it."
+            ) from error
+    return layers
 
 
 def _check_labels(labels: torch.Tensor | None, num_classes: int | None) -> None:

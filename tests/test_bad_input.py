@@ -584,7 +584,10 @@ class Stream(IterableDataset):
         ("images", "got a str; use data.image_folder('images'), or data.pack."),
         (Path("images"), "got a PosixPath; use data.image_folder('images'), or data.pack."),
         ({"train": [1], "test": [2]}, "got a dict; give one of its values, 'train', 'test'."),
-        (DataLoader(tiny_images(4)), "got a DataLoader; it gives batches already: give it to fit"),
+        (
+            DataLoader(tiny_images(4)),
+            "got a DataLoader; it gives batches already: give it to fit, or its data set here.",
+        ),
         (Stream(), "got a Stream; give fit a DataLoader of it."),
         (None, "got a NoneType; give it len() and [index]."),
         (torch.zeros(()), "got a Tensor; give it len() and [index]."),

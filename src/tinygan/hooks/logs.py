@@ -271,7 +271,7 @@ class TensorBoard(FolderHook):
             self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=trainer.step + 1)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        with not_fatal(self.folder, (OSError, ValueError)):
+        with not_fatal(self.folder):
             if trainer.step % self.every == 0:
                 for name, value in report.floats().items():  # sync
                     self._writer.add_scalar(name, value, trainer.step)
@@ -280,8 +280,9 @@ class TensorBoard(FolderHook):
 
     def _write_samples(self, trainer: Run) -> None:
         if self._writer is not None:
-            picture = np.asarray(pictures.grid(pictures.shown(trainer.pictures())))
-            self._writer.add_image("samples", picture, trainer.step, dataformats="HWC")
+            with not_fatal(self.folder, (ValueError,)):
+                picture = np.asarray(pictures.grid(pictures.shown(trainer.pictures())))
+                self._writer.add_image("samples", picture, trainer.step, dataformats="HWC")
 
     def on_fit_end(self, trainer: Run) -> None:
         self._write_samples(trainer)

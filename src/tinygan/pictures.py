@@ -67,7 +67,7 @@ def value_range(images: torch.Tensor) -> tuple[float, float]:
         remedy = "use images.permute(0, 3, 1, 2)."
     if len(shape) != 4 or 0 in shape or channels_last:
         raise ValueError(f"images must be (N, C, H, W), got {shape}; {remedy}")
-    low, high = (float(end) for end in images.aminmax())
+    low, high = float(images.min()), float(images.max())
     if images.dtype != torch.uint8:
         checks.image_range(low, high)
     return low, high

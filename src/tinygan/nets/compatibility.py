@@ -82,13 +82,13 @@ def check_generator(
             f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
             f"generator makes, got {tuple(real.shape)}; {remedy}"
         )
-    ends = [float(end) for end in real.aminmax()]
+    ends = [float(real.min()), float(real.max())]
     if real.dim() != 4:  # of other data no range is known
         ends = [0 * end for end in ends]  # NaN if infinite
     if told := checks.image_range(*ends):
         warnings.warn(told, stacklevel=2)
     if new and real.dim() == 4:
-        low, high = (float(end) for end in fake.aminmax())
+        low, high = float(fake.min()), float(fake.max())
         above = last.startswith(("Sigmoid", "Relu", "Hardsigmoid", "Softplus"))
         if above or low < -1.001 or high > 1.001:
             warnings.warn(

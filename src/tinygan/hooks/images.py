@@ -31,11 +31,12 @@ class TrainingGrid(FolderHook):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__(folder)
         self._path = self.folder / "training_images.png"
+        self._images, self._missing = torch.empty(0, dtype=torch.float32, device="cpu"), 0
 
     def on_fit_start(self, trainer: Run) -> None:
         super().on_fit_start(trainer)
-        self._images = torch.empty(0, dtype=torch.float32, device="cpu")
-        self._missing = 64 if trainer.step == 0 or not self._path.exists() else 0
+        if trainer.step == 0 or not self._path.exists():
+            self._images, self._missing = torch.empty(0, dtype=torch.float32, device="cpu"), 64
 
     def on_step_start(self, trainer: Run) -> None:
         if self._missing > 0:

@@ -213,16 +213,12 @@ class LossPlot(FolderHook):
                         value = nan if row[name] is None else float(row[name])
                         curves.setdefault(name, array("d")).extend((float(row["step"]), value))
         self._figure.clear()
-        others = any(not name.startswith("loss_") for name in curves)
-        heights = (5, 3) if others else (1,)
-        axes = self._figure.subplots(
-            len(heights), sharex=True, height_ratios=heights, squeeze=False
-        )
-        above, below = axes[0, 0], axes[-1, 0]
+        panels = 1 + any(not name.startswith("loss_") for name in curves)
+        ratios = (5, 3)[:panels]
+        axes = self._figure.subplots(panels, sharex=True, height_ratios=ratios, squeeze=False)
+        above, below = axes[0, 0], axes[-1, 0]  # one, if there are losses alone
+        below.set(xlabel="iterations", ylabel="Other statistics")
         above.set(title="Losses During Training", ylabel="Loss")
-        if others:
-            below.set(ylabel="Other statistics")
-        below.set(xlabel="iterations")
         # The generator's first, as in the tutorial.
         for name, curve in sorted(curves.items(), key=lambda curve: curve[0] != "loss_generator"):
             points = np.array(curve).reshape(-1, 2)

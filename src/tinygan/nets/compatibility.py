@@ -82,10 +82,10 @@ def check_generator(
             f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
             f"generator makes, got {tuple(real.shape)}; {remedy}"
         )
-    ends = [float(real.min()), float(real.max())]
-    if real.dim() != 4:  # of other data no range is known
-        ends = [0 * end for end in ends]  # NaN if infinite
-    if told := checks.image_range(*ends):
+    low, high = float(real.min()), float(real.max())
+    if real.dim() != 4:  # of other data no range is known; these are NaN if they are infinite
+        low, high = 0 * low, 0 * high
+    if told := checks.image_range(low, high):
         warnings.warn(told, stacklevel=2)
     if new and real.dim() == 4:
         low, high = float(fake.min()), float(fake.max())

@@ -40,11 +40,8 @@ def _draw(layer: Any, mean: float) -> None:
     """Draw a layer's weight from N(mean, 0.02), also if it is computed from other tensors."""
     own, was_training = layer._parameters, layer.training
     # PyTorch's older wrappers compute the weight before each pass.
-    older = [
-        hook
-        for hook in layer._forward_pre_hooks.values()
-        if isinstance(hook, (SpectralNorm, WeightNorm))
-    ]
+    hooks = layer._forward_pre_hooks.values()
+    older = [hook for hook in hooks if isinstance(hook, (SpectralNorm, WeightNorm))]
     if is_parametrized(layer, "weight"):
         with evaluating(layer):  # to read spectral norm's weight in training moves its vectors
             drawn = nn.init.normal_(torch.empty_like(layer.weight), mean, 0.02)

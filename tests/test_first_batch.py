@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 import tinygan
-from tinygan import algorithms, data, hooks, losses, penalties
+from tinygan import algorithms, augmentations, data, hooks, losses, penalties, sampling
 from tinygan._run import batches as batches_of
 
 from helpers import assert_identical, fingerprint, tiny_images, tiny_trainer, with_latent_dim
@@ -237,9 +237,12 @@ def test_logits_that_happen_to_be_in_0_and_1_are_none(then):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: generator(nn.Identity(), nn.BatchNorm2d(3)), r"are in \[-\d.*, \d.*\], and shoul"),
-        (lambda: generator(nn.Sigmoid()), r"are in \[0\.\d+, 0\.\d+\], and should be in \[-1, 1"),
-        (lambda: generator(nn.ReLU()), r"are in \[0, .*; let it end in nn.Tanh\(\)"),
+        (
+            lambda: generator(nn.Identity(), nn.BatchNorm2d(3)),
+            r"are in \[-\d.*, \d.*\], beyond the",
+        ),
+        (lambda: generator(nn.Sigmoid()), r"are in \[0\.\d+, 0\.\d+\], and none can be below 0; l"),
+        (lambda: generator(nn.ReLU()), r"are in \[0, .*; let it end in nn.Tanh\(\), for \[-1, 1"),
     ],
 )
 def test_a_generator_of_another_range_is_pointed_out(make, sentence):
@@ -248,6 +251,17 @@ def test_a_generator_of_another_range_is_pointed_out(make, sentence):
         trained(make(), discriminator())
     flat = with_latent_dim(nn.Sequential(make(), nn.Flatten()), 5)
     trained(flat, nn.Linear(192, 1), batches=[tiny_images().flatten(1)])
+
+
+def test_a_generator_is_told_its_range_once():
+    """Not again when a run goes on; and one whose tanh is bright is not told (warnings fail)."""
+    bright = By(nn.Identity(), lambda x: x.abs() + 1)
+    assert trained(generator(bright, nn.Tanh()), discriminator()).sample(4).min() > 0.7
+    trainer = tinygan.GANTrainer(generator(nn.Identity(), nn.BatchNorm2d(3)), discriminator())
+    with pytest.warns(UserWarning, match="beyond the range of the real ones") as told:
+        trainer.fit([tiny_images()], steps=1)
+    assert len(told) == 1
+    trainer.fit([tiny_images()], steps=2)
 
 
 # Layouts.
@@ -379,6 +393,53 @@ def test_an_error_that_no_layout_mends_is_the_first_one():
     assert is_contiguous(trainer.discriminator)
 
 
+@pytest.mark.parametrize(
+    ("error", "images", "most"),
+    [
+        (RuntimeError, tiny_images(), 4),
+        (torch.OutOfMemoryError, tiny_images(), 1),
+        (RuntimeError, tiny_images().flatten(1), 1),
+    ],
+)
+def test_a_net_that_fails_is_tried_once_in_each_layout(error, images, most):
+    """Not again where memory ran out, nor where no images are that could lie in another way."""
+    tried = []
+
+    def fails(logits):
+        tried.append(len(logits))
+        raise error("not this time")
+
+    nets = with_latent_dim(nn.Linear(5, 192), 5), nn.Linear(192, 1)
+    if images.dim() == 4:
+        nets = generator(), discriminator()
+    with pytest.raises(error, match="not this time"):
+        trained(nets[0], By(nets[1], fails), batches=[images])
+    assert len(tried) == most
+
+
+def test_a_game_of_one_has_two_layouts():
+    """Its net's and its images' are one."""
+    tried = []
+
+    def algorithm(players, batch):
+        tried.append(batch)
+        raise AssertionError("not this time")
+        yield
+
+    trainer = tinygan.Trainer([tinygan.Player("a", discriminator())], algorithm)
+    with pytest.raises(AssertionError, match="not this time"):
+        trainer.fit([tiny_images()], steps=1)
+    assert len(tried) == 2
+
+
+def test_batches_of_inference_mode_train():
+    """They are copied, or autograd could not keep them: points too, which have no layout."""
+    nets = with_latent_dim(nn.Linear(5, 192), 5), nn.Linear(192, 1)
+    with torch.inference_mode():
+        batch = tiny_images().flatten(1)
+    assert trained(*nets, batches=[batch]).step == 2
+
+
 # What nets say of themselves.
 
 
@@ -484,7 +545,7 @@ class WithLabels(nn.Module):
 def test_nets_that_take_labels_without_saying_so():
     """The remedy is an attribute of the generator, and both nets take labels or none does."""
     plain = generator(), discriminator()
-    remedy = "both nets take labels if the generator has num_classes, their number, or neither."
+    remedy = "if it takes labels, set generator.num_classes to the number of classes."
     sentence = f"the generator must be a function of (noise), got forward(inputs, labels); {remedy}"
     with pytest.raises(TypeError, match=re.escape(sentence)):
         trained(WithLabels(plain[0]), plain[1])
@@ -497,7 +558,8 @@ def test_nets_that_take_labels_without_saying_so():
     conditional.num_classes = 3
     batches = [(tiny_images(), torch.zeros(24, dtype=torch.long))]
     sentence = (
-        f"the discriminator must be a function of (examples, labels), got forward(input); {remedy}"
+        "the discriminator must be a function of (examples, labels), got forward(input); build "
+        "both nets with num_classes, or neither."
     )
     with pytest.raises(TypeError, match=re.escape(sentence)):
         trained(conditional, plain[1], batches=batches)
@@ -576,17 +638,19 @@ def test_losses_of_other_arguments(make, sentence):
         tiny_trainer(loss=make())
 
 
-def test_other_functions_of_other_arguments():
-    """Penalties and augmentations are refused when they are made, priors with the trainer."""
-    sentence = "a penalty's cost must be a function of (d, real, fake), got <lambda>(real, fake); "
-    with pytest.raises(TypeError, match=re.escape(sentence)):
-        penalties.Penalty(lambda real, fake: real)
-    sentence = "an augmentation's apply must be a function of (examples, drawn), got <lambda>(x); "
-    with pytest.raises(TypeError, match=re.escape(sentence)):
-        tinygan.augmentations.Augmentation(tinygan.sampling.one_each, lambda x: x)
-    sentence = "an augmentation's draw must be a function of (shape, generator, images), got <lam"
-    with pytest.raises(TypeError, match=re.escape(sentence)):
-        tinygan.augmentations.Augmentation(lambda count: torch.rand(count, 2), torch.mul)
-    sentence = "prior must be a function of (count, latent_dim, generator), got <lambda>(count); "
-    with pytest.raises(TypeError, match=re.escape(sentence)):
-        tiny_trainer(prior=lambda count: torch.zeros(count, 5))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"penalties": penalties.Penalty(lambda real, fake: real)},
+        {"augment": augmentations.Augmentation(sampling.one_each, lambda x: x)},
+        {"augment": augmentations.Augmentation(lambda count: torch.rand(count, 2), torch.mul)},
+    ],
+)
+def test_other_functions_of_other_arguments(arguments):
+    """Penalties, augmentations and priors that cannot be called end the run before its start."""
+    trainer = tinygan.GANTrainer(generator(), discriminator(), **arguments)
+    with pytest.raises(TypeError, match=r"<lambda>\(\) takes \d positional arguments? but \d w"):
+        trainer.fit([tiny_images()], steps=1)
+    assert trainer.step == 0
+    with pytest.raises(TypeError, match=r"<lambda>\(\) takes 1 positional argument but 3 were gi"):
+        tiny_trainer(prior=lambda count: torch.zeros(count, 5)).fit([tiny_images()], steps=1)

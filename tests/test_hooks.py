@@ -414,7 +414,7 @@ def test_real_beside_fake_keeps_its_own_images(tmp_path):
     expected = pictures.titled(("Real Images", real), ("Fake Images", fake))
     with Image.open(tmp_path / "real_beside_fake.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
-    with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\), got \(1, 2\); "):
+    with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\), got \(4, 2\); "):
         hook.on_step_start(SimpleNamespace(real=torch.zeros(4, 2)))
 
 
@@ -500,7 +500,10 @@ def test_a_generator_that_leaves_the_range_is_shown_as_in_files(tmp_path):
 @pytest.mark.parametrize(
     ("made", "sentence"),
     [
-        (torch.full((4, 3, 8, 8), 200.0), "images must be in [-1, 1], got [200, 200]; scale bytes"),
+        (
+            torch.full((4, 3, 8, 8), 200, dtype=torch.int64),
+            "images must be in [-1, 1], got [200, 200]; scale bytes",
+        ),
         (torch.full((4, 3, 8, 8), np.nan), "images must be finite, got [nan, nan]; "),
         (torch.zeros(4, 8, 8, 3), "images must be (N, C, H, W), got (4, 8, 8, 3); use images.perm"),
     ],
@@ -528,6 +531,38 @@ def test_pictures_of_another_range_are_refused_before_the_first_step(
         trainer.fit([tiny_images()], steps=5)
     assert str(error.value).startswith(sentence)
     assert trainer.step == resumed
+
+
+def test_an_odd_batch_does_not_end_a_run(tmp_path, caplog):
+    """Later images are cut to the range, as a generator's are; NaN is told and not drawn."""
+    images = tiny_images(16)
+    for odd in (1.5, np.nan):
+        folder = tmp_path / str(odd)
+        listed = [hooks.TrainingGrid(folder), hooks.RealBesideFake(folder)]
+        changed = images.clone()
+        changed[-1, 0, 0, 0] = odd
+        tiny_trainer(hooks=listed).fit(list(changed.split(8)), epochs=1)
+    assert caplog.text.count("NOT WRITTEN, training continues: ") == 2
+    with Image.open(tmp_path / "1.5" / "training_images.png") as grid:
+        images[-1, 0, 0, 0] = 1
+        assert np.array_equal(np.asarray(grid), np.asarray(pictures.grid(images)))
+    assert sorted(path.name for path in (tmp_path / "nan").iterdir()) == ["training_images.png"]
+
+
+@pytest.mark.filterwarnings("ignore:.*tanh")
+def test_a_generator_that_drifts_bright_is_shown(tmp_path):
+    """All its pixels are white, then; at the end too, and where a run goes on."""
+    drift = hooks.every(2, lambda trainer, _: setattr(trainer.generator.main[-1], "plus", 30.0))
+    listed = [drift, hooks.SampleGrid(tmp_path, every=2), hooks.RealBesideFake(tmp_path)]
+    trainer = tinygan.GANTrainer(*nets(Scale(1)), hooks=listed)
+    trainer.fit([tiny_images()], steps=3)
+    trainer.fit([tiny_images()], steps=4)
+    for step in (2, 4):
+        with Image.open(tmp_path / "samples" / f"step_00000{step}.png") as grid:
+            assert np.asarray(grid)[5, 5].tolist() == [255, 255, 255]
+    new = tinygan.GANTrainer(*nets(Scale(1, 30.0)), hooks=[hooks.SampleGrid(tmp_path / "new")])
+    with pytest.raises(ValueError, match=r"^images must be in \[-1, 1\], got \[.*; scale bytes"):
+        new.fit([tiny_images()], steps=1)
 
 
 def test_a_generator_that_diverges_is_told_and_not_drawn(tmp_path, caplog):

@@ -79,7 +79,6 @@ def gan(
     terms = penalties_.listed(penalties)
     changes = augmentations.listed(augment)
     checks.count("d_steps", d_steps)
-    checks.takes("prior", prior, "(count, latent_dim, generator)", "use sampling.normal.")
     seen = partial(augmentations.applied, changes)  # what D sees of images
 
     def algorithm(players: Players, batch: Batch) -> Iterator[Player]:

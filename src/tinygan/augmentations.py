@@ -39,11 +39,6 @@ class Augmentation:
     draw: Draw
     apply: Callable[[Tensor, Tensor], Tensor]
 
-    def __post_init__(self) -> None:
-        remedy = "see tinygan.augmentations.Augmentation."
-        checks.takes("an augmentation's draw", self.draw, "(shape, generator, images)", remedy)
-        checks.takes("an augmentation's apply", self.apply, "(examples, drawn)", remedy)
-
 
 def listed(given: Augmentation | Sequence[Augmentation] | None) -> tuple[Augmentation, ...]:
     """Return one, several or no augmentations as a tuple; raise TypeError for anything else."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -28,18 +26,15 @@ def ema_weight(half_life: float, images: int, size: int) -> float:
 
 
 @torch.no_grad()
-def ema_update_(
-    average: nn.Module, live: nn.Module, weight: float | torch.Tensor, moving: Sequence[bool]
-) -> None:
-    """Move ``average`` towards ``live``, parameters if ``moving``: a + weight (l - a).
+def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tensor) -> None:
+    """Move ``average`` towards ``live``: a + weight (l - a).
 
     Buffers are copied: batch norm's statistics belong to the newest weights, and are averages
     already.
     """
-    old: list[torch.Tensor] = list(itertools.compress(average.parameters(), moving))
-    new: list[torch.Tensor] = list(itertools.compress(live.parameters(), moving))
+    old: list[torch.Tensor] = list(average.parameters())
     # Subtracted, not lerped: PyTorch's lerp takes no scalar on the device for many tensors.
-    change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old)], old))
+    change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(live.parameters(), old)], old))
     torch._foreach_mul_(change, weight)
     torch._foreach_add_(old, change)
     if buffers := list(average.buffers()):
@@ -57,8 +52,6 @@ class Average:
         interval = "[0, inf]" if callable(half_life) else "[1, inf]"
         self.half_life = schedules.checked("ema_half_life", half_life, interval)
         self._live = live
-        # Infinite ones, as a mask may be, stay: inf - inf is NaN.
-        self._moving = [not each.isinf().any() for each in live.parameters()]
         self._dtype = torch.promote_types(example(live).dtype, torch.float32)
         # PyTorch copies nothing with a graph: weights that old weight norm and pruning compute.
         computed = {
@@ -80,4 +73,4 @@ class Average:
         # As all schedules do, this one counts the images before the step.
         half_life = schedules.value_at(self.half_life, images - size, "ema_half_life", "[0, inf]")
         weight = ema_weight(max(half_life, 1.0), images, size)
-        ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * weight, self._moving)
+        ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * weight)

@@ -144,13 +144,19 @@ class GANTrainer(Trainer):
         return self.data[1] if len(self.data) > 1 else None
 
     def _examples(self, batch: object) -> Sequence[torch.Tensor]:
-        images = batches.images(batch)
-        if self.num_classes is None:
-            return [images]
-        labels = compatibility.as_labels(batches.labels(batch), len(images))
-        if labels.device.type == "cpu":
-            compatibility.check_labels(labels, self.num_classes)  # which waits for no device here
-        return [images, labels]
+        given = [batches.images(batch)]
+        if self.num_classes is not None:
+            given.append(compatibility.as_labels(batches.labels(batch), len(given[0])))
+            if given[1].device.type == "cpu":  # which waits for no device here
+                compatibility.check_labels(given[1], self.num_classes)
+        # Known without waiting: bytes, or another shape, are refused as in a first batch.
+        now, before = (
+            [(tensor.shape[1:], tensor.is_floating_point() or tensor.dtype) for tensor in each]
+            for each in (given, self.data)
+        )
+        if before and now != before:
+            self._check_first(given)
+        return given
 
     def _check_first(self, examples: Sequence[torch.Tensor]) -> None:
         real, *labels = examples
@@ -158,7 +164,8 @@ class GANTrainer(Trainer):
         # As many as will go through the nets at once: some work with certain numbers only.
         z = self.noise(0, max(len(real) // self._multiple, 1) * self._parts["join"])
         with discriminator.applied.rehearsing(), generator.applied.rehearsing():
-            fakes = compatibility.check_generator(generator, z, real, labels[0] if labels else None)
+            given = labels[0] if labels else None
+            fakes = compatibility.check_generator(generator, z, real, given, new=self.step == 0)
             super()._check_first(examples)
             compatibility.check_discriminator(discriminator, *fakes)
 

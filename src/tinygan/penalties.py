@@ -49,8 +49,6 @@ class Penalty:
 
     def __post_init__(self) -> None:
         checks.count("every", self.every)
-        arguments = "(d, real, fake)" if self.draw is None else "(d, real, fake, drawn)"
-        checks.takes("a penalty's cost", self.cost, arguments, "see tinygan.penalties.Penalty.")
         object.__setattr__(self, "weight", schedules.checked("weight", self.weight, "[0, inf)"))
 
     def term(

@@ -73,30 +73,22 @@ def value_range(images: torch.Tensor) -> tuple[float, float]:
     return low, high
 
 
-def shown(fakes: torch.Tensor) -> torch.Tensor:
-    """Return a generator's images, cut to [-1, 1] as in image files, for not all end in tanh.
+def shown(images: torch.Tensor, *, strict: bool = False) -> torch.Tensor:
+    """Return a run's images cut to [-1, 1], as in image files: not every net ends in tanh.
 
-    If none is below 0 they are of another range; that, and NaN, is a ValueError.
+    Raises ValueError for NaN, and if it is ``strict`` for those of which none is below 0.
     """
-    if fakes.is_floating_point() and fakes.min() < 0:
-        fakes = fakes.clamp(-1, 1)
-    value_range(fakes)
-    return fakes
+    cut = images.clamp(-1, 1) if images.is_floating_point() else images
+    value_range(images if strict and images.min() >= 0 else cut)
+    return cut
 
 
 def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     """Put pictures side by side on white, each under its title.
 
-    Raises TypeError for anything but pairs of a title and a picture.
-
     Examples:
         >>> both = titled(*[(name, Image.new("RGB", (9, 9))) for name in ("Real", "Fake")])
     """
-    if not panels or any(type(panel) is not tuple or len(panel) != 2 for panel in panels):
-        raise TypeError(
-            f'titled needs pairs such as ("Real", grid(images)), got {panels!r}; give a title to '
-            "each picture."
-        )
     margin, line = 24, 40
     width = sum(picture.width + margin for _, picture in panels) + margin
     height = max(picture.height for _, picture in panels) + margin + line
@@ -123,7 +115,8 @@ def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0
 
     Frames wider than 1,100 pixels are made smaller. Raises ValueError for no frames.
     """
-    _check_frames(frames, frames, seconds_per_frame)
+    checks.count("the number of frames", len(frames))
+    checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     with disk.renamed(path) as file:
         # One by one: Pillow's own writer keeps all of them.
         for number, frame in enumerate(frames, 1):
@@ -145,7 +138,8 @@ def save_html(
     Frames wider than 1,100 pixels are made smaller. Raises ValueError for no frames, or another
     number of captions.
     """
-    _check_frames(frames, captions, seconds_per_frame)
+    checks.count("the number of frames", len(frames))
+    checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
     page = Template(template).substitute(
         frames="\0", last=len(frames) - 1, milliseconds=round(1000 * seconds_per_frame)
@@ -153,7 +147,7 @@ def save_html(
     head, tail = page.encode().split(b"\0")
     with disk.renamed(path) as file:
         disk.write(file, head)
-        for number, (frame, caption) in enumerate(zip(frames, captions)):
+        for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
             # A quarter of the size of PNG for photographs, without a difference to the eye.
             memory = io.BytesIO()
             small(frame).save(memory, "WEBP", quality=90)
@@ -161,15 +155,3 @@ def save_html(
             image = f'<img src="data:image/webp;base64,{content}" alt="{html.escape(caption)}">'
             disk.write(file, ("\n" * (number > 0) + image).encode())
         disk.write(file, tail)
-
-
-def _check_frames(frames: Sequence[Path], captions: Sequence[object], seconds: float) -> None:
-    checks.number("seconds_per_frame", seconds, "(0, 60]")
-    are_paths = isinstance(frames, (list, tuple)) and all(
-        isinstance(f, (str, Path)) for f in frames
-    )
-    if not are_paths or not 0 < len(frames) == len(captions):
-        raise ValueError(
-            "frames must be one picture file or more, with a caption for each on a page, got "
-            f"{frames!r} and {captions!r}; give lists."
-        )

@@ -13,7 +13,7 @@ from tinygan import optimizers
 from tinygan._run import checks
 from tinygan.average import Average
 from tinygan.nets.applied import Applied, as_input
-from tinygan.nets.traits import check_initialised, evaluating, has_dropout
+from tinygan.nets.traits import evaluating, has_dropout
 from tinygan.optimizers import OptimizerFactory, dcgan_adam
 from tinygan.report import Ledger
 from tinygan.schedules import Schedule
@@ -67,7 +67,6 @@ class Player:
                 f"the {name} must have trainable weights, got a {type(module).__name__} without "
                 "any; use a net whose parameters require gradients."
             )
-        check_initialised(module)
         self.name = name
         self.module = module
         self.optimizer = optimizers.make(optimizer, module)

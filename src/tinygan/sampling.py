@@ -91,12 +91,7 @@ def generate(
     num_classes = getattr(generator, "num_classes", None)
     if num_classes is not None:
         wanted = torch.arange(len(z), device="cpu") % num_classes if labels is None else labels
-        try:
-            labels = torch.as_tensor(wanted, device=getattr(wanted, "device", "cpu"))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"labels must be (N,) of integers, or an int, got {wanted!r}."
-            ) from error
+        labels = torch.as_tensor(wanted, device=getattr(wanted, "device", "cpu"))
         labels = labels.expand(len(z)) if labels.dim() == 0 else labels
         labels = as_labels(labels, len(z))
         check_labels(labels, num_classes)

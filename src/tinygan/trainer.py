@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -181,7 +182,7 @@ class Trainer(Run):
         self._check_not_in_fit("fit")
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             raise ValueError(
-                "fit needs gradients, got a call where they are disabled; call it outside "
+                "fit needs gradients, but gradients are disabled here; call it outside "
                 "torch.no_grad() and inference_mode(), after torch.set_grad_enabled(True)."
             )
         if (epochs is None) == (steps is None):
@@ -321,15 +322,9 @@ class Trainer(Run):
             given = self._examples(batch)
             own, size = batches_of.part(given, batches, self.ranks)
             begins = not self.data and not (self.batch > 0 and self._is_too_small(size))
-            # Known without waiting: bytes, or another shape, are refused as in a first batch.
-            kinds, before = (
-                [(tensor.shape[1:], tensor.is_floating_point() or tensor.dtype) for tensor in each]
-                for each in (own, self.data)
-            )
-            differs = bool(before) and kinds != before
             if begins:
                 self._try(own, size, self._smallest(batches, size))
-            elif differs or (self.batch == 0 and self._is_too_small(size)):
+            elif self.batch == 0 and self._is_too_small(size):
                 self._check_first(own)
             if not self.data or self.batch == 0:
                 digest = batches_of.digest(given, batches, self.ranks)
@@ -347,8 +342,12 @@ class Trainer(Run):
         calls ``view`` may need the usual one: it alone, or, at last, all that is in the run.
         """
         players, plain, fast = list(self.players), torch.contiguous_format, layout(self.device)
+        held = itertools.chain(own, *(player.module.parameters() for player in players))
+        tries: list[list[Player]] = [[]]
+        if fast != plain and any(tensor.dim() == 4 for tensor in held):
+            tries += [*([each] for each in players if len(players) > 1), players]
         failed: Exception | None = None
-        for usual in ([], *([each] for each in players), players):
+        for usual in tries:
             if not self._rehearsed:
                 for player in players:
                     player.lay_out(plain if player in usual else fast)

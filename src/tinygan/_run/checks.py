@@ -85,18 +85,24 @@ def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple
     return height, width
 
 
-def image_range(low: float, high: float) -> None:
-    """Raise ValueError for images with values from ``low`` to ``high``, if they leave [-1, 1]."""
+def image_range(low: float, high: float) -> str:
+    """Raise ValueError for images from ``low`` to ``high``, unless these are in [-1, 1].
+
+    Returns what is to be said if none is below 0, as in [0, 1]; else nothing.
+    """
+    got = f"got [{low:.4g}, {high:.4g}]"
     if not math.isfinite(high - low):
         raise ValueError(
-            f"images must be finite, got [{low:.4g}, {high:.4g}]; look at the data, and at what "
-            "divides by a number that may be 0."
+            f"images must be finite, {got}; look at the data, and at what divides by a number "
+            "that may be 0."
         )
     if low < -1.001 or high > 1.001:  # resizing may leave the range by rounding
         raise ValueError(
-            f"images must be in [-1, 1], got [{low:.4g}, {high:.4g}]; scale bytes with "
-            "images / 127.5 - 1, and [0, 1] with images * 2 - 1."
+            f"images must be in [-1, 1], {got}; scale bytes with images / 127.5 - 1, and [0, 1] "
+            "with images * 2 - 1."
         )
+    pale = f"images must be in [-1, 1], {got} and none below 0: if they are in [0, 1], scale them "
+    return f"{pale}with images * 2 - 1." if low >= 0 and high > 0.5 else ""
 
 
 def path(name: str, value: object) -> Path:

@@ -40,10 +40,13 @@ class TrainingGrid(FolderHook):
 
     def on_step_start(self, trainer: Run) -> None:
         if self._missing > 0:
-            self._images = torch.cat([self._images, trainer.real[: self._missing].cpu()])
+            new = trainer.real[: self._missing].cpu()
+            if self._missing == 64:
+                pictures.value_range(new)  # an error now for what is no image
+            self._images = torch.cat([self._images, new])
             self._missing = 64 - len(self._images)
-            grid = pictures.grid(self._images)  # an error now for what is no image
-            with not_fatal(self.folder):
+            with not_fatal(self.folder, (OSError, ValueError)):
+                grid = pictures.grid(pictures.shown(self._images))
                 self._save_picture(grid, self._path)
             if self._missing == 0:  # they are of no more use
                 self._images = self._images[:0].clone()
@@ -64,16 +67,17 @@ class RealBesideFake(FolderHook):
 
     def on_step_start(self, trainer: Run) -> None:
         if not self._last:
-            pictures.grid(trainer.real[:1])  # an error now for what is no image
+            pictures.value_range(trainer.real)  # an error now for what is no image
         self._last.append(trainer.real[-64:].clone())
         while sum(map(len, self._last[1:])) >= 64:
             del self._last[0]
 
     def on_fit_end(self, trainer: Run) -> None:
         if self._last:  # else nothing has been trained
-            real = pictures.grid(torch.cat(self._last)[-64:])
-            picture = pictures.titled(("Real Images", real), ("Fake Images", _grid(trainer)))
-            self._save_picture(picture, self.folder / "real_beside_fake.png")
+            with not_fatal(path := self.folder / "real_beside_fake.png", (ValueError,)):
+                real = pictures.grid(pictures.shown(torch.cat(self._last)[-64:]))
+                picture = pictures.titled(("Real Images", real), ("Fake Images", _grid(trainer)))
+                self._save_picture(picture, path)
             self._last = []
 
 
@@ -107,7 +111,8 @@ class SampleGrid(FolderHook):
         # Not in on_fit_start: a run that is refused at its first batch destroys nothing.
         if self._begins:
             self._begins = False
-            grid = _grid(trainer)  # an error now for what is no image
+            # An error now for what is no image; a run that goes on may have drifted.
+            grid = _grid(trainer, strict=trainer.step == 0)
             if trainer.step == 0:
                 with not_fatal(self.folder / "samples"):
                     self._write(trainer, grid)
@@ -119,7 +124,8 @@ class SampleGrid(FolderHook):
                 self._write(trainer, _grid(trainer))
 
     def on_fit_end(self, trainer: Run) -> None:
-        self._write(trainer, _grid(trainer))
+        with not_fatal(self.folder / "samples", (ValueError,)):
+            self._write(trainer, _grid(trainer))
 
     def _write(self, trainer: Run, grid: Image.Image) -> None:
         steps = {_step_of(frame): frame for frame in self.frames}
@@ -131,9 +137,9 @@ class SampleGrid(FolderHook):
         self._save_picture(grid, path)
 
 
-def _grid(trainer: Run) -> Image.Image:
+def _grid(trainer: Run, *, strict: bool = False) -> Image.Image:
     """Return the grid of the run's pictures."""
-    return pictures.grid(pictures.shown(trainer.pictures()))
+    return pictures.grid(pictures.shown(trainer.pictures(), strict=strict))
 
 
 def _step_of(frame: Path) -> int:

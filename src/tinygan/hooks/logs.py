@@ -213,16 +213,12 @@ class LossPlot(FolderHook):
                         value = nan if row[name] is None else float(row[name])
                         curves.setdefault(name, array("d")).extend((float(row["step"]), value))
         self._figure.clear()
-        others = any(not name.startswith("loss_") for name in curves)
-        heights = (5, 3) if others else (1,)
-        axes = self._figure.subplots(
-            len(heights), sharex=True, height_ratios=heights, squeeze=False
-        )
-        above, below = axes[0, 0], axes[-1, 0]
+        panels = 1 + any(not name.startswith("loss_") for name in curves)
+        ratios = (5, 3)[:panels]
+        axes = self._figure.subplots(panels, sharex=True, height_ratios=ratios, squeeze=False)
+        above, below = axes[0, 0], axes[-1, 0]  # one, if there are losses alone
+        below.set(xlabel="iterations", ylabel="Other statistics")
         above.set(title="Losses During Training", ylabel="Loss")
-        if others:
-            below.set(ylabel="Other statistics")
-        below.set(xlabel="iterations")
         # The generator's first, as in the tutorial.
         for name, curve in sorted(curves.items(), key=lambda curve: curve[0] != "loss_generator"):
             points = np.array(curve).reshape(-1, 2)
@@ -271,7 +267,7 @@ class TensorBoard(FolderHook):
             self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=trainer.step + 1)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
-        with not_fatal(self.folder, (OSError, ValueError)):
+        with not_fatal(self.folder):
             if trainer.step % self.every == 0:
                 for name, value in report.floats().items():  # sync
                     self._writer.add_scalar(name, value, trainer.step)
@@ -280,8 +276,9 @@ class TensorBoard(FolderHook):
 
     def _write_samples(self, trainer: Run) -> None:
         if self._writer is not None:
-            picture = np.asarray(pictures.grid(pictures.shown(trainer.pictures())))
-            self._writer.add_image("samples", picture, trainer.step, dataformats="HWC")
+            with not_fatal(self.folder, (ValueError,)):
+                picture = np.asarray(pictures.grid(pictures.shown(trainer.pictures())))
+                self._writer.add_image("samples", picture, trainer.step, dataformats="HWC")
 
     def on_fit_end(self, trainer: Run) -> None:
         self._write_samples(trainer)

@@ -105,11 +105,6 @@ class Quality(LogHook):
                 "real must be all images, got a loader that gives each rank its part; make it "
                 "with ranks=tinygan.distributed.ALONE."
             )
-        if not hasattr(trainer, "sample"):
-            raise ValueError(
-                f"Quality needs a trainer with the method sample, got a {type(trainer).__name__}; "
-                "use GANTrainer, or measure in a hook of your own."
-            )
         super().on_fit_start(trainer)
         if self.module is None:
             self.module = metrics.inception(device=trainer.device)
@@ -119,12 +114,17 @@ class Quality(LogHook):
             self._features = self._real
         else:
             self._features = metrics.features(self._real, self.module)
-        self._measured(trainer)  # on trial: better an error now than after hours
+        # On trial: better an error now than after hours. A run that goes on may have drifted.
+        self._measured(trainer, strict=trainer.step == 0)
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every != 0:
             return
-        values = self._measured(trainer)
+        try:
+            values = self._measured(trainer)
+        except ValueError as error:  # a generator that has diverged: the run may go back
+            logger.error("NOT MEASURED at step %d, training continues: %s", trainer.step, error)
+            return
         self._write([as_json({"step": trainer.step, "images": trainer.images, **values})])
         if self.best is None or trainer.skipped.in_row > 0:  # that was not finite
             return
@@ -139,19 +139,13 @@ class Quality(LogHook):
                 failed = "NOT SAVED as the best at step %d, training continues: %s"
                 logger.error(failed, trainer.step, error)
 
-    def _measured(self, trainer: Any) -> dict[str, float]:
+    def _measured(self, trainer: Any, *, strict: bool = False) -> dict[str, float]:
         parts = (
-            pictures.shown(
-                trainer.sample(min(PART, self.count - first), seed=seeds.mix(0, "quality", part))
-            )
+            trainer.sample(min(PART, self.count - first), seed=seeds.mix(0, "quality", part))
             for part, first in enumerate(range(0, self.count, PART))
         )
+        parts = (pictures.shown(part, strict=strict) for part in parts)
         made = applied((chunk for part in parts for chunk in part.split(CHUNK)), self.module)
-        if made.shape[1:] != self._features.shape[1:]:
-            raise ValueError(
-                "real must be images like the generator's, or their features by one module, got "
-                f"features {tuple(self._features.shape)} of real and {tuple(made.shape)} of fake."
-            )
         values = self.measure(self._features, made)
         if self.best is not None and self.best not in values:
             raise ValueError(

@@ -136,7 +136,6 @@ def attribute_coverage(
         >>> len(coverage), coverage["mouth x glasses"].found
         (15, 9)
     """
-    checks.tensor("attributes", attributes)
     if attributes.dim() != 2 or attributes.shape[1] != len(counts):
         raise ValueError(
             f"attributes must be (N, {len(counts)}), got {tuple(attributes.shape)}; give one "

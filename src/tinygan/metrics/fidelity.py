@@ -8,12 +8,11 @@ one net; other shapes, too few features or values that are not finite raise Valu
 from __future__ import annotations
 
 import importlib
-import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -31,7 +30,8 @@ def features(images: torch.Tensor | Iterable[object], module: nn.Module) -> torc
 
     The net runs in evaluation mode, on its own device and in its own dtype, and is left as it was.
     Raises TypeError for what is no tensor or no net, and ValueError for no images, for another
-    range (all in [0, 1], too), for a net that cannot take them, or features that are not finite.
+    range, for a net that cannot take them, or features that are not finite. Floats of which none is
+    below 0 are warned of, and are a ValueError if they span [0, 1].
 
     Args:
         images: (N, C, H, W), in [-1, 1] or uint8; or batches of these, with or without labels. On
@@ -57,8 +57,8 @@ def applied(batches: Iterable[torch.Tensor], module: nn.Module) -> torch.Tensor:
                 made = module(batch.to(like)).reshape(len(batch), -1)
             except Exception as error:
                 raise ValueError(
-                    f"module must make a tensor (N, ...) of images {tuple(batch.shape)}, got a "
-                    f"{type(module).__name__} that fails: {error}; use a net for such images."
+                    f"module must make a tensor (N, ...) of images {tuple(batch.shape)}, but "
+                    f"{type(module).__name__} raised {error!r}; use a net for such images."
                 ) from error
             found.append(made.cpu().double())
     if not found:
@@ -73,21 +73,18 @@ def applied(batches: Iterable[torch.Tensor], module: nn.Module) -> torch.Tensor:
 
 def image_batches(images: torch.Tensor | Iterable[object]) -> Iterator[torch.Tensor]:
     """Yield the images of one tensor or of batches in chunks, scaled to [-1, 1] if uint8."""
-    lowest, highest = math.inf, -math.inf
-    if not isinstance(images, Iterable) or isinstance(images, np.ndarray):
-        checks.tensor("images", images)
+    ranges: list[float] = []
     for batch in [images] if isinstance(images, torch.Tensor) else images:
         given = batches_of.images(batch)
-        low, high = value_range(given)
+        ends = value_range(given)
         if given.dtype != torch.uint8:
-            lowest, highest = min(low, lowest), max(high, highest)
+            ranges += ends
         for chunk in given.split(CHUNK):
             yield scale(chunk) if chunk.dtype == torch.uint8 else chunk
-    if lowest >= 0 and highest > 0.5:
-        raise ValueError(
-            f"images must be in [-1, 1], got [{lowest:.4g}, {highest:.4g}] and none below 0, as in "
-            "[0, 1]; scale with images * 2 - 1, or give bytes (uint8) if they are that bright."
-        )
+    if ranges and (told := checks.image_range(low := min(ranges), high := max(ranges))):
+        if low < 0.02 and high > 0.98:  # all of [0, 1]: features beside those of bytes would lie
+            raise ValueError(told)
+        warnings.warn(told, stacklevel=2)
 
 
 def inception(
@@ -232,8 +229,6 @@ def _library(module: str) -> Any:
 
 def _checked(real: torch.Tensor, fake: torch.Tensor, at_least: int) -> list[torch.Tensor]:
     """Return both as float64 on the CPU, where torch-fidelity computes."""
-    checks.tensor("real", real)
-    checks.tensor("fake", fake)
     if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
             f"real and fake must be features (N, D) and (M, D), got {tuple(real.shape)} and "

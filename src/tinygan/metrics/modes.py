@@ -55,8 +55,6 @@ def nearest_mode(
         >>> nearest_mode(torch.tensor([[0.1], [3.9], [9.0]]), torch.tensor([[0.0], [4.0]]), 0.1)
         (tensor([0, 1, 1]), tensor([ True,  True, False]))
     """
-    checks.tensor("points", points)
-    checks.tensor("means", means)
     if points.dim() != 2 or points.shape[1:] != means.shape[1:] or not points.isfinite().all():
         raise ValueError(
             f"points must be (N, D) and finite, and means (K, D), got {tuple(points.shape)} and "
@@ -98,7 +96,6 @@ def mode_coverage(
         >>> coverage.found, round(coverage.reverse_kl, 3), round(coverage.floor, 3)
         (2, 0.693, 0.004)
     """
-    checks.tensor("modes", modes)
     if modes.dim() != 1 or modes.dtype != torch.int64 or len(modes) == 0:
         raise ValueError(
             f"modes must be (N,) of int64 with N of at least 1, got {tuple(modes.shape)} of "

@@ -22,7 +22,8 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
     if hasattr(discriminator, "latent_dim") and not hasattr(generator, "latent_dim"):
         raise ValueError(
             f"the generator must come first, got a {type(generator).__name__} and then a "
-            f"{type(discriminator).__name__}, which has a latent_dim; exchange the two."
+            f"{type(discriminator).__name__}, which has a latent_dim; exchange the two, or give "
+            "the generator its latent_dim."
         )
     # In other classes these names may mean something else: such nets are tried on the first batch.
     ours = isinstance(generator, DCGANGenerator) and isinstance(discriminator, DCGANDiscriminator)
@@ -43,18 +44,18 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
     if isinstance(last, nn.Sigmoid):
         raise ValueError(
             "discriminator must return logits, got probabilities from a final Sigmoid; remove that "
-            "layer: the losses apply it themselves."
+            "layer: losses take logits."
         )
 
 
 @torch.no_grad()
 def check_generator(
-    generator: Any, z: torch.Tensor, real: torch.Tensor, labels: torch.Tensor | None
+    generator: Any, z: torch.Tensor, real: torch.Tensor, labels: torch.Tensor | None, *, new: bool
 ) -> tuple[torch.Tensor, ...]:
     """Return a generator's fakes of z, and their labels if there are any.
 
-    Raises ValueError for real examples that are not as the fakes are. ``generator``, a player, does
-    not change while it is rehearsing.
+    Raises ValueError for real examples that are not as the fakes are; warns of a ``new`` generator
+    of another range. ``generator``, a player, does not change while it is rehearsing.
     """
     if not real.is_floating_point():
         raise ValueError(
@@ -65,7 +66,9 @@ def check_generator(
     if labels is not None:
         check_labels(labels, generator.module.num_classes)
         classes.append(labels[:1].expand(len(z)).to(z.device))
-    fake = _made(("noise", "labels", "examples"), generator, z, *classes)
+    with torch.enable_grad():  # so that it can be seen how they were made
+        fake = _made(("noise", "labels", "examples"), generator, z, *classes)
+    fake, last = fake.detach(), _last_node(fake)
     if len(real) == 0 or fake.shape[1:] != real.shape[1:]:
         remedy = (
             "change the nets (image_size, channels) or the data, and batch a data set with "
@@ -79,15 +82,19 @@ def check_generator(
             f"a batch must have the shape (N, {str(tuple(fake.shape[1:]))[1:]} that the "
             f"generator makes, got {tuple(real.shape)}; {remedy}"
         )
-    check_range(real)
-    if real.dim() == 4:
-        low, high = fake.min().item(), fake.max().item()
-        # A sigmoid's are about 0.5, a ReLU's begin at 0; others may lie above it by chance.
-        positive = low == 0 < high or (low > 0 and high > 0.5)
-        if low < -1.001 or high > 1.001 or positive:
+    low, high = float(real.min()), float(real.max())
+    if real.dim() != 4:  # of other data no range is known; these are NaN if they are infinite
+        low, high = 0 * low, 0 * high
+    if told := checks.image_range(low, high):
+        warnings.warn(told, stacklevel=2)
+    if new and real.dim() == 4:
+        low, high = float(fake.min()), float(fake.max())
+        above = last.startswith(("Sigmoid", "Relu", "Hardsigmoid", "Softplus"))
+        if above or low < -1.001 or high > 1.001:
             warnings.warn(
-                f"the generator's first images are in [{low:.4g}, {high:.4g}], and should be in "
-                "[-1, 1], as the real ones are; let it end in nn.Tanh().",
+                f"the generator's first images are in [{low:.4g}, {high:.4g}], "
+                f"{'and none can be below 0' if above else 'beyond the range of the real ones'}; "
+                "let it end in nn.Tanh(), for [-1, 1].",
                 stacklevel=2,
             )
     return fake, *classes
@@ -103,15 +110,20 @@ def check_discriminator(discriminator: Any, fake: torch.Tensor, *classes: torch.
             f"N={len(fake)}; keep the first axis, or, if it judges m images together, give it an "
             "attribute join, m."
         )
-    node = logits.grad_fn
-    while node is not None and STAYING.match(node.name()):
-        node = node.next_functions[0][0]
-    if node is not None and node.name().startswith(("Sigmoid", "Softmax", "Hardsigmoid")):
+    if _last_node(logits).startswith(("Sigmoid", "Softmax", "Hardsigmoid")):
         warnings.warn(
             "the discriminator ends in a sigmoid or the like, so that all it returns is in [0, 1], "
-            "but losses take logits; remove that layer: tinygan's losses apply it themselves.",
+            "but losses take logits; remove that layer.",
             stacklevel=2,
         )
+
+
+def _last_node(made: torch.Tensor) -> str:
+    """Return the name of autograd's node that made a tensor, but for those that keep its range."""
+    node = made.grad_fn
+    while node is not None and STAYING.match(node.name()):
+        node = node.next_functions[0][0]
+    return "" if node is None else node.name()
 
 
 def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Tensor:
@@ -119,10 +131,12 @@ def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Ten
     try:
         made = player(*inputs)
     except TypeError:
+        remedy = "build both nets with num_classes, or neither."
+        if len(inputs) == 1:
+            remedy = "if it takes labels, set generator.num_classes to the number of classes."
         checks.takes(
-            f"the {player.name}", player.module, f"({', '.join(names[: len(inputs)])})",
-            "both nets take labels if the generator has num_classes, their number, or neither.",
-        )  # fmt: skip
+            f"the {player.name}", player.module, f"({', '.join(names[: len(inputs)])})", remedy
+        )
         raise
     if not isinstance(made, torch.Tensor):
         raise TypeError(
@@ -130,27 +144,6 @@ def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Ten
             f"{type(made).__name__}; return the one that is trained on."
         )
     return made
-
-
-def check_range(images: torch.Tensor) -> None:
-    """Raise ValueError for images outside [-1, 1], or anything with NaN; warn of [0, 1]."""
-    finite = images.isfinite()
-    if not finite.all():
-        broken = int((~finite).reshape(len(images), -1).any(1).sum())
-        raise ValueError(
-            f"images must be finite, got NaN or infinity in {broken} of {len(images)}; look at the "
-            "data, and at what divides by a number that may be 0."
-        )
-    if images.dim() != 4:  # of other data no range is known
-        return
-    low, high = images.min().item(), images.max().item()
-    checks.image_range(low, high)
-    if low >= 0 and high > 0.5:
-        warnings.warn(
-            f"the first batch has no value below 0, its range is [{low:.4g}, {high:.4g}]: are "
-            "these images in [0, 1]? The nets expect [-1, 1]; scale with images * 2 - 1.",
-            stacklevel=2,
-        )
 
 
 def as_labels(labels: torch.Tensor, count: int) -> torch.Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -39,16 +38,6 @@ def layout(device: torch.device) -> torch.memory_format:
     Not on MPS, where older PyTorch has wrong gradients of batch norm in it (pytorch#175189).
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
-
-
-def check_initialised(net: nn.Module) -> None:
-    """Raise ValueError for lazy layers that have not seen a batch, whose weights have no shape."""
-    for name, weight in net.named_parameters():
-        if is_lazy(weight):
-            raise ValueError(
-                f"weights must have a shape, got {name} of a lazy layer; pass a batch through the "
-                "net first."
-            )
 
 
 def has_batch_norm(net: nn.Module) -> bool:

@@ -10,14 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
-from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from tinygan.nets.traits import check_initialised, evaluating
-
-WRAPPERS = (BasePruningMethod, SpectralNorm, WeightNorm)
-"""What computes a weight from others before each pass, as an attribute and not as a parameter."""
+from tinygan.nets.traits import evaluating
 
 
 @torch.no_grad()
@@ -27,8 +23,7 @@ def weights_init(module: nn.Module) -> None:
     Convolutions are drawn from N(0, 0.02), scales of batch norm from N(1, 0.02); its shifts become
     0 (Radford et al. 2015, section 4). It draws from PyTorch's global generator, as the tutorial
     does: call ``torch.manual_seed`` first to repeat it. A weight that weight norm or pruning
-    computes is drawn as a whole; below spectral norm its original is. Raises ValueError for lazy
-    layers, and for parametrizations that take no weight.
+    computes is drawn as a whole; below spectral norm its original is.
 
     Examples:
         >>> import tinygan
@@ -43,30 +38,25 @@ def weights_init(module: nn.Module) -> None:
 
 def _draw(layer: Any, mean: float) -> None:
     """Draw a layer's weight from N(mean, 0.02), also if it is computed from other tensors."""
-    check_initialised(layer)
     own, was_training = layer._parameters, layer.training
-    wrappers = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, WRAPPERS)]
+    # PyTorch's older wrappers compute the weight before each pass.
+    hooks = layer._forward_pre_hooks.values()
+    older = [hook for hook in hooks if isinstance(hook, (SpectralNorm, WeightNorm))]
     if is_parametrized(layer, "weight"):
         with evaluating(layer):  # to read spectral norm's weight in training moves its vectors
             drawn = nn.init.normal_(torch.empty_like(layer.weight), mean, 0.02)
-        try:
-            layer.weight = drawn
-        except (NotImplementedError, RuntimeError) as error:
-            raise ValueError(
-                f"weights must be assignable, got a parametrization that is not: {error} Call "
-                "weights_init before it is registered."
-            ) from error
+        layer.weight = drawn
     else:  # the second and third names are those of PyTorch's older wrappers
         drawn = next(own[name] for name in ("weight", "weight_orig", "weight_v") if name in own)
         nn.init.normal_(drawn, mean, 0.02)
-        for hook in wrappers:
+        for hook in older:
             if isinstance(hook, WeightNorm):
                 layer.weight_g.copy_(torch.norm_except_dim(drawn, 2, hook.dim))
     # Spectral norm's vectors follow, as in training, in as many iterations as PyTorch takes.
     layer.train()
     for _ in range(15):
         _ = layer.weight
-        for hook in wrappers:
+        for hook in older:
             hook(layer, ())
     layer.train(was_training)
 
@@ -85,7 +75,6 @@ def spectral_norm(net: nn.Module) -> nn.Module:
     """
     bounded = (_ConvNd, nn.Linear, nn.Embedding)
     layers = [layer for layer in net.modules() if isinstance(layer, bounded)]
-    check_initialised(net)
     if not layers or any("weight" not in layer._parameters for layer in layers):
         given = "some that are already parametrized" if layers else "no weights to divide"
         raise ValueError(

@@ -342,6 +342,8 @@ def test_a_player_is_a_net():
     for module in (nn.Linear, "net", None):
         with pytest.raises(TypeError, match=r"the critic must be a torch\.nn\.Module, got"):
             tinygan.Player("critic", module)
+    with pytest.raises(TypeError, match=r"the discriminator must be a torch\.nn\.Module, got"):
+        tinygan.GANTrainer(tinygan.DCGANGenerator(8), tinygan.DCGANDiscriminator)
 
 
 @pytest.mark.parametrize("net", [nn.Flatten(), nn.BatchNorm1d(8, affine=False)])

@@ -654,3 +654,16 @@ def test_other_functions_of_other_arguments(arguments):
     assert trainer.step == 0
     with pytest.raises(TypeError, match=r"<lambda>\(\) takes 1 positional argument but 3 were gi"):
         tiny_trainer(prior=lambda count: torch.zeros(count, 5)).fit([tiny_images()], steps=1)
+
+
+def test_a_generator_of_the_tutorials_noise_is_told_the_shape():
+    """Its first layer takes (N, Z, 1, 1); noise is (N, Z), and the note says what to write."""
+
+    class Tutorials(nn.Sequential):
+        latent_dim = 8
+
+    generator = Tutorials(nn.ConvTranspose2d(8, 3, 8), nn.Tanh())
+    trainer = tinygan.GANTrainer(generator, tinygan.DCGANDiscriminator(8, base_channels=4))
+    with pytest.raises(RuntimeError) as error:
+        trainer.fit([tiny_images()], steps=1)
+    assert "noise is (N, Z); begin with z = z[:, :, None, None]" in error.value.__notes__

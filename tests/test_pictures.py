@@ -140,7 +140,7 @@ def test_frames_are_files_with_captions(tmp_path):
 def animate(frames, path):
     """Make an animation of a kind."""
     if path.suffix == ".gif":
-        pictures.save_gif(frames, path)
+        pictures.save_gif([str(frame) for frame in frames], str(path))
     else:
         pictures.save_html(frames, path, captions=[frame.stem for frame in frames])
 

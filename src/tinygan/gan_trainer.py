@@ -93,11 +93,11 @@ class GANTrainer(Trainer):
         device: torch.device | str | None = None,
         execution: Execution = Execution(),  # noqa: B008 - it is a constant
     ) -> None:
-        compatibility.check_nets(generator, discriminator)
         players = [
             Player("discriminator", discriminator, discriminator_optimizer),
             Player("generator", generator, generator_optimizer, ema_half_life=ema_half_life),
         ]
+        compatibility.check_nets(generator, discriminator)
         self.latent_dim = checks.count("latent_dim", players[1].latent_dim)
         self.num_classes: int | None = getattr(generator, "num_classes", None)
         if self.num_classes is not None:

@@ -102,7 +102,7 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     return page
 
 
-def small(path: Path) -> Image.Image:
+def small(path: Path | str) -> Image.Image:
     """Read a picture, in colour and not wider than fits a page."""
     with Image.open(path) as file:
         picture = file.convert("RGB")
@@ -110,14 +110,16 @@ def small(path: Path) -> Image.Image:
     return picture
 
 
-def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0.25) -> None:
+def save_gif(
+    frames: Sequence[Path | str], path: Path | str, *, seconds_per_frame: float = 0.25
+) -> None:
     """Write picture files of one size as a GIF that loops and shows the last for 2 seconds more.
 
     Frames wider than 1,100 pixels are made smaller. Raises ValueError for no frames.
     """
     checks.count("the number of frames", len(frames))
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
-    with disk.renamed(path) as file:
+    with disk.renamed(Path(path)) as file:
         # One by one: Pillow's own writer keeps all of them.
         for number, frame in enumerate(frames, 1):
             picture = small(frame).convert("P", palette=Image.Palette.ADAPTIVE)
@@ -131,7 +133,11 @@ def save_gif(frames: Sequence[Path], path: Path, *, seconds_per_frame: float = 0
 
 
 def save_html(
-    frames: Sequence[Path], path: Path, *, captions: Sequence[str], seconds_per_frame: float = 0.25
+    frames: Sequence[Path | str],
+    path: Path | str,
+    *,
+    captions: Sequence[str],
+    seconds_per_frame: float = 0.25,
 ) -> None:
     """Write picture files, each with its caption, as one page with play, pause and a slider.
 
@@ -145,7 +151,7 @@ def save_html(
         frames="\0", last=len(frames) - 1, milliseconds=round(1000 * seconds_per_frame)
     )
     head, tail = page.encode().split(b"\0")
-    with disk.renamed(path) as file:
+    with disk.renamed(Path(path)) as file:
         disk.write(file, head)
         for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
             # A quarter of the size of PNG for photographs, without a difference to the eye.

@@ -98,8 +98,8 @@ def image_range(low: float, high: float) -> str:
         )
     if low < -1.001 or high > 1.001:  # resizing may leave the range by rounding
         raise ValueError(
-            f"images must be in [-1, 1], {got}; scale bytes with images / 127.5 - 1, and [0, 1] "
-            "with images * 2 - 1."
+            f"images must be in [-1, 1], {got}; scale bytes with images / 127.5 - 1, or [0, 1] "
+            "with images * 2 - 1, once; cut off what bicubic resizing leaves with clamp(-1, 1)."
         )
     pale = f"images must be in [-1, 1], {got} and none below 0: if they are in [0, 1], scale them "
     return f"{pale}with images * 2 - 1." if low >= 0 and high > 0.5 else ""

@@ -67,7 +67,12 @@ def check_generator(
         check_labels(labels, generator.module.num_classes)
         classes.append(labels[:1].expand(len(z)).to(z.device))
     with torch.enable_grad():  # so that it can be seen how they were made
-        fake = _made(("noise", "labels", "examples"), generator, z, *classes)
+        try:
+            fake = _made(("noise", "labels", "examples"), generator, z, *classes)
+        except RuntimeError as error:
+            if "conv_transpose" in str(error):  # the tutorial's noise is (N, Z, 1, 1)
+                error.add_note("noise is (N, Z); begin with z = z[:, :, None, None]")
+            raise
     fake, last = fake.detach(), _last_node(fake)
     if len(real) == 0 or fake.shape[1:] != real.shape[1:]:
         remedy = (

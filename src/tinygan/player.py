@@ -38,9 +38,8 @@ class Player:
 
     Raises:
         ValueError: for a name that is not a Python identifier, a net without trainable weights, a
-            half-life under 1, or an optimizer that needs a closure or tells no state.
-        TypeError: for no net, an optimizer instead of a function that makes one, or one with a
-            state that no checkpoint could hold.
+            half-life under 1, or an optimizer that needs a closure or moves other weights.
+        TypeError: for no net, or an optimizer instead of a function that makes one.
 
     Examples:
         >>> critic = Player("critic", nn.Linear(2, 1))
@@ -79,9 +78,8 @@ class Player:
     ) -> None:
         """Move the net to a device, and choose how it is applied. The trainer calls this."""
         self.module.to(device)
-        state = self.optimizer.state_dict()
-        if state.keys() - {"state", "param_groups"} or state.get("state"):  # before its first step
-            state = optimizers.state_of(self.optimizer, self.module)
+        state = optimizers.state_of(self.optimizer, self.module)
+        if state["moments"] or state["own"]:  # before its first step
             optimizers.load_state(self.optimizer, self.module, state)
         if self.average is not None:
             self.average.net.to(device)
@@ -178,7 +176,7 @@ class Player:
             raise ValueError(
                 f"the {self.name} must pay a cost that its weights can learn from, got one without "
                 "a gradient; compute it outside torch.no_grad(), detach nothing on the way, and "
-                "freeze not all weights."
+                "leave some weights trainable."
             )
         if not self.ledger.paid:
             self.optimizer.zero_grad()

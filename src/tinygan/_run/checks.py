@@ -50,13 +50,14 @@ def tensor(name: str, value: object) -> None:
 def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
     """Return one thing of a kind, several or None as a tuple."""
     is_one = isinstance(given, str | kind) or not isinstance(given, Iterable)
+    is_one |= isinstance(given, set | frozenset) and kind is not str  # in which order?
     found = () if given is None else (given,) if is_one else tuple(given)
     for one in found:
         if not isinstance(one, kind):
             wanted = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
             if isinstance(one, type) and issubclass(one, kind):
                 remedy = f"call the class: {one.__name__}(...)."
-            raise TypeError(f"{name} must be a {wanted} or several, got {one!r}; {remedy}")
+            raise TypeError(f"{name} must be a {wanted} or a list of them, got {one!r}; {remedy}")
     return found
 
 
@@ -140,12 +141,12 @@ def differences(
     What one side does not know is the same if it is off on the other: a later version's setting.
     """
     then, now = words
-    off = (None, False, "None", "False")
+    off = ("None", "False")
     return {
         prefix + name: f"{saved.get(name, 'missing')} {then}, {here.get(name, 'missing')} {now}"
         for name in {**saved, **here}
         if saved.get(name) != here.get(name)
-        and not ((name not in saved or name not in here) and {**saved, **here}[name] in off)
+        and not ((name not in saved or name not in here) and str({**saved, **here}[name]) in off)
     }
 
 

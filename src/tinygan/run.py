@@ -215,16 +215,10 @@ class Run:
 
         The device, and how optimizers are executed (fused, foreach), are this trainer's own.
         """
-        if not isinstance(state, dict):
-            raise TypeError(f"a state must be a dictionary, got {state!r}; resume takes a path.")
         if state.get("schema") != SCHEMA:
             remedy = f"load it by the version that wrote it: {state.get('versions')}"
             if "schema" not in state:
-                inner = [f"[{k!r}]" for k, v in state.items() if isinstance(v, dict)][:1]
-                remedy = (
-                    "a net's weights are no run, and are loaded before the trainer is made: net."
-                    f"load_state_dict(torch.load(path, weights_only=True){''.join(inner)})"
-                )
+                remedy = "weights go into net.load_state_dict, before the trainer is made"
             raise ValueError(
                 f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}; {remedy}."
             )
@@ -255,8 +249,8 @@ class Run:
         """Raise ValueError if ``fit`` runs: it would not notice the call, and train on."""
         if self._is_fitting:
             raise ValueError(
-                f"{call} must not be called while the same trainer is in fit, as by a hook or "
-                "another thread; call it before or after."
+                f"{call} must not be called while the same trainer is in fit, for example by a "
+                "hook or another thread; call it before or after."
             )
 
     def _check_batches(self, batches: Iterable[object]) -> None:
@@ -396,8 +390,7 @@ def _nets_of(player: Player) -> State:
 
 def _state_of(player: Player) -> State:
     """Return what must be remembered of a player."""
-    optimizer = optimizers.state_of(player.optimizer, player.module)
-    return {**_nets_of(player), "optimizer": optimizer}
+    return _nets_of(player) | {"optimizer": optimizers.state_of(player.optimizer, player.module)}
 
 
 def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:

@@ -10,7 +10,6 @@ left alone.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import logging
 import os
@@ -129,8 +128,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path}; check the path.") from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint must be whole and plain, got {path} with objects, which could execute "
-            "anything; of a net save the weights, torch.save(net.state_dict(), path)."
+            f"{path} holds pickled objects, which are not loaded; save net.state_dict() instead."
         ) from error
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise CheckpointError(
@@ -177,9 +175,7 @@ def load_whole(path: Path) -> dict[str, Any] | None:
 
 def find(path: Path) -> tuple[Path | None, dict[str, Any]]:
     """Return a file, or a folder's newest whole one, and its content; None and {} for a new run."""
-    # A name that is nearly a file's is a typo, not the folder of a new run.
-    is_file = difflib.get_close_matches(path.suffix.lower(), (".pt", ".pth", ".ckpt"), 1, 0.7)
-    if path.is_file() or path.suffix == ".pt" or (is_file and not path.exists()):
+    if path.is_file() or path.suffix in (".pt", ".pth", ".ckpt"):
         return path, load(path)
     candidates = files(path) or files(path / "checkpoints")
     for candidate in reversed(candidates):

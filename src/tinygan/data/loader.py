@@ -79,7 +79,7 @@ class Loader:
         seeds.mix(seed)  # or it would be refused in the first epoch
         self.workers = checks.count("workers", workers, at_least=0)
         self.timeout = timeout
-        self.ranks = distributed.checked(ranks)
+        self.ranks = ranks or distributed.join()
         # After joining: "cuda" is another one on each rank.
         self.device = None if device is None else checks.device(device)
         self._in_memory = in_memory(dataset)

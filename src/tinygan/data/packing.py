@@ -79,7 +79,7 @@ def pack(
     """
     checks.count("workers", workers, at_least=0)
     checks.number("max_bad", max_bad, "[0, 1]")
-    path, ranks = Path(path), distributed.checked(ranks)
+    path, ranks = Path(path), ranks or distributed.join()
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)

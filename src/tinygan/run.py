@@ -306,13 +306,18 @@ class Run:
         checkpoint.save(state | {"folders": folders}, path)
 
     @cached_property
-    def _infinite(self) -> frozenset[str]:
+    def _infinite(self) -> dict[str, bool]:
         """What is infinite before the first step, as an attention mask is; first asked then."""
-        return checkpoint.infinite({p.name: _nets_of(p) for p in self.players}, "players")
+        return checkpoint.not_finite({p.name: _nets_of(p) for p in self.players}, "players")
 
     def check_finite(self, state: State) -> None:
         """Raise ValueError for what is not finite in a state, and was before the first step."""
-        checkpoint.check_finite(state["players"], "players", self._infinite)
+        for where, has_nan in checkpoint.not_finite(state["players"], "players").items():
+            if has_nan or where not in self._infinite:
+                raise ValueError(
+                    f"what is saved must be finite, got {where} with values that are not; go back "
+                    "to an earlier checkpoint, or make a mask before the first step."
+                )
 
     def resume(
         self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()

@@ -16,7 +16,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +77,13 @@ def check_plain(content: object, name: str) -> None:
             )
 
 
-def infinite(content: object, name: str) -> frozenset[str]:
-    """Return the names of tensors that hold infinities, as an attention mask does."""
-    return frozenset(
-        where
+def not_finite(content: object, name: str) -> dict[str, bool]:
+    """Return by name which tensors have values that are not finite, and whether any is NaN."""
+    return {
+        where: bool(value.isnan().any())
         for where, value in _leaves(content, name)
-        if isinstance(value, torch.Tensor) and value.isinf().any()
-    )
-
-
-def check_finite(content: object, name: str, meant: Collection[str] = ()) -> None:
-    """Raise ValueError for weights, buffers or moments that are not finite, or as ``meant``."""
-    for where, value in _leaves(content, name):
-        if isinstance(value, torch.Tensor) and not value.isfinite().all():
-            if where in meant and not value.isnan().any():
-                continue
-            raise ValueError(
-                f"what is saved must be finite, got {where} with values that are not; go back to "
-                "an earlier checkpoint, or make a mask before the first step."
-            )
+        if isinstance(value, torch.Tensor) and not value.isfinite().all()
+    }
 
 
 def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:

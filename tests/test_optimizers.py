@@ -202,7 +202,7 @@ class Unplain(SGD):
         (
             lambda _: Adam([torch.zeros(1, requires_grad=True)]),
             ValueError,
-            "an optimizer must move its own net's weights, got Adam of others; use functools.parti",
+            "an optimizer must move its own net's weights, got Adam of others; make it of the par",
         ),
         (lambda _: None, TypeError, "what makes an optimizer must return one, got NoneType; use"),
         (1e-4, TypeError, "must be given as what makes it, got float; use functools.partial(tor"),

@@ -92,10 +92,7 @@ def state_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
     """
     left_out = ("params", "param_names", *EXECUTION)
     groups = [
-        {
-            "parameters": names,
-            "options": {k: v for k, v in group.items() if k not in left_out},
-        }
+        {"parameters": names, "options": {k: v for k, v in group.items() if k not in left_out}}
         for group, names in zip(optimizer.param_groups, _names(optimizer, module))
     ]
     # Not by the attribute state, which wrappers may leave empty.
@@ -103,7 +100,8 @@ def state_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
     state = dict(own.pop("state", {}))
     in_order = [name for group in groups for name in group["parameters"]]
     moments = {name: dict(state.pop(i)) for i, name in enumerate(in_order) if i in state}
-    return {"groups": groups, "moments": moments, "own": own | ({"state": state} if state else {})}
+    own |= {"state": state} if state else {}
+    return {"groups": groups, "moments": moments, "own": own}
 
 
 def load_state(optimizer: Optimizer, module: nn.Module, saved: dict[str, Any]) -> None:
@@ -135,5 +133,6 @@ def _names(optimizer: Optimizer, module: nn.Module) -> list[list[str]]:
     except KeyError:
         kind = type(optimizer).__name__
         raise ValueError(
-            f"an optimizer must move its own net's weights, got {kind} of others; {REMEDY}"
+            f"an optimizer must move its own net's weights, got {kind} of others; make it of the "
+            "parameters that it is given, after layers are replaced."
         ) from None

@@ -141,12 +141,11 @@ def differences(
     What one side does not know is the same if it is off on the other: a later version's setting.
     """
     then, now = words
-    off = ("None", "False")
     return {
         prefix + name: f"{saved.get(name, 'missing')} {then}, {here.get(name, 'missing')} {now}"
-        for name in {**saved, **here}
+        for name, value in {**saved, **here}.items()
         if saved.get(name) != here.get(name)
-        and not ((name not in saved or name not in here) and str({**saved, **here}[name]) in off)
+        and ((name in saved and name in here) or str(value) not in ("None", "False"))
     }
 
 

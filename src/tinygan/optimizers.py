@@ -40,6 +40,7 @@ def make(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
     closure = inspect.signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise ValueError(f"an optimizer must step without a closure, got {kind}; {REMEDY}")
+    _names(made, module)  # or it moves another net's
     return made
 
 
@@ -126,7 +127,7 @@ def load_state(optimizer: Optimizer, module: nn.Module, saved: dict[str, Any]) -
 
 
 def _names(optimizer: Optimizer, module: nn.Module) -> list[list[str]]:
-    """Return the names of each group's parameters."""
+    """Return the names of each group's parameters; raise ValueError for those of other nets."""
     names = {each: name for name, each in module.named_parameters()}
     try:
         return [[names[each] for each in group["params"]] for group in optimizer.param_groups]

@@ -78,8 +78,9 @@ class Player:
     ) -> None:
         """Move the net to a device, and choose how it is applied. The trainer calls this."""
         self.module.to(device)
-        state = optimizers.state_of(self.optimizer, self.module)
-        if state["moments"] or state["own"]:  # before its first step
+        state = self.optimizer.state_dict()
+        if state.keys() - {"state", "param_groups"} or state.get("state"):  # before its first step
+            state = optimizers.state_of(self.optimizer, self.module)
             optimizers.load_state(self.optimizer, self.module, state)
         if self.average is not None:
             self.average.net.to(device)

@@ -43,13 +43,12 @@ class FolderHook(Hook):
             return
         prepared(self.folder)
         here = os.path.realpath(self.folder)
-        above = trainer.hooks[: trainer.hooks.index(self)]
-        known = [hook for hook in above if isinstance(hook, FolderHook) and hook.folder]
-        before = [hook for hook in known if os.path.realpath(hook.folder) == here]
+        known = [hook for hook in trainer.hooks if isinstance(hook, FolderHook) and hook.folder]
+        same = [hook for hook in known if os.path.realpath(hook.folder) == here]
         own, other = type(self).__name__, self._draws_from
-        if any(type(hook) is type(self) for hook in before):
+        if [type(hook) for hook in same].count(type(self)) > 1:
             raise ValueError(f"{self.folder} must have one {own}, got two; leave one out.")
-        if other is not None and not any(isinstance(hook, other) for hook in before):
+        if other is not None and not any(isinstance(h, other) for h in same[: same.index(self)]):
             raise ValueError(
                 f"{own} must come after a {other.__name__} of the same folder, got none for "
                 f"{self.folder}; put {other.__name__}({str(self.folder)!r}) before it in hooks."

@@ -506,7 +506,9 @@ def test_other_arguments_that_break_a_rule():
         game(fine, execution=torch.bfloat16)
     with pytest.raises(ValueError, match="players must not be empty"):
         tinygan.Trainer([], fine)
-    with pytest.raises(TypeError, match=r"players must be a tinygan\.player\.Player or several"):
+    with pytest.raises(
+        TypeError, match=r"players must be a tinygan\.player\.Player or a list of them"
+    ):
         tinygan.Trainer([net], fine)
     with pytest.raises(ValueError, match="must have different names, got a, a"):
         tinygan.Trainer([tinygan.Player("a", nn.Linear(2, 2)), tinygan.Player("a", net)], fine)

@@ -71,7 +71,9 @@ def test_a_misspelt_word_is_told(allow, lines, saved):
 
 def test_words_that_are_none_are_refused(saved):
     """What may differ is told by names."""
-    with pytest.raises(TypeError, match="allow must be a str or several, got 5; use names from"):
+    with pytest.raises(
+        TypeError, match="allow must be a str or a list of them, got 5; use names from"
+    ):
         tiny_trainer().resume(saved, allow=5)
     assert tiny_trainer(seed=5, generator_optimizer=SLOW).resume(saved, allow={"seed"}) == saved
     assert tiny_trainer(generator_optimizer=SLOW).resume(saved, allow=None) == saved

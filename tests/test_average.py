@@ -190,7 +190,7 @@ def test_it_is_in_float32_at_least(dtype):
 @pytest.mark.parametrize("half_life", [0, 0.999, float("nan"), "9"])
 def test_a_half_life_that_is_none_is_refused(half_life):
     """The error names the value and the rule."""
-    with pytest.raises(ValueError, match=r"ema_half_life must be in \[1, inf\], got"):
+    with pytest.raises(ValueError, match=r"ema_half_life, in images, must be in \[1, inf\], got"):
         with_average(half_life)
 
 

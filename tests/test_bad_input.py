@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -204,14 +203,14 @@ def test_images_between_0_and_1_are_pointed_out():
             "as in losses.smoothed(0.1). The default is binary cross-entropy of logits.",
         ),
         ({"penalties": "r1"}, "got 'r1'; call the function, as in penalties.r1(), or put one of"),
-        ({"augment": "flip"}, "or several, got 'flip'; "),
+        ({"augment": "flip"}, "or a list of them, got 'flip'; "),
         (
             {"penalties": penalties.r1},
-            "penalties must be a tinygan.penalties.Penalty or several, got <function r1",
+            "penalties must be a tinygan.penalties.Penalty or a list of them, got <function r1",
         ),
         (
             {"augment": [augmentations.diff_augment]},
-            "augment must be a tinygan.augmentations.Augmentation or several, got <function diff",
+            "augment must be a tinygan.augmentations.Augmentation or a list of them, got <function",
         ),
         (
             {"generator_optimizer": torch.optim.Adam([torch.zeros(1, requires_grad=True)])},
@@ -226,12 +225,9 @@ def test_ingredients_of_another_kind(arguments, sentence):
 
 
 def test_a_loss_that_is_called():
-    """It is easily done, beside penalties that have to be."""
-    for loss in (losses.hinge, losses.relativistic):
-        with pytest.raises(
-            TypeError, match=r"a loss must be given, not called; write loss=losses\."
-        ):
-            loss()
+    """It is easily done, beside penalties that have to be; Python's own sentence is clear."""
+    with pytest.raises(TypeError, match="'Loss' object is not callable"):
+        losses.hinge()
 
 
 SEEDED = [
@@ -290,45 +286,18 @@ def test_a_device_that_is_not_there(make, device):
     assert re.search(r"; use '(cpu|cuda)', or leave it out\.$", str(caught.value))
 
 
-def test_an_optimizer_that_cannot_be_made_is_told():
-    """With what makes one."""
-    with pytest.raises(TypeError) as caught:
-        tiny_trainer(generator_optimizer=partial(torch.optim.Adam, [], lr=1e-4))
-    assert caught.value.__notes__[0].startswith("an optimizer's maker is called with named param")
-
-
 def test_a_net_that_is_frozen_after_all():
     """It cannot pay, which is found before the first step."""
     trainer = tiny_trainer()
     trainer.generator.requires_grad_(False)
     with pytest.raises(
-        ValueError, match=r"the generator must pay a cost .*, and freeze not all weights"
+        ValueError, match=r"the generator must pay a cost .*, and leave some weights trainable"
     ):
         trainer.fit([tiny_images()], steps=1)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda ranks: tiny_trainer(ranks=ranks),
-        lambda ranks: data.Loader(tiny_images(), 4, ranks=ranks),
-        lambda ranks: data.pack(".", "faces.npy", ranks=ranks),
-    ],
-)
-def test_ranks_are_no_number(make):
-    """How many there are is for torchrun to say."""
-    with pytest.raises(
-        TypeError, match=r"ranks must be what tinygan\.distributed\.join returns, got"
-    ):
-        make(2)
-
-
-def test_a_state_is_no_path():
-    """Nor is what makes the pictures anything but a function."""
-    with pytest.raises(
-        TypeError, match=r"a state must be a dictionary, got 'run\.pt'; resume takes"
-    ):
-        tiny_trainer().load_state_dict("run.pt")
+def test_what_makes_the_pictures_is_a_function():
+    """What is none is told when it is asked for pictures."""
     players = [tinygan.Player("critic", nn.Linear(2, 1))]
     trainer = tinygan.Trainer(players, tinygan.algorithms.gan(), sample=3)
     with pytest.raises(

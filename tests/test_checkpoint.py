@@ -338,12 +338,12 @@ def test_a_folder_is_not_saved_onto(tmp_path):
     assert not list(tmp_path.parent.glob("*.partial"))
 
 
-@pytest.mark.parametrize("name", ["run.pth", "run.p", "run.ckp", "step_000500.PT"])
+@pytest.mark.parametrize("name", ["run.pt", "run.pth", "run.ckpt"])
 def test_a_file_that_is_missing_is_no_new_run(name, tmp_path):
-    """Nor is one whose name has a typo; a folder's may have a dot."""
+    """But a folder's name may have a dot."""
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*; check the path"):
         tiny_trainer().resume(tmp_path / name)
-    for folder in ("v1.5", "faces.new", "run.p1", "runs"):
+    for folder in ("v1.5", "v.pt2", "adam.opt", "a.ckpts", "x.p", "a.pth1", "runs"):
         assert tiny_trainer().resume(tmp_path / folder) is None
 
 

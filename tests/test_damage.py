@@ -125,30 +125,26 @@ def test_what_is_no_checkpoint_is_an_error_and_passed_over(make, tmp_path, caplo
 
 
 @pytest.mark.parametrize(
-    ("content", "inner"),
-    [
-        (lambda net: net.state_dict(), ""),
-        (lambda net: {"epoch": 3, "state_dict": net.state_dict()}, "['state_dict']"),
-        (lambda net: {"G": net.state_dict(), "D": {}}, "['G']"),
-    ],
+    "content", [lambda net: net.state_dict(), lambda net: {"epoch": 3, "G": net.state_dict()}]
 )
-def test_weights_are_no_run(content, inner, tmp_path):
+def test_weights_are_no_run(content, tmp_path):
     """A file of weights, this library's or another's, is told as one, with what loads it."""
     trainer = tiny_trainer()
     torch.save(content(trainer.generator), tmp_path / "weights.pth")
     with pytest.raises(ValueError) as caught:
         trainer.resume(tmp_path / "weights.pth")
     assert str(caught.value) == (
-        f"{tmp_path / 'weights.pth'}: a checkpoint must have schema 2, got None; a net's weights "
-        "are no run, and are loaded before the trainer is made: net.load_state_dict(torch.load("
-        f"path, weights_only=True){inner})."
+        f"{tmp_path / 'weights.pth'}: a checkpoint must have schema 2, got None; weights go "
+        "into net.load_state_dict, before the trainer is made."
     )
 
 
 def test_a_pickled_net_is_no_run(tmp_path):
     """It could execute anything, and is not loaded; the weights alone may be."""
     torch.save(tiny_trainer().generator, tmp_path / "net.pt")
-    with pytest.raises(CheckpointError, match=r"with objects, .*torch\.save\(net\.state_dict\(\)"):
+    with pytest.raises(
+        CheckpointError, match=r"net\.pt holds pickled objects, which are not loaded; save net\.sta"
+    ):
         tiny_trainer().resume(tmp_path / "net.pt")
 
 
@@ -175,7 +171,7 @@ def test_loading_executes_nothing(forced, tmp_path, monkeypatch):
         Calls(os.mkdir, str(sentinel)),
     ):
         torch.save({**state, "hooks": {"Hook": call}}, path)
-        with pytest.raises(CheckpointError, match="whole"):
+        with pytest.raises(CheckpointError, match="holds pickled objects, which are not loaded"):
             tiny_trainer().resume(path)
         assert not sentinel.exists()
 

@@ -406,15 +406,14 @@ def test_runs_are_saved_on_windows(windows, tmp_path):
 
 
 def test_images_are_packed_on_windows(windows, tmp_path):
-    """An array that is mapped cannot be replaced there, which is told; once it is not, it is."""
+    """An array that is mapped cannot be replaced there; once it is not, it is."""
     for name in ("1.png", "2.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     pack = partial(data.pack, tmp_path, tmp_path / "faces.npy", 8, workers=0)
     packed = pack()
     Image.new("RGB", (8, 8)).save(tmp_path / "3.png")
-    with pytest.raises(PermissionError) as caught:
+    with pytest.raises(PermissionError):
         pack()
-    assert "Windows replaces no file that is open or mapped: close" in caught.value.__notes__[0]
     assert len(packed) == 2
     assert not list(tmp_path.glob("*.partial"))
     del packed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from functools import partial
 
@@ -282,6 +283,12 @@ def test_events_of_a_mixin_are_checked_too():
     type("More", (Mine,), {})
 
 
+@pytest.mark.parametrize("base", [dict, torch.nn.Module, threading.Thread])
+def test_a_mixin_may_be_anything(base):
+    """Its other methods may have any names and arguments, such as update and state_dict."""
+    type("Mine", (tinygan.Hook, base), {})
+
+
 async def waits(self, trainer, report):
     """Be never awaited."""
 
@@ -310,7 +317,7 @@ def test_an_event_that_would_not_run_fails_at_the_class_line(event):
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_wrong_signature_fails_at_the_class_line(event):
     """An event that does not accept its arguments is refused, with those it must accept."""
-    with pytest.raises(TypeError, match=rf"Mine\.{event}\(\) must accept \(self, trainer"):
+    with pytest.raises(TypeError, match=rf"Mine\.{event} must be a function of \(self, trainer"):
         type("Mine", (tinygan.Hook,), {event: lambda: None})
 
 
@@ -336,7 +343,7 @@ def test_helpers_of_ones_own_are_welcome():
 def test_wrong_hooks_are_refused():
     """What is no hook, and a function that does not take its arguments, are named."""
     with pytest.raises(
-        TypeError, match=r"hooks must be a tinygan\.hook\.Hook or several, got <built-in"
+        TypeError, match=r"hooks must be a tinygan\.hook\.Hook or a list of them, got <built-in"
     ):
         tiny_trainer(hooks=[print])
     for hooks in (tinygan.Hook, [tinygan.Hook]):
@@ -348,10 +355,16 @@ def test_wrong_hooks_are_refused():
         with pytest.raises(TypeError, match=r"got ('log'|5); subclass tinygan\.Hook, or wrap a fu"):
             tiny_trainer(hooks=hooks)
     assert tiny_trainer(hooks=None).hooks == ()
-    with pytest.raises(TypeError, match=r"function must be one of \(trainer, report\), got 7"):
-        tinygan.hooks.every(3, 7)
-    with pytest.raises(TypeError, match=r"must accept \(trainer, report\)"):
-        tinygan.hooks.every(3, lambda trainer: None)
+    with pytest.raises(TypeError, match=r"a list of them, got \{<.*\}; subclass"):
+        tiny_trainer(hooks={tinygan.Hook(), tinygan.Hook()})  # in which order?
+    told = r"what every calls must be a function of \(trainer, report\), got "
+    for function, got in (
+        (7, "7; use lambda"),
+        (lambda trainer: None, r"<lambda>\(trainer\); use"),
+    ):
+        with pytest.raises(TypeError, match=told + got):
+            tinygan.hooks.every(3, function)
+    tinygan.hooks.every(3, dict)  # of which Python knows no signature
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         tinygan.hooks.every(0, lambda trainer, report: None)
 

@@ -614,13 +614,15 @@ def test_two_of_a_class_need_two_folders(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = tiny_trainer(hooks=[make("run"), make(tmp_path / "run")])
     name = type(trainer.hooks[0]).__name__
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"run must have one {name}, got two; leave one out\."):
         trainer.fit([tiny_images()], steps=1)
-    assert str(error.value) == (
-        f"hooks of one class must have folders of their own, got two {name} of run, which would "
-        "write over each other; leave one out."
-    )
     tiny_trainer(hooks=[make("one"), make("two")]).fit([tiny_images()], steps=1)
+
+
+def test_a_hook_without_a_folder_is_in_none():
+    """It is not taken for a second one of the current folder."""
+    both = [hooks.TutorialLog(), hooks.TutorialLog(".")]
+    assert hooks.TutorialLog.on_fit_start(both[1], tiny_trainer(hooks=both)) is None
 
 
 @pytest.mark.parametrize(

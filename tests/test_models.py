@@ -6,6 +6,7 @@ import re
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -223,3 +224,12 @@ def test_what_makes_no_layer_is_named(net, arguments, sentence):
     """A name, a layer that is already made, or a function instead of what makes layers."""
     with pytest.raises(TypeError, match=re.escape(sentence)):
         net(16, base_channels=4, **arguments)
+
+
+def test_numbers_of_numpy_and_lists_of_two_are_sizes():
+    """As they come from an array or a configuration file."""
+    generator = DCGANGenerator([16, 16], np.int64(1), np.int64(5), 4, num_classes=np.int64(3))
+    assert (generator.image_size, type(generator.num_classes)) == ((16, 16), int)
+    discriminator = DCGANDiscriminator([16, 16], 1, 4, num_classes=np.int64(3))
+    made = generator(torch.zeros(2, 5), torch.tensor([0, 2]))
+    assert discriminator(made, torch.tensor([0, 2])).shape == (2,)

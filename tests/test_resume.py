@@ -209,3 +209,17 @@ def test_moments_are_matched_by_name(tmp_path):
         )
         assert torch.equal(ours, theirs)
     assert not torch.equal(*(s["exp_avg"] for s in other.players[0].optimizer.state.values()))
+
+
+def test_samples_before_a_fit_have_the_same_bits(tmp_path):
+    """Weights are laid out as they were saved: in another layout convolutions round otherwise."""
+
+    def made():
+        nets = tinygan.DCGANGenerator(32), tinygan.DCGANDiscriminator(32, base_channels=4)
+        return tinygan.GANTrainer(*nets, seed=1)
+
+    trainer, again = made(), made()
+    trainer.fit([torch.rand(8, 3, 32, 32) * 2 - 1], steps=1)
+    trainer.save(tmp_path / "run.pt")
+    again.resume(tmp_path / "run.pt")
+    assert torch.equal(again.sample(8), trainer.sample(8))

@@ -575,9 +575,9 @@ def refused_in_fit(call):
 
 def test_a_trainer_in_fit_takes_no_second_one(tmp_path):
     """A hook or another thread cannot train on, or go elsewhere, beneath a fit."""
-    told = "must not be called while the same trainer is in fit, as by a hook or another thread"
+    told = "must not be called while the same trainer is in fit, for example by a hook or another "
     fit = refused_in_fit(lambda trainer: trainer.fit([tiny_images()], steps=3))
-    assert fit == f"fit {told}; call it before or after."
+    assert fit == f"fit {told}thread; call it before or after."
     assert refused_in_fit(lambda trainer: trainer.resume(tmp_path)).startswith(f"resume {told}")
 
 

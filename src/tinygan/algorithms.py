@@ -78,7 +78,7 @@ def gan(
     cost = losses.checked(loss)
     terms = penalties_.listed(penalties)
     changes = augmentations.listed(augment)
-    checks.count("d_steps", d_steps)
+    d_steps = checks.count("d_steps", d_steps)
     seen = partial(augmentations.applied, changes)  # what D sees of images
 
     def algorithm(players: Players, batch: Batch) -> Iterator[Player]:

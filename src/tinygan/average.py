@@ -49,8 +49,10 @@ class Average:
     """
 
     def __init__(self, live: nn.Module, half_life: float | Schedule) -> None:
-        interval = "[0, inf]" if callable(half_life) else "[1, inf]"
-        self.half_life = schedules.checked("ema_half_life", half_life, interval)
+        name, interval = "ema_half_life, in images,", "[1, inf]"
+        if callable(half_life):
+            name, interval = "ema_half_life", "[0, inf]"
+        self.half_life = schedules.checked(name, half_life, interval)
         self._live = live
         self._dtype = torch.promote_types(example(live).dtype, torch.float32)
         # PyTorch copies nothing with a graph: weights that old weight norm and pruning compute.

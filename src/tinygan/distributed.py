@@ -203,16 +203,6 @@ def join(*, timeout: float = TIMEOUT) -> Ranks:
     return _joined[group]
 
 
-def checked(ranks: Ranks | None) -> Ranks:
-    """Return given ranks, or those that torchrun has started; raise TypeError for anything else."""
-    if ranks is not None and not isinstance(ranks, Ranks):
-        raise TypeError(
-            f"ranks must be what tinygan.distributed.join returns, got {ranks!r}; leave it out, "
-            "and start the script with torchrun."
-        )
-    return join() if ranks is None else ranks
-
-
 def _leave() -> None:
     # Whoever holds a group keeps its threads, and one that needs the interpreter when that has
     # ended aborts the process.

@@ -86,10 +86,11 @@ class Hook:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Its mixins too; other hooks among its bases have been checked at their own class line.
-        for base in (base for base in cls.__mro__ if base is cls or not issubclass(base, Hook)):
+        for base in cls.__mro__:
             for name, member in vars(base).items():
-                if callable(member) and not name.startswith("_") and base not in Hook.__mro__:
+                # What mixins are for besides is their own: dict has an update.
+                is_own = base is cls and not name.startswith("_")
+                if callable(member) and (is_own or name.startswith("on_")):
                     _check_method(f"{base.__name__}.{name}", name, member)
         own = [getattr(cls, name) is not getattr(Hook, name) for name in STATE]
         if own == [True, False]:  # what is saved would be lost when the run is resumed
@@ -104,7 +105,8 @@ EVENTS = tuple(name for name in vars(Hook) if name.startswith("on_"))
 
 def _check_method(owner: str, name: str, member: Callable[..., object]) -> None:
     if name in (*EVENTS, *STATE):
-        _check_call(owner, member, inspect.signature(getattr(Hook, name)).parameters)
+        expected = inspect.signature(getattr(Hook, name)).parameters
+        _check_call(owner, member, f"({', '.join(expected)})", "see tinygan.Hook.")
         return
     # "step_end" and "onStepEnd" resemble an event by .84 and more; helpers' names do not.
     close = difflib.get_close_matches(name.lower(), EVENTS, n=1, cutoff=0.8)
@@ -113,13 +115,9 @@ def _check_method(owner: str, name: str, member: Callable[..., object]) -> None:
         raise TypeError(f"{owner} is not an event; {meant}")
 
 
-def _check_call(owner: str, function: Callable[..., object], expected: Iterable[str]) -> None:
-    """Raise TypeError for a function that cannot be called so, or would not run by the call."""
-    given = inspect.signature(function)
-    try:
-        given.bind(*expected)
-    except TypeError:
-        raise TypeError(f"{owner}{given} must accept ({', '.join(expected)}).") from None
+def _check_call(owner: str, function: object, arguments: str, remedy: str) -> None:
+    """Raise TypeError for what cannot be called so, or would not run by the call."""
+    checks.takes(owner, function, arguments, remedy)
     if any(is_such(function) for is_such in DEFERRED):
         raise TypeError(f"{owner} must run when it is called; write it without async and yield.")
 
@@ -188,9 +186,8 @@ class every(Hook):  # noqa: N801 - reads as the verb it is: every(100, show)
 
     def __init__(self, n: int, function: Callable[[Run, Report], object]) -> None:
         self.n = checks.count("n", n)
-        if not callable(function):
-            raise TypeError(f"function must be one of (trainer, report), got {function!r}.")
-        _check_call(repr(function), function, ("trainer", "report"))
+        remedy = "use lambda trainer, report: print(report.floats()), for example."
+        _check_call("what every calls", function, "(trainer, report)", remedy)
         self.function = function
 
     def on_step_end(self, trainer: Run, report: Report) -> None:

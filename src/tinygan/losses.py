@@ -30,16 +30,8 @@ Cost: TypeAlias = Callable[[Tensor], Tensor]
 PairedCost: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-class _Given:
-    """What a trainer is given as it is."""
-
-    def __call__(self, *_: object) -> None:
-        """Refuse a call, which is more likely a mistake than a wish."""
-        raise TypeError("a loss must be given, not called; write loss=losses.hinge, without ().")
-
-
 @dataclass(frozen=True)
-class Loss(_Given):
+class Loss:
     """Three functions of D's logits (N, ...), each returning a cost for each logit.
 
         D pays   E[real(D(x))] + E[fake(D(G(z)))]
@@ -56,7 +48,7 @@ class Loss(_Given):
 
 
 @dataclass(frozen=True)
-class PairedLoss(_Given):
+class PairedLoss:
     """Two functions of D's logits on real examples and on the fakes beside them.
 
         D pays   E[discriminator(D(x), D(G(z)))]

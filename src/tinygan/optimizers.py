@@ -13,8 +13,6 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.utils._pytree import tree_map
 
-from tinygan._run import checkpoint
-
 OptimizerFactory: TypeAlias = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 """Makes an optimizer of a net's named parameters, for example ``partial(Adam, lr=1e-4)``."""
 
@@ -24,7 +22,6 @@ dcgan_adam: OptimizerFactory = partial(Adam, lr=2e-4, betas=(0.5, 0.999), fused=
 
 EXECUTION = ("fused", "foreach", "capturable", "differentiable")
 """Options of how an optimizer computes, not what: the choice of the machine that a run is on."""
-
 
 REMEDY = "use functools.partial(torch.optim.Adam, lr=2e-4), for example."
 
@@ -36,21 +33,14 @@ def make(factory: OptimizerFactory, module: nn.Module) -> Optimizer:
             f"an optimizer must be given as what makes it, got {type(factory).__name__}; {REMEDY}"
         )
     # Named, so that the optimizer's state can be matched by name rather than by position.
-    try:
-        made = factory([(name, p) for name, p in module.named_parameters() if p.requires_grad])
-    except TypeError as error:
-        error.add_note(f"an optimizer's maker is called with named parameters alone; {REMEDY}")
-        raise
+    made = factory([(name, p) for name, p in module.named_parameters() if p.requires_grad])
     kind = type(made).__name__
     if not isinstance(made, Optimizer):
         raise TypeError(f"what makes an optimizer must return one, got {kind}; {REMEDY}")
     closure = inspect.signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
-        raise ValueError(
-            f"an optimizer must move by gradients that are there, got {kind}, whose step needs a "
-            f"closure that computes them anew; {REMEDY}"
-        )
-    checkpoint.check_plain(state_of(made, module), f"{kind}'s state")
+        raise ValueError(f"an optimizer must step without a closure, got {kind}; {REMEDY}")
+    _names(made, module)  # or it moves another net's
     return made
 
 
@@ -101,53 +91,49 @@ def state_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
 
     ``own`` is what its ``state_dict`` has besides options and moments, as that of a wrapper has.
     """
-    names = {each: name for name, each in module.named_parameters()}
     left_out = ("params", "param_names", *EXECUTION)
-    try:
-        in_order = [names[each] for group in optimizer.param_groups for each in group["params"]]
-        # Not by the attribute state, which wrappers may leave empty.
-        own = dict(optimizer.state_dict())
-    except (LookupError, AttributeError) as error:
-        raise ValueError(
-            "an optimizer must move its own net's weights, and tell its state, got "
-            f"{type(optimizer).__name__}, which does not; {REMEDY}"
-        ) from error
+    groups = [
+        {"parameters": names, "options": {k: v for k, v in group.items() if k not in left_out}}
+        for group, names in zip(optimizer.param_groups, _names(optimizer, module))
+    ]
+    # Not by the attribute state, which wrappers may leave empty.
+    own = {k: v for k, v in optimizer.state_dict().items() if k != "param_groups"}
     state = dict(own.pop("state", {}))
-    moments = {in_order[k]: dict(state.pop(k)) for k in range(len(in_order)) if k in state}
-    if state:
-        own["state"] = state
-    return {
-        "groups": [
-            {
-                "parameters": [names[parameter] for parameter in group["params"]],
-                "options": {k: v for k, v in group.items() if k not in left_out},
-            }
-            for group in optimizer.param_groups
-        ],
-        "moments": moments,
-        "own": {k: v for k, v in own.items() if k != "param_groups"},
-    }
+    in_order = [name for group in groups for name in group["parameters"]]
+    moments = {name: dict(state.pop(i)) for i, name in enumerate(in_order) if i in state}
+    own |= {"state": state} if state else {}
+    return {"groups": groups, "moments": moments, "own": own}
 
 
 def load_state(optimizer: Optimizer, module: nn.Module, saved: dict[str, Any]) -> None:
     """Give an optimizer the options and moments of a saved state; others stay as they are."""
-    names = {each: name for name, each in module.named_parameters()}
-    groups = [dict(group) for group in optimizer.param_groups]
-    in_order = [each for group in groups for each in group["params"]]
-    places = {each: index for index, each in enumerate(in_order)}
+    device = optimizer.param_groups[0]["params"][0].device
 
     def placed(value: Any) -> Any:  # but for counts and the like, which may be anywhere
-        return value.to(in_order[0].device) if getattr(value, "ndim", 0) else value
+        return value.to(device) if getattr(value, "ndim", 0) else value
 
-    for group, saved_group in zip(groups, saved["groups"]):
+    options = [dict(group) for group in optimizer.param_groups]
+    for group, saved_group in zip(options, saved["groups"]):
         group.update(tree_map(placed, saved_group["options"]))
-    packed = [group | {"params": [places[each] for each in group["params"]]} for group in groups]
-    moments = {i: saved["moments"].get(names[each]) for each, i in places.items()}
-    own = optimizer.state_dict() | tree_map(placed, saved.get("own", {}))
-    others = saved.get("own", {}).get("state", {})
+    own = tree_map(placed, saved.get("own", {}))
+    in_order = [name for names in _names(optimizer, module) for name in names]
+    kept = {i: saved["moments"][k] for i, k in enumerate(in_order) if k in saved["moments"]}
     # PyTorch moves the moments to where the parameters are, and the step counts to where the
     # group's own way of executing needs them.
-    state = others | {i: each for i, each in moments.items() if each is not None}
-    optimizer.load_state_dict(own | {"state": state, "param_groups": packed})
-    for live, group in zip(optimizer.param_groups, groups):  # a wrapper may have loaded old options
-        live.update(group)
+    state = own.get("state", {}) | kept
+    optimizer.load_state_dict(optimizer.state_dict() | own | {"state": state})
+    for group, wanted in zip(optimizer.param_groups, options):
+        group.update(wanted)  # a wrapper may have loaded old ones
+
+
+def _names(optimizer: Optimizer, module: nn.Module) -> list[list[str]]:
+    """Return the names of each group's parameters; raise ValueError for those of other nets."""
+    names = {each: name for name, each in module.named_parameters()}
+    try:
+        return [[names[each] for each in group["params"]] for group in optimizer.param_groups]
+    except KeyError:
+        kind = type(optimizer).__name__
+        raise ValueError(
+            f"an optimizer must move its own net's weights, got {kind} of others; make it of the "
+            "parameters that it is given, after layers are replaced."
+        ) from None

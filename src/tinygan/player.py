@@ -38,9 +38,8 @@ class Player:
 
     Raises:
         ValueError: for a name that is not a Python identifier, a net without trainable weights, a
-            half-life under 1, or an optimizer that needs a closure or tells no state.
-        TypeError: for no net, an optimizer instead of a function that makes one, or one with a
-            state that no checkpoint could hold.
+            half-life under 1, or an optimizer that needs a closure or moves other weights.
+        TypeError: for no net, or an optimizer instead of a function that makes one.
 
     Examples:
         >>> critic = Player("critic", nn.Linear(2, 1))
@@ -177,7 +176,7 @@ class Player:
             raise ValueError(
                 f"the {self.name} must pay a cost that its weights can learn from, got one without "
                 "a gradient; compute it outside torch.no_grad(), detach nothing on the way, and "
-                "freeze not all weights."
+                "leave some weights trainable."
             )
         if not self.ledger.paid:
             self.optimizer.zero_grad()

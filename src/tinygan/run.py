@@ -215,16 +215,10 @@ class Run:
 
         The device, and how optimizers are executed (fused, foreach), are this trainer's own.
         """
-        if not isinstance(state, dict):
-            raise TypeError(f"a state must be a dictionary, got {state!r}; resume takes a path.")
         if state.get("schema") != SCHEMA:
             remedy = f"load it by the version that wrote it: {state.get('versions')}"
             if "schema" not in state:
-                inner = [f"[{k!r}]" for k, v in state.items() if isinstance(v, dict)][:1]
-                remedy = (
-                    "a net's weights are no run, and are loaded before the trainer is made: net."
-                    f"load_state_dict(torch.load(path, weights_only=True){''.join(inner)})"
-                )
+                remedy = "weights go into net.load_state_dict, before the trainer is made"
             raise ValueError(
                 f"a checkpoint must have schema {SCHEMA}, got {state.get('schema')!r}; {remedy}."
             )
@@ -255,16 +249,23 @@ class Run:
         """Raise ValueError if ``fit`` runs: it would not notice the call, and train on."""
         if self._is_fitting:
             raise ValueError(
-                f"{call} must not be called while the same trainer is in fit, as by a hook or "
-                "another thread; call it before or after."
+                f"{call} must not be called while the same trainer is in fit, for example by a "
+                "hook or another thread; call it before or after."
             )
 
     def _check_batches(self, batches: Iterable[object]) -> None:
         """Raise ValueError for other batches than were saved or begun, unless they are allowed."""
         if self._loaded or self.batch:  # between epochs others may follow in one process
-            self._place, self.batch = batches_of.fitting(
-                batches, self._place, self.batch, self._allow
-            )
+            try:
+                self._place, self.batch = batches_of.fitting(
+                    batches, self._place, self.batch, self._allow
+                )
+            except ValueError as error:
+                if not self._loaded:
+                    error.add_note(
+                        f"epoch {self.epoch} was begun with other batches; finish it first"
+                    )
+                raise
         self._loaded = False
 
     def _share_state(self, batches: Iterable[object] = ()) -> None:
@@ -312,13 +313,18 @@ class Run:
         checkpoint.save(state | {"folders": folders}, path)
 
     @cached_property
-    def _infinite(self) -> frozenset[str]:
+    def _infinite(self) -> dict[str, bool]:
         """What is infinite before the first step, as an attention mask is; first asked then."""
-        return checkpoint.infinite({p.name: _nets_of(p) for p in self.players}, "players")
+        return checkpoint.not_finite({p.name: _nets_of(p) for p in self.players}, "players")
 
     def check_finite(self, state: State) -> None:
         """Raise ValueError for what is not finite in a state, and was before the first step."""
-        checkpoint.check_finite(state["players"], "players", self._infinite)
+        for where, has_nan in checkpoint.not_finite(state["players"], "players").items():
+            if has_nan or where not in self._infinite:
+                raise ValueError(
+                    f"what is saved must be finite, got {where} with values that are not; go back "
+                    "to an earlier checkpoint, or make a mask before the first step."
+                )
 
     def resume(
         self, path: str | os.PathLike[str], *, allow: str | Iterable[str] = ()
@@ -396,8 +402,7 @@ def _nets_of(player: Player) -> State:
 
 def _state_of(player: Player) -> State:
     """Return what must be remembered of a player."""
-    optimizer = optimizers.state_of(player.optimizer, player.module)
-    return {**_nets_of(player), "optimizer": optimizer}
+    return _nets_of(player) | {"optimizer": optimizers.state_of(player.optimizer, player.module)}
 
 
 def _load(player: Player, saved: State, found: Mapping[str, str]) -> None:

@@ -93,7 +93,7 @@ class Trainer(Run):
     ) -> None:
         game = Players(players)
         check_algorithm(algorithm)
-        checks.count("accumulate", accumulate)
+        accumulate = checks.count("accumulate", accumulate)
         watching = check_hooks(hooks)
         ranks, dtype, scale = checked(execution).prepare(game, device)
         step = Step(game, algorithm, accumulate=accumulate, loss_scale=scale)

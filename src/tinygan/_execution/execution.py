@@ -42,7 +42,7 @@ class Execution:
     ) -> tuple[Ranks, torch.dtype, LossScale | None]:
         """Move the nets to where they train; return the ranks, the type and its loss scale."""
         # Before the device is asked for: "cuda" is another one on each rank.
-        ranks = distributed.checked(self.ranks)
+        ranks = self.ranks or distributed.join()
         where = players[0].device if device is None else checks.device(device)
         for player in players:
             own = _checked_dtype(self.dtype, player.weights_dtype)

@@ -10,14 +10,13 @@ left alone.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import logging
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +77,13 @@ def check_plain(content: object, name: str) -> None:
             )
 
 
-def infinite(content: object, name: str) -> frozenset[str]:
-    """Return the names of tensors that hold infinities, as an attention mask does."""
-    return frozenset(
-        where
+def not_finite(content: object, name: str) -> dict[str, bool]:
+    """Return by name which tensors have values that are not finite, and whether any is NaN."""
+    return {
+        where: bool(value.isnan().any())
         for where, value in _leaves(content, name)
-        if isinstance(value, torch.Tensor) and value.isinf().any()
-    )
-
-
-def check_finite(content: object, name: str, meant: Collection[str] = ()) -> None:
-    """Raise ValueError for weights, buffers or moments that are not finite, or as ``meant``."""
-    for where, value in _leaves(content, name):
-        if isinstance(value, torch.Tensor) and not value.isfinite().all():
-            if where in meant and not value.isnan().any():
-                continue
-            raise ValueError(
-                f"what is saved must be finite, got {where} with values that are not; go back to "
-                "an earlier checkpoint, or make a mask before the first step."
-            )
+        if isinstance(value, torch.Tensor) and not value.isfinite().all()
+    }
 
 
 def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
@@ -129,8 +116,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path}; check the path.") from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint must be whole and plain, got {path} with objects, which could execute "
-            "anything; of a net save the weights, torch.save(net.state_dict(), path)."
+            f"{path} holds pickled objects, which are not loaded; save net.state_dict() instead."
         ) from error
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise CheckpointError(
@@ -177,9 +163,7 @@ def load_whole(path: Path) -> dict[str, Any] | None:
 
 def find(path: Path) -> tuple[Path | None, dict[str, Any]]:
     """Return a file, or a folder's newest whole one, and its content; None and {} for a new run."""
-    # A name that is nearly a file's is a typo, not the folder of a new run.
-    is_file = difflib.get_close_matches(path.suffix.lower(), (".pt", ".pth", ".ckpt"), 1, 0.7)
-    if path.is_file() or path.suffix == ".pt" or (is_file and not path.exists()):
+    if path.is_file() or path.suffix in (".pt", ".pth", ".ckpt"):
         return path, load(path)
     candidates = files(path) or files(path / "checkpoints")
     for candidate in reversed(candidates):

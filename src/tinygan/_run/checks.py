@@ -8,7 +8,7 @@ import inspect
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +17,14 @@ import torch
 T = TypeVar("T")
 
 
-def count(name: str, value: int, *, at_least: int = 1) -> int:
-    """Return ``value`` if it is an int of at least ``at_least``."""
+def count(name: str, value: Any, *, at_least: int = 1) -> int:
+    """Return ``value`` as an int, if it is one, NumPy's too, of at least ``at_least``."""
     # bool is an int to Python, but nobody means True images.
-    is_int = isinstance(value, int) and not isinstance(value, bool)
+    is_int = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_int or value < at_least:
         rule = f"at least {at_least}" if is_int else "an int"
         raise ValueError(f"{name} must be {rule}, got {value!r}; use {at_least} or more.")
-    return value
+    return int(value)
 
 
 def number(name: str, value: Any, interval: str) -> float:
@@ -50,13 +50,14 @@ def tensor(name: str, value: object) -> None:
 def several(name: str, given: Any, kind: type[T], remedy: str) -> tuple[T, ...]:
     """Return one thing of a kind, several or None as a tuple."""
     is_one = isinstance(given, str | kind) or not isinstance(given, Iterable)
+    is_one |= isinstance(given, set | frozenset) and kind is not str  # in which order?
     found = () if given is None else (given,) if is_one else tuple(given)
     for one in found:
         if not isinstance(one, kind):
             wanted = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
             if isinstance(one, type) and issubclass(one, kind):
                 remedy = f"call the class: {one.__name__}(...)."
-            raise TypeError(f"{name} must be a {wanted} or several, got {one!r}; {remedy}")
+            raise TypeError(f"{name} must be a {wanted} or a list of them, got {one!r}; {remedy}")
     return found
 
 
@@ -76,8 +77,8 @@ def takes(name: str, function: Any, arguments: str, remedy: str, kind: str = "fu
 
 def size(name: str, value: int | tuple[int, int], *, at_least: int = 1) -> tuple[int, int]:
     """Return ``value`` as (height, width), each of at least ``at_least`` pixels."""
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, tuple) or len(pair) != 2:
+    pair = (value, value) if isinstance(value, Integral) else value
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(
             f"{name} must be an int or (height, width), got {value!r}; for example 64."
         )
@@ -146,12 +147,11 @@ def differences(
     What one side does not know is the same if it is off on the other: a later version's setting.
     """
     then, now = words
-    off = (None, False, "None", "False")
     return {
         prefix + name: f"{saved.get(name, 'missing')} {then}, {here.get(name, 'missing')} {now}"
-        for name in {**saved, **here}
+        for name, value in {**saved, **here}.items()
         if saved.get(name) != here.get(name)
-        and not ((name not in saved or name not in here) and {**saved, **here}[name] in off)
+        and ((name in saved and name in here) or str(value) not in ("None", "False"))
     }
 
 

@@ -91,14 +91,7 @@ def sync(file: BinaryIO) -> None:
 
 def replace(source: Path, target: Path) -> None:
     """Rename a file in one step, over an existing one too."""
-    try:
-        os.replace(source, target)
-    except PermissionError as error:
-        if fcntl is None:
-            error.add_note(  # type: ignore[unreachable]
-                f"Windows replaces no file that is open or mapped: close {target}."
-            )
-        raise
+    os.replace(source, target)
 
 
 def sync_folder(folder: Path) -> None:

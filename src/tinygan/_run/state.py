@@ -130,12 +130,12 @@ def _groups(state: State, other: State) -> Words:
     """Return what each optimizer's groups hold, in order if its own state may count them."""
     found: Words = {}
     for owner, player in state["players"].items():
-        told, others = f"{owner} optimizer", other["players"][owner]["optimizer"]
-        own = player["optimizer"].get("own", {})
-        if own and "own" not in others:
-            found[f"{told}.own state"] = ", ".join(own)
+        own = player["optimizer"].get("own")
+        theirs = other["players"][owner]["optimizer"].get("own")
+        if own and theirs is None:  # of a version that did not save it
+            found[f"{owner} optimizer.own state"] = ", ".join(own)
         # What an optimizer itself saves may count parameters by their order.
-        order = list if own or others.get("own") else sorted
+        order = list if own or theirs else sorted
         for index, group in enumerate(player["optimizer"]["groups"]):
-            found[f"{told}.group {index}"] = ", ".join(order(group["parameters"]))
+            found[f"{owner} optimizer.group {index}"] = ", ".join(order(group["parameters"]))
     return found

@@ -86,7 +86,7 @@ class Loader:
         self.workers = checks.count("workers", workers, at_least=0)
         checks.number("timeout", timeout, "(0, inf)")
         self.timeout = timeout
-        self.ranks = distributed.checked(ranks)
+        self.ranks = ranks or distributed.join()
         # After joining: "cuda" is another one on each rank.
         self.device = None if device is None else checks.device(device)
         self._in_memory = in_memory(dataset)

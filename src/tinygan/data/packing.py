@@ -81,7 +81,7 @@ def pack(
     """
     checks.count("workers", workers, at_least=0)
     checks.number("max_bad", max_bad, "[0, 1]")
-    path, ranks = checks.path("path", path), distributed.checked(ranks)
+    path, ranks = checks.path("path", path), ranks or distributed.join()
 
     def work() -> None:
         images = ImageFiles(root, image_size, channels, labels, max_pixels)

@@ -42,20 +42,17 @@ class FolderHook(Hook):
         if self.folder is None:
             return
         prepared(self.folder)
-        alike = [hook for hook in trainer.hooks if type(hook) is type(self)]
-        if sum(_is_same(hook.folder, self.folder) for hook in alike) > 1:
+        here = os.path.realpath(self.folder)
+        known = [hook for hook in trainer.hooks if isinstance(hook, FolderHook) and hook.folder]
+        same = [hook for hook in known if os.path.realpath(hook.folder) == here]
+        own, other = type(self).__name__, self._draws_from
+        if [type(hook) for hook in same].count(type(self)) > 1:
+            raise ValueError(f"{self.folder} must have one {own}, got two; leave one out.")
+        if other is not None and not any(isinstance(h, other) for h in same[: same.index(self)]):
             raise ValueError(
-                f"hooks of one class must have folders of their own, got two {type(self).__name__} "
-                f"of {self.folder}, which would write over each other; leave one out."
+                f"{own} must come after a {other.__name__} of the same folder, got none for "
+                f"{self.folder}; put {other.__name__}({str(self.folder)!r}) before it in hooks."
             )
-        if (other := self._draws_from) is not None:
-            before = [h for h in trainer.hooks[: trainer.hooks.index(self)] if isinstance(h, other)]
-            if not any(_is_same(hook.folder, self.folder) for hook in before):
-                raise ValueError(
-                    f"{type(self).__name__} must come after a {other.__name__} of the same folder, "
-                    f"got none for {self.folder}; put {other.__name__}({str(self.folder)!r}) "
-                    "before it in hooks."
-                )
 
     def _save_picture(self, picture: Image.Image, path: Path) -> None:
         """Write a picture whole or not at all: half a picture would spoil the animation."""
@@ -66,10 +63,6 @@ class FolderHook(Hook):
     def _show(self, path: Path) -> None:
         if notebook.is_here():
             self._display = notebook.show(pictures.small(path), self._display)
-
-
-def _is_same(folder: Path | None, other: Path) -> bool:
-    return folder is not None and os.path.realpath(folder) == os.path.realpath(other)
 
 
 def prepared(folder: Path) -> None:

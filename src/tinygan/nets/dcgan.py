@@ -64,10 +64,11 @@ class DCGANGenerator(nn.Module):
         self.channels = checks.count("channels", channels)
         self.latent_dim = checks.count("latent_dim", latent_dim)
         self.num_classes = num_classes
-        inputs = latent_dim
+        inputs = self.latent_dim
         if num_classes is not None:
+            self.num_classes = checks.count("num_classes", num_classes)
             # Not a learned vector as long as z: with it G soon ignores everything but the class.
-            inputs += checks.count("num_classes", num_classes)
+            inputs += self.num_classes
         kernels, widths, smallest = _stages(self.image_size, base_channels, max_channels)
         bias = norm is None
 
@@ -138,7 +139,8 @@ class DCGANDiscriminator(nn.Module):
             # Each class has a filter as large as the last map: features that are summed or averaged
             # over places, after so few layers, do not tell one digit from another.
             features = widths[-1] * smallest[0] * smallest[1]
-            self.embedding = nn.Embedding(checks.count("num_classes", num_classes), features)
+            self.num_classes = checks.count("num_classes", num_classes)
+            self.embedding = nn.Embedding(self.num_classes, features)
             # As small as the last convolution, so that at first the class hardly counts.
             nn.init.normal_(self.embedding.weight, 0.0, 0.02)
 

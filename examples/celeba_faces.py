@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import zlib
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from tinygan import data, distributed, hooks
 
 # The tutorial's inputs, in which 5 epochs of CelebA's 202,599 images are 7,915 steps.
 TUTORIAL = {"batch_size": 128, "image_size": 64, "ngf": 64, "ndf": 64, "num_epochs": 5, "lr": 2e-4}
-# What 2 CPU cores can do with the built-in faces in two minutes: small images, many small steps.
+# What 2 CPU cores can do in one to three minutes: small images, many small steps.
 SMALL = {"batch_size": 32, "image_size": 32, "ngf": 32, "ndf": 32, "num_epochs": 10, "lr": 5e-4}
 
 
@@ -191,13 +192,13 @@ def main() -> None:
             f"{arguments.image_size} pixels."
         )
         if resumed is not None:
-            say(f"Going on from {resumed}, at step {start}; another --out begins anew.")
+            say(f"Found {resumed}, of step {start}, to go on from; another --out begins anew.")
         trainer.fit(loader, epochs=epochs)
     except (KeyboardInterrupt, SystemExit) as end:
-        step = 0 if trainer is None else trainer.step
-        say(
-            f"\nStopped at step {step}, saved in {out}; the same command goes on, without --resume."
-        )
+        if trainer is not None and trainer.step > 0:
+            say(f"\nStopped at step {trainer.step}, saved in {out}; the same command goes on.")
+        else:
+            say("\nStopped before the first step; nothing is saved.")
         # What a shell expects of Ctrl-C, or of another signal.
         raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else end.code) from None
     except distributed.RankError as error:
@@ -214,8 +215,11 @@ def main() -> None:
 def refuse(parser: argparse.ArgumentParser, error: Exception, status: int = 2) -> NoReturn:
     """End with one line for what is wrong."""
     rank = distributed.join().rank
+    # What the library calls trainer.resume(..., allow=['a', 'b']) is --allow 'a' 'b' here.
+    call = r"trainer\.resume\(\.\.\., allow=\[(.*)\]\)"
+    text = re.sub(call, lambda found: f"--allow {found[1].replace(', ', ' ')}", str(error))
     # Each rank finds it, as a rule; one that is alone with it must not be silent.
-    parser.exit(status, f"{parser.prog}{f', rank {rank}' if rank else ''}: error: {error}\n")
+    parser.exit(status, f"{parser.prog}{f', rank {rank}' if rank else ''}: error: {text}\n")
 
 
 def finish(trainer: tinygan.GANTrainer, out: Path, images: torch.utils.data.Dataset) -> None:

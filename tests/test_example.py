@@ -220,7 +220,7 @@ def test_the_same_command_finishes_an_interrupted_run(tmp_path, number, whole):
         assert "the same command goes on" in broken.stdout
     again = run(*LONGER, "--out", "parts", folder=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "Going on from parts/checkpoints/step_0000" in again.stdout
+    assert "Found parts/checkpoints/step_0000" in again.stdout
 
     (files, weights), (our_files, our_weights) = whole(), written(tmp_path / "parts")
     assert files.keys() == our_files.keys()
@@ -234,6 +234,7 @@ def test_what_cannot_go_on_is_named(tmp_path):
     for flags, sentence in (
         (("--num-faces", 48), "size: 40 when saved, 48 now"),
         (("--num-faces", 40, "--ngf", 8), "generator.main.0.weight"),
+        (("--num-faces", 40, "--seed", 1), "To resume anyway: --allow 'seed'"),
         (
             ("--num-faces", 40, "--resume", "nowhere.pt"),
             "--resume must be a checkpoint, a .pt file, got nowhere.pt.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import tinygan
-from tinygan import augmentations, data, gan_trainer, losses, metrics, penalties, sampling
+from tinygan import (
+    augmentations,
+    data,
+    distributed,
+    gan_trainer,
+    losses,
+    metrics,
+    penalties,
+    sampling,
+)
 from tinygan.run import CHECK_EVERY
 
 import tutorial
@@ -858,3 +868,46 @@ def test_numbers_of_samples(count):
         ValueError, match=r"^count must be (at least 1|an int), got .*; use 1 or mo"
     ):
         tiny_trainer().sample(count)
+
+
+def test_a_trainer_is_saved_by_itself(tmp_path):
+    """Not by PyTorch's pickles, nor by a copy."""
+    trainer = tiny_trainer()
+    for attempt in (lambda: torch.save(trainer, tmp_path / "run.pt"), lambda: copy.copy(trainer)):
+        with pytest.raises(TypeError, match=r"a trainer must be saved by trainer\.save\(path\)"):
+            attempt()
+
+
+def test_a_shape_may_be_a_tuple():
+    """As torch.randn takes it."""
+    batch = tinygan.Batch.of(torch.zeros(4, 2))
+    assert batch.normal("z", (3, 5)).shape == (4, 3, 5)
+    assert torch.equal(
+        batch.uniform("u", (3,)), tinygan.Batch.of(torch.zeros(4, 2)).uniform("u", 3)
+    )
+
+
+def test_launching_no_process_is_refused():
+    """Before this program is replaced."""
+    with pytest.raises(ValueError, match="count must be at least 1, got 0; use the number of"):
+        distributed.launch(0)
+
+
+def test_nets_that_take_labels_as_vectors_are_told_what_labels_are():
+    """One-hot labels are the net's own business, and the note says of what it makes them."""
+
+    class OneHot(nn.Module):
+        latent_dim, num_classes = 8, 3
+
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(8 + 3, 3 * 8 * 8)
+
+        def forward(self, z, labels):
+            return self.net(torch.cat([z, labels], 1)).tanh().view(-1, 3, 8, 8)
+
+    discriminator = tinygan.DCGANDiscriminator(8, base_channels=4, num_classes=3)
+    trainer = tinygan.GANTrainer(OneHot(), discriminator)
+    with pytest.raises(RuntimeError) as error:
+        trainer.fit([(tiny_images(4), torch.arange(4) % 3)], steps=1)
+    assert any("F.one_hot makes vectors of them" in note for note in error.value.__notes__)

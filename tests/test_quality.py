@@ -456,3 +456,9 @@ class Times(nn.Module):
     def forward(self, images):
         """Return the images in a range."""
         return images.tanh() * self.by
+
+
+def test_a_measure_is_a_function(tmp_path):
+    """Not the name of one."""
+    with pytest.raises(TypeError, match=r"measure must be a function of \(real, fake\), got 'fid'"):
+        hooks.Quality(tmp_path, tiny_images(), measure="fid", module=nn.Flatten())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -186,10 +186,12 @@ class Batch:
         return self._random(name, torch.rand, shape)
 
     def _random(
-        self, name: str, make: Callable[..., torch.Tensor], shape: tuple[int, ...]
+        self, name: str, make: Callable[..., torch.Tensor], shape: tuple[Any, ...]
     ) -> torch.Tensor:
         if not isinstance(name, str):
             raise TypeError(f"a draw must have a name, got {name!r}; call batch.normal('z', 100).")
+        if len(shape) == 1 and isinstance(shape[0], tuple | list):  # as torch.randn takes it
+            shape = tuple(shape[0])
         first = self.tensors[0]
         dtype = first.dtype if first.is_floating_point() else torch.float32
 

@@ -223,6 +223,8 @@ def launch(count: int) -> NoReturn:
         >>> if "--ngpu=4" in sys.argv and not is_launched():  # the ranks come by here too
         ...     launch(4)
     """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}; use the number of GPUs.")
     # torchrun gives each rank one thread; here the ranks share all cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]

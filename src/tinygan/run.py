@@ -157,6 +157,10 @@ class Run:
                 sentence += f" In float16 that is how the loss scale is found; it is {scale:g} now."
             logger.warning("%s", sentence)
 
+    def __reduce__(self) -> Any:
+        """Refuse ``torch.save(trainer)`` and ``copy.deepcopy``."""
+        raise TypeError("a trainer must be saved by trainer.save(path), and made anew to resume.")
+
     def state_dict(self) -> State:
         """Return all that the run needs to go on; its tensors are live: copy them, or save them."""
         state = self._state_without_hooks()

@@ -81,6 +81,7 @@ class Quality(LogHook):
                 f"best must be fid, kid or None, because the lowest value is the best, got "
                 f"{best!r}; for another value, write a measure of which the lowest is best."
             )
+        checks.takes("measure", measure, "(real, fake)", "see tinygan.metrics.quality.")
         super().__init__(folder, "quality.jsonl")
         self.every = checks.count("every", every)
         self.count = checks.count("count", count)

@@ -143,6 +143,12 @@ def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Ten
             f"the {player.name}", player.module, f"({', '.join(names[: len(inputs)])})", remedy
         )
         raise
+    except (RuntimeError, IndexError) as error:
+        if len(inputs) > 1:
+            error.add_note(
+                "labels are class numbers (N,) of int64; F.one_hot makes vectors of them"
+            )
+        raise
     if not isinstance(made, torch.Tensor):
         raise TypeError(
             f"the {player.name} must return {names[2]} alone, a tensor (N, ...), got a "

@@ -646,3 +646,15 @@ def test_real_is_the_current_batch():
 
     tiny_trainer(hooks=[Look()]).fit(batches_of(images), epochs=1)
     assert torch.equal(torch.cat(seen), images)
+
+
+def test_an_epoch_is_finished_with_the_batches_it_began_with():
+    """Others are refused in its middle; nothing was saved, so the note speaks of the epoch."""
+    trainer = tiny_trainer()
+    trainer.fit(data.Loader(tiny_images(24), 8), steps=1)
+    with pytest.raises(ValueError, match=r"batches\.batch_size: 8") as error:
+        trainer.fit(data.Loader(tiny_images(24), 12), steps=2)
+    assert error.value.__notes__ == ["epoch 0 began with other batches; finish it with them"]
+    trainer.fit(data.Loader(tiny_images(24), 8), epochs=1)
+    trainer.fit(data.Loader(tiny_images(24), 12), epochs=2)
+    assert trainer.step == 5

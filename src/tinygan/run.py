@@ -267,7 +267,7 @@ class Run:
             except ValueError as error:
                 if not self._loaded:
                     error.add_note(
-                        f"epoch {self.epoch} was begun with other batches; finish it first"
+                        f"epoch {self.epoch} began with other batches; finish it with them"
                     )
                 raise
         self._loaded = False

@@ -5,28 +5,46 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+import os
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import TypeAlias
 
+import numpy as np
 import torch
-from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
+from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, ImageOps
+from torch.nn import functional
 
 from tinygan._run import checks, disk
 
-__all__ = ["grid", "save_gif", "save_html", "titled"]
+__all__ = ["grid", "save_gif", "save_html", "save_images", "save_mp4", "titled"]
 
 LEGIBLE = 64  # pixels; images with a smaller side are magnified in grids
+FILLING = 512  # pixels; likewise in animations, which have a page for themselves
 WIDEST = 1100  # pixels; animations and notebooks show wider pictures smaller
 
+Frame: TypeAlias = Image.Image | Path | str
 
-def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
+
+def grid(
+    images: torch.Tensor,
+    *,
+    columns: int = 8,
+    labels: Sequence[str] | None = None,
+    padding: int = 2,
+) -> Image.Image:
     """Lay images (N, C, H, W), in [-1, 1] or uint8, out in rows of eight, ``padding`` pixels apart.
 
-    One channel is shown grey, of two the first, of more the first three. Small images are magnified
-    by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes and
-    ranges.
+    With ``labels``, the name of each image's class (N,), there are rows for each class, after its
+    name. One channel is shown grey, of two the first, of more the first three. Small images are
+    magnified by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes
+    and ranges.
 
     Examples:
         >>> grid(torch.zeros(64, 3, 64, 64)).size
@@ -41,8 +59,28 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
     cells = in_bytes(images.detach()[:, : 3 if images.shape[1] >= 3 else 1]).cpu()
     factor = max(1, round(LEGIBLE / min(cells.shape[2:])))
     cells = cells.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    picture: Image.Image = to_pil_image(make_grid(cells, 8, padding))
-    return picture
+    rows: list[str] = []
+    if labels is not None:
+        columns = min(columns, max(Counter(labels).values()))
+        classes = {name: cells[[each == name for each in labels]] for name in dict.fromkeys(labels)}
+        for name, some in classes.items():  # what is left of its last row stays empty
+            classes[name] = functional.pad(some, (0,) * 7 + (-len(some) % columns,))
+            rows += [name, *[""] * (len(classes[name]) // columns - 1)]
+        cells = torch.cat([*classes.values()])
+    picture: Image.Image = to_pil_image(make_grid(cells, columns, padding))
+    return _named(picture, rows) if rows else picture
+
+
+def _named(picture: Image.Image, rows: Sequence[str]) -> Image.Image:
+    """Put the names of a picture's rows to its left."""
+    font = ImageFont.load_default(size=22)
+    left = round(max(map(font.getlength, rows))) + 24
+    page = Image.new("RGB", (left + picture.width, picture.height), "white")
+    page.paste(picture, (left, 0))
+    for number, row in enumerate(rows):
+        middle = (number + 0.5) * picture.height / len(rows)
+        ImageDraw.Draw(page).text((left - 12, middle), row, "black", font, anchor="rm")
+    return page
 
 
 def in_bytes(images: torch.Tensor) -> torch.Tensor:
@@ -96,68 +134,150 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=22)
     x = margin
     for title, picture in panels:
-        draw.text((x + picture.width / 2, line / 2), title, "black", font, anchor="mm")
+        size = min(22, max(12, 22 * picture.width / font.getlength(title)))
+        fitting = ImageFont.load_default(size)
+        draw.text((x + picture.width / 2, line / 2), title, "black", fitting, anchor="mm")
         page.paste(picture, (x, line))
         x += picture.width + margin
     return page
 
 
-def small(path: Path | str) -> Image.Image:
-    """Read a picture, in colour and not wider than fits a page."""
-    with Image.open(path) as file:
+def fitting(frame: Frame) -> Image.Image:
+    """Return a frame in colour, as large as suits a page: small ones by a whole factor."""
+    with frame.copy() if isinstance(frame, Image.Image) else Image.open(frame) as file:
         picture = file.convert("RGB")
     picture.thumbnail((WIDEST, picture.height))
-    return picture
+    factor = max(1, min(round(FILLING / min(picture.size)), WIDEST // picture.width))
+    return ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
 
 
 def save_gif(
-    frames: Sequence[Path | str], path: Path | str, *, seconds_per_frame: float = 0.25
+    frames: Iterable[Frame],
+    path: Path | str,
+    *,
+    seconds_per_frame: float = 0.25,
+    rest: float = 2.0,
 ) -> None:
-    """Write picture files of one size as a GIF that loops and shows the last for 2 seconds more.
+    """Write frames as a GIF that loops, and shows the last for ``rest`` seconds more.
 
-    Frames wider than 1,100 pixels are made smaller. Raises ValueError for no frames.
+    Frames are pictures, or their files, of one size, and may come from an iterator. Those wider
+    than 1,100 pixels are made smaller, small ones larger. Raises ValueError for no frames.
     """
-    checks.count("the number of frames", len(frames))
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
+    each, number = iter(frames), 0
+    following = next(each, None)
     with disk.renamed(Path(path)) as file:
         # One by one: Pillow's own writer keeps all of them.
-        for number, frame in enumerate(frames, 1):
-            picture = small(frame).convert("P", palette=Image.Palette.ADAPTIVE)
-            if number == 1:
+        while (frame := following) is not None:
+            following = next(each, None)
+            picture = fitting(frame).convert("P", palette=Image.Palette.ADAPTIVE)
+            if number == 0:
                 file.writelines(GifImagePlugin.getheader(picture, info={"loop": 0})[0])
-            duration = round(1000 * seconds_per_frame) + 2000 * (number == len(frames))
+            number += 1
+            duration = round(1000 * (seconds_per_frame + rest * (following is None)))
             blocks = GifImagePlugin.getdata(picture, duration=duration, include_color_table=True)
             file.writelines(blocks)
             blocks.clear()  # or Pillow would keep them until Python's collector comes
+        checks.count("the number of frames", number)
         file.write(b";")
 
 
 def save_html(
-    frames: Sequence[Path | str],
+    frames: Iterable[Frame],
     path: Path | str,
     *,
-    captions: Sequence[str],
+    captions: Iterable[str],
     seconds_per_frame: float = 0.25,
+    rest: float = 2.0,
+    title: str = "The same noise, as the generator learns",
 ) -> None:
-    """Write picture files, each with its caption, as one page with play, pause and a slider.
+    """Write frames, as for ``save_gif``, as one page with play, pause, a slider and captions.
 
-    Frames wider than 1,100 pixels are made smaller. Raises ValueError for no frames, or another
-    number of captions.
+    Raises ValueError for no frames, or another number of captions.
     """
-    checks.count("the number of frames", len(frames))
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
     page = Template(template).substitute(
-        frames="\0", last=len(frames) - 1, milliseconds=round(1000 * seconds_per_frame)
+        frames="\0",
+        title=html.escape(title),
+        milliseconds=round(1000 * seconds_per_frame),
+        rest=round(1000 * rest),
     )
     head, tail = page.encode().split(b"\0")
+    number = -1
     with disk.renamed(Path(path)) as file:
         disk.write(file, head)
         for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
             # A quarter of the size of PNG for photographs, without a difference to the eye.
             memory = io.BytesIO()
-            small(frame).save(memory, "WEBP", quality=90)
+            fitting(frame).save(memory, "WEBP", quality=90)
             content = base64.b64encode(memory.getvalue()).decode()
             image = f'<img src="data:image/webp;base64,{content}" alt="{html.escape(caption)}">'
             disk.write(file, ("\n" * (number > 0) + image).encode())
+        checks.count("the number of frames", number + 1)
         disk.write(file, tail)
+
+
+def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: float = 30) -> None:
+    """Write frames, as for ``save_gif``, as a film in H.264, which every browser shows.
+
+    Of an odd side one line is doubled. Raises ValueError for no frames, and ImportError without
+    PyAV.
+    """
+    checks.number("fps", fps, "(0, 240]")
+    checks.require("av", extra="video", wanted_by="an .mp4 (other than a .gif or .html)")
+    import av
+
+    with disk.renamed(Path(path)) as file, av.open(file, "w", format="mp4") as film:
+        stream = film.add_stream("libx264", Fraction(fps).limit_denominator(1000))
+        stream.options = {"crf": "17"}  # without a difference to the eye
+        stream.width = 0
+        for frame in frames:
+            picture = fitting(frame)
+            even = picture.width + picture.width % 2, picture.height + picture.height % 2
+            if stream.width == 0:
+                stream.width, stream.height, stream.pix_fmt = *even, "yuv420p"
+            picture = picture.resize(even, Image.Resampling.NEAREST)
+            film.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        checks.count("the number of frames", int(stream.width > 0))
+        film.mux(stream.encode())
+
+
+def save_images(images: Iterable[torch.Tensor], names: Sequence[str], path: Path | str) -> None:
+    """Write images (C, H, W) by name, one by one: PNG files in a folder or a .zip; or one .npy.
+
+    The array in an .npy is (N, H, W, C) of uint8, without names. What fails leaves nothing behind.
+    Raises ValueError for another ending.
+    """
+    path = Path(path)
+    arrays = (in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images)
+    if path.suffix not in ("", ".zip", ".npy"):
+        raise ValueError(f"out must be a folder, .zip or .npy, got {path}; use one of these.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        with disk.renamed(path) as file:
+            for number, pixels in enumerate(arrays):
+                if number == 0:
+                    shape = (len(names), *pixels.shape)
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(pixels.tobytes())
+        return
+    pictures = ((f"{name}.png", _picture(pixels)) for name, pixels in zip(names, arrays))
+    if path.suffix == ".zip":
+        with disk.renamed(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, picture in pictures:
+                with archive.open(name, "w") as entry:
+                    picture.save(entry, "PNG")
+        return
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
+        for name, picture in pictures:
+            picture.save(os.path.join(folder, name))
+        path.mkdir(exist_ok=True)
+        for name in os.listdir(folder):
+            disk.replace(Path(folder, name), path / name)
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """Return an array (H, W, C) as a picture: grey, or in colour."""
+    return Image.fromarray(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0])

@@ -94,7 +94,7 @@ def generate(
         labels = torch.as_tensor(wanted, device=getattr(wanted, "device", "cpu"))
         labels = labels.expand(len(z)) if labels.dim() == 0 else labels
         if not labels.is_floating_point() or labels.shape != (len(z), num_classes):
-            labels = as_labels(labels, len(z), f" or shares (N, {num_classes}) of floats")
+            labels = as_labels(labels, len(z))
             check_labels(labels, num_classes)
         inputs.append(labels.to(weights.device))
     elif labels is not None:

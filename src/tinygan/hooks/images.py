@@ -16,7 +16,7 @@ from tinygan.hooks.run_folder import FolderHook, not_fatal, prepared
 from tinygan.report import Report
 
 MAX_FRAMES = 100
-EARLY = 10_000  # images; before that even the first shapes of faces are no sign of how a run goes
+EARLY = 10_000  # images; until then a run that goes well looks no better than one that fails
 
 
 class TrainingGrid(FolderHook):
@@ -56,8 +56,7 @@ class TrainingGrid(FolderHook):
 class RealBesideFake(FolderHook):
     """At the end, write ``real_beside_fake.png``: the last 64 training images beside fakes.
 
-    The fakes are the 64 images of the fixed noise. After fewer than 10,000 images their title says
-    that it is too early to judge.
+    The fakes are the 64 images of the fixed noise. Before 10,000 images it says "too early".
 
     Examples:
         >>> picture = RealBesideFake("runs/faces")

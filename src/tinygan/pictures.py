@@ -7,8 +7,7 @@ import html
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -29,16 +28,9 @@ FILLING = 512  # pixels; frames with a smaller side are magnified in animations
 Frame: TypeAlias = Image.Image | Path | str
 
 
-def grid(
-    images: torch.Tensor,
-    *,
-    columns: int = 8,
-    labels: Sequence[str] | None = None,
-    padding: int = 2,
-) -> Image.Image:
+def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.Image:
     """Lay images (N, C, H, W), in [-1, 1] or uint8, out in rows of eight, ``padding`` pixels apart.
 
-    ``labels``, the name of each image's class, give each class rows of its own, beside its name.
     One channel is shown grey, of two the first, of more the first three. Small images are magnified
     by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes and
     ranges.
@@ -49,10 +41,6 @@ def grid(
     """
     checks.count("padding", padding, at_least=0)
     value_range(images)
-    if labels is not None:
-        of_class = {name: images[[each == name for each in labels]] for name in labels}
-        made = (grid(some, columns=columns, padding=padding) for some in of_class.values())
-        return _named(dict(zip(of_class, made)))
     # Here, because it takes as long to import as PyTorch.
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
@@ -62,20 +50,6 @@ def grid(
     cells = cells.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     picture: Image.Image = to_pil_image(make_grid(cells, columns, padding))
     return picture
-
-
-def _named(rows: dict[str, Image.Image]) -> Image.Image:
-    """Put pictures below each other, each beside its name."""
-    font = ImageFont.load_default(size=22)
-    left = round(max(map(font.getlength, rows))) + 24
-    width, height = max(row.width for row in rows.values()), sum(r.height for r in rows.values())
-    page, y = Image.new("RGB", (left + width, height), "white"), 0
-    for name, row in rows.items():
-        page.paste(row, (left, y))
-        place = (left - 12, y + row.height / 2)
-        ImageDraw.Draw(page).text(place, name, "black", font, anchor="rm")
-        y += row.height
-    return page
 
 
 def in_bytes(images: torch.Tensor) -> torch.Tensor:
@@ -149,8 +123,7 @@ def save_gif(
 ) -> None:
     """Write pictures or their files, of one size, as a GIF that loops and ``rest`` s at the end.
 
-    Frames wider than 1,100 pixels are made smaller, small ones larger; an iterator's are taken one
-    by one. Raises ValueError for no frames.
+    Those wider than 1,100 pixels are made smaller, small ones larger. Raises ValueError for none.
     """
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     with disk.renamed(Path(path)) as file:
@@ -176,8 +149,6 @@ def save_html(
     *,
     captions: Iterable[str],
     seconds_per_frame: float = 0.25,
-    rest: float = 2,
-    title: str = "The same noise, as the generator learns",
 ) -> None:
     """Write frames as for ``save_gif``, each with its caption, as one page with play and a slider.
 
@@ -185,9 +156,7 @@ def save_html(
     """
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
-    page = Template(template).substitute(
-        frames="\0", title=title, rest=1000 * rest, milliseconds=round(1000 * seconds_per_frame)
-    )
+    page = Template(template).substitute(frames="\0", milliseconds=round(1000 * seconds_per_frame))
     (head, tail), number = page.encode().split(b"\0"), -1
     with disk.renamed(Path(path)) as file:
         disk.write(file, head)
@@ -202,17 +171,13 @@ def save_html(
         disk.write(file, tail)
 
 
-def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: float = 30) -> None:
-    """Write frames as for ``save_gif`` as a film in H.264, which browsers show; needs PyAV.
-
-    Its sides are even: of an odd one, one line is doubled.
-    """
-    checks.number("fps", fps, "(0, 240]")
+def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames as for ``save_gif`` as a film in H.264, of even sides; needs PyAV."""
     checks.require("av", extra="video", wanted_by="an .mp4, other than a .gif or an .html,")
     import av
 
     with disk.renamed(Path(path)) as file, av.open(file, "w", format="mp4") as film:
-        stream = film.add_stream("libx264", Fraction(fps).limit_denominator(1000))
+        stream = film.add_stream("libx264", checks.count("fps", fps))
         stream.options, number = {"crf": "17"}, 0  # without a difference to the eye
         for number, picture in enumerate(map(fitting, frames), 1):
             if number == 1:
@@ -225,22 +190,18 @@ def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: float = 30) -> N
 
 
 def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path | str) -> None:
-    """Write images (C, H, W) by name: PNG files in a folder or .zip, one by one; or as one .npy.
+    """Write images (C, H, W) one by one, by name, as PNG files in a folder or a .zip, or none.
 
-    An .npy has no names: it is (N, H, W, C) of uint8. Raises ValueError for another ending.
+    Raises ValueError for another ending.
     """
     path = checks.path("out", path)
-    arrays = (in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images)
-    if path.suffix not in ("", ".zip", ".npy"):
-        raise ValueError(f"out must be a folder, a .zip or an .npy, got {path}; choose one.")
+    if path.suffix not in ("", ".zip"):
+        raise ValueError(f"out must be a folder or a .zip, got {path}; choose one.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        with disk.renamed(path) as file:
-            np.save(file, np.stack([*arrays]))
-        return
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-        for name, pixels in zip(names, arrays):
-            shown = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0]
+        for name, image in zip(names, images):
+            pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()
+            shown = pixels[..., :3] if len(image) >= 3 else pixels[..., 0]
             Image.fromarray(shown).save(Path(folder, f"{name}.png"))
         pngs = sorted(Path(folder).iterdir())
         if path.suffix == ".zip":

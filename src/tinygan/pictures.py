@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 import tempfile
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -19,32 +16,24 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, ImageOps
-from torch.nn import functional
 
 from tinygan._run import checks, disk
 
 __all__ = ["grid", "save_gif", "save_html", "save_images", "save_mp4", "titled"]
 
 LEGIBLE = 64  # pixels; images with a smaller side are magnified in grids
-FILLING = 512  # pixels; likewise in animations, which have a page for themselves
 WIDEST = 1100  # pixels; animations and notebooks show wider pictures smaller
+FILLING = 512  # pixels; frames with a smaller side are magnified in animations
 
 Frame: TypeAlias = Image.Image | Path | str
 
 
-def grid(
-    images: torch.Tensor,
-    *,
-    columns: int = 8,
-    labels: Sequence[str] | None = None,
-    padding: int = 2,
-) -> Image.Image:
+def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.Image:
     """Lay images (N, C, H, W), in [-1, 1] or uint8, out in rows of eight, ``padding`` pixels apart.
 
-    With ``labels``, the name of each image's class (N,), there are rows for each class, after its
-    name. One channel is shown grey, of two the first, of more the first three. Small images are
-    magnified by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes
-    and ranges.
+    One channel is shown grey, of two the first, of more the first three. Small images are magnified
+    by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes and
+    ranges.
 
     Examples:
         >>> grid(torch.zeros(64, 3, 64, 64)).size
@@ -59,28 +48,8 @@ def grid(
     cells = in_bytes(images.detach()[:, : 3 if images.shape[1] >= 3 else 1]).cpu()
     factor = max(1, round(LEGIBLE / min(cells.shape[2:])))
     cells = cells.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    rows: list[str] = []
-    if labels is not None:
-        columns = min(columns, max(Counter(labels).values()))
-        classes = {name: cells[[each == name for each in labels]] for name in dict.fromkeys(labels)}
-        for name, some in classes.items():  # what is left of its last row stays empty
-            classes[name] = functional.pad(some, (0,) * 7 + (-len(some) % columns,))
-            rows += [name, *[""] * (len(classes[name]) // columns - 1)]
-        cells = torch.cat([*classes.values()])
     picture: Image.Image = to_pil_image(make_grid(cells, columns, padding))
-    return _named(picture, rows) if rows else picture
-
-
-def _named(picture: Image.Image, rows: Sequence[str]) -> Image.Image:
-    """Put the names of a picture's rows to its left."""
-    font = ImageFont.load_default(size=22)
-    left = round(max(map(font.getlength, rows))) + 24
-    page = Image.new("RGB", (left + picture.width, picture.height), "white")
-    page.paste(picture, (left, 0))
-    for number, row in enumerate(rows):
-        middle = (number + 0.5) * picture.height / len(rows)
-        ImageDraw.Draw(page).text((left - 12, middle), row, "black", font, anchor="rm")
-    return page
+    return picture
 
 
 def in_bytes(images: torch.Tensor) -> torch.Tensor:
@@ -134,16 +103,14 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=22)
     x = margin
     for title, picture in panels:
-        size = min(22, max(12, 22 * picture.width / font.getlength(title)))
-        fitting = ImageFont.load_default(size)
-        draw.text((x + picture.width / 2, line / 2), title, "black", fitting, anchor="mm")
+        draw.text((x + picture.width / 2, line / 2), title, "black", font, anchor="mm")
         page.paste(picture, (x, line))
         x += picture.width + margin
     return page
 
 
 def fitting(frame: Frame) -> Image.Image:
-    """Return a frame in colour, as large as suits a page: small ones by a whole factor."""
+    """Return a frame in colour, as large as fits a page; a small one by a whole factor."""
     with frame.copy() if isinstance(frame, Image.Image) else Image.open(frame) as file:
         picture = file.convert("RGB")
     picture.thumbnail((WIDEST, picture.height))
@@ -152,28 +119,22 @@ def fitting(frame: Frame) -> Image.Image:
 
 
 def save_gif(
-    frames: Iterable[Frame],
-    path: Path | str,
-    *,
-    seconds_per_frame: float = 0.25,
-    rest: float = 2.0,
+    frames: Iterable[Frame], path: Path | str, *, seconds_per_frame: float = 0.25, rest: float = 2
 ) -> None:
-    """Write frames as a GIF that loops, and shows the last for ``rest`` seconds more.
+    """Write pictures or their files, of one size, as a GIF that loops and ``rest`` s at the end.
 
-    Frames are pictures, or their files, of one size, and may come from an iterator. Those wider
-    than 1,100 pixels are made smaller, small ones larger. Raises ValueError for no frames.
+    Those wider than 1,100 pixels are made smaller, small ones larger. Raises ValueError for none.
     """
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
-    each, number = iter(frames), 0
-    following = next(each, None)
     with disk.renamed(Path(path)) as file:
         # One by one: Pillow's own writer keeps all of them.
+        frames, number = iter(frames), 0
+        following = next(frames, None)
         while (frame := following) is not None:
-            following = next(each, None)
+            number, following = number + 1, next(frames, None)
             picture = fitting(frame).convert("P", palette=Image.Palette.ADAPTIVE)
-            if number == 0:
+            if number == 1:
                 file.writelines(GifImagePlugin.getheader(picture, info={"loop": 0})[0])
-            number += 1
             duration = round(1000 * (seconds_per_frame + rest * (following is None)))
             blocks = GifImagePlugin.getdata(picture, duration=duration, include_color_table=True)
             file.writelines(blocks)
@@ -188,23 +149,15 @@ def save_html(
     *,
     captions: Iterable[str],
     seconds_per_frame: float = 0.25,
-    rest: float = 2.0,
-    title: str = "The same noise, as the generator learns",
 ) -> None:
-    """Write frames, as for ``save_gif``, as one page with play, pause, a slider and captions.
+    """Write frames as for ``save_gif``, each with its caption, as one page with play and a slider.
 
     Raises ValueError for no frames, or another number of captions.
     """
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
-    page = Template(template).substitute(
-        frames="\0",
-        title=html.escape(title),
-        milliseconds=round(1000 * seconds_per_frame),
-        rest=round(1000 * rest),
-    )
-    head, tail = page.encode().split(b"\0")
-    number = -1
+    page = Template(template).substitute(frames="\0", milliseconds=round(1000 * seconds_per_frame))
+    (head, tail), number = page.encode().split(b"\0"), -1
     with disk.renamed(Path(path)) as file:
         disk.write(file, head)
         for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
@@ -218,66 +171,44 @@ def save_html(
         disk.write(file, tail)
 
 
-def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: float = 30) -> None:
-    """Write frames, as for ``save_gif``, as a film in H.264, which every browser shows.
-
-    Of an odd side one line is doubled. Raises ValueError for no frames, and ImportError without
-    PyAV.
-    """
-    checks.number("fps", fps, "(0, 240]")
-    checks.require("av", extra="video", wanted_by="an .mp4 (other than a .gif or .html)")
+def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames as for ``save_gif`` as a film in H.264, of even sides; needs PyAV."""
+    checks.require("av", extra="video", wanted_by="an .mp4, other than a .gif or an .html,")
     import av
 
     with disk.renamed(Path(path)) as file, av.open(file, "w", format="mp4") as film:
-        stream = film.add_stream("libx264", Fraction(fps).limit_denominator(1000))
-        stream.options = {"crf": "17"}  # without a difference to the eye
-        stream.width = 0
-        for frame in frames:
-            picture = fitting(frame)
-            even = picture.width + picture.width % 2, picture.height + picture.height % 2
-            if stream.width == 0:
-                stream.width, stream.height, stream.pix_fmt = *even, "yuv420p"
-            picture = picture.resize(even, Image.Resampling.NEAREST)
-            film.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        checks.count("the number of frames", int(stream.width > 0))
+        stream = film.add_stream("libx264", checks.count("fps", fps))
+        stream.options, number = {"crf": "17"}, 0  # without a difference to the eye
+        for number, picture in enumerate(map(fitting, frames), 1):
+            if number == 1:
+                size = picture.width + picture.width % 2, picture.height + picture.height % 2
+                stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            even = np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(even)))
+        checks.count("the number of frames", number)
         film.mux(stream.encode())
 
 
-def save_images(images: Iterable[torch.Tensor], names: Sequence[str], path: Path | str) -> None:
-    """Write images (C, H, W) by name, one by one: PNG files in a folder or a .zip; or one .npy.
+def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path | str) -> None:
+    """Write images (C, H, W) one by one, by name, as PNG files in a folder or a .zip, or none.
 
-    The array in an .npy is (N, H, W, C) of uint8, without names. What fails leaves nothing behind.
     Raises ValueError for another ending.
     """
-    path = Path(path)
-    arrays = (in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images)
-    if path.suffix not in ("", ".zip", ".npy"):
-        raise ValueError(f"out must be a folder, .zip or .npy, got {path}; use one of these.")
+    path = checks.path("out", path)
+    if path.suffix not in ("", ".zip"):
+        raise ValueError(f"out must be a folder or a .zip, got {path}; choose one.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        with disk.renamed(path) as file:
-            for number, pixels in enumerate(arrays):
-                if number == 0:
-                    shape = (len(names), *pixels.shape)
-                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(pixels.tobytes())
-        return
-    pictures = ((f"{name}.png", _picture(pixels)) for name, pixels in zip(names, arrays))
-    if path.suffix == ".zip":
-        with disk.renamed(path) as file, zipfile.ZipFile(file, "w") as archive:
-            for name, picture in pictures:
-                with archive.open(name, "w") as entry:
-                    picture.save(entry, "PNG")
-        return
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-        for name, picture in pictures:
-            picture.save(os.path.join(folder, name))
+        for name, image in zip(names, images):
+            pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()
+            shown = pixels[..., :3] if len(image) >= 3 else pixels[..., 0]
+            Image.fromarray(shown).save(Path(folder, f"{name}.png"))
+        pngs = sorted(Path(folder).iterdir())
+        if path.suffix == ".zip":
+            with disk.renamed(path) as whole, zipfile.ZipFile(whole, "w") as archive:
+                for png in pngs:
+                    archive.write(png, png.name)
+            return
         path.mkdir(exist_ok=True)
-        for name in os.listdir(folder):
-            disk.replace(Path(folder, name), path / name)
-
-
-def _picture(pixels: np.ndarray) -> Image.Image:
-    """Return an array (H, W, C) as a picture: grey, or in colour."""
-    return Image.fromarray(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., 0])
+        for png in pngs:
+            disk.replace(png, path / png.name)

@@ -16,7 +16,6 @@ from tinygan.hooks.run_folder import FolderHook, not_fatal, prepared
 from tinygan.report import Report
 
 MAX_FRAMES = 100
-EARLY = 10_000  # images; before that even the first shapes of faces are no sign of how a run goes
 
 
 class TrainingGrid(FolderHook):
@@ -56,8 +55,7 @@ class TrainingGrid(FolderHook):
 class RealBesideFake(FolderHook):
     """At the end, write ``real_beside_fake.png``: the last 64 training images beside fakes.
 
-    The fakes are the 64 images of the fixed noise. After fewer than 10,000 images their title says
-    that it is too early to judge.
+    The fakes are the 64 images of the fixed noise.
 
     Examples:
         >>> picture = RealBesideFake("runs/faces")
@@ -78,9 +76,7 @@ class RealBesideFake(FolderHook):
         if self._last:  # else nothing has been trained
             with not_fatal(path := self.folder / "real_beside_fake.png", (ValueError,)):
                 real = pictures.grid(pictures.shown(torch.cat(self._last)[-64:]))
-                early = f" (after {trainer.images:,} images: too early to judge)"
-                title = "Fake Images" + early * (trainer.images < EARLY)
-                picture = pictures.titled(("Real Images", real), (title, _grid(trainer)))
+                picture = pictures.titled(("Real Images", real), ("Fake Images", _grid(trainer)))
                 self._save_picture(picture, path)
             self._last = []
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tinygan.gan_trainer import GANTrainer
     from tinygan.generators import load_generator, save_generator
     from tinygan.hook import Hook
+    from tinygan.inversion import invert
     from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator, join_images
     from tinygan.nets.weights import spectral_norm, weights_init
     from tinygan.player import Player, Players
@@ -49,6 +50,7 @@ _HOMES = {
     "Players": "player",
     "Report": "report",
     "Trainer": "trainer",
+    "invert": "inversion",
     "join_images": "nets.dcgan",
     "load_generator": "generators",
     "save_generator": "generators",
@@ -72,6 +74,7 @@ __all__ = [
     "data",
     "distributed",
     "hooks",
+    "invert",
     "join_images",
     "latents",
     "load_generator",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import os
+from collections.abc import Iterator
 from importlib import resources
-from string import Template
 
 import torch
 from torch import nn
@@ -18,8 +17,8 @@ from tinygan._run import checks, disk
 from tinygan.latents import by_seed, slerp
 
 SIDE = 17  # images along each side of a map; of images over 64 pixels 9, so that files stay small
-POSITIONS = 11  # of a slider
-REACH = 5.0  # how far sliders go either way; along a direction, drawn z differ by about 1
+POSITIONS = 9  # of a slider
+REACH = 4  # how far sliders go either way; along a direction, drawn z differ by about 1
 MOST = 10  # classes
 
 
@@ -27,51 +26,47 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
     """Write one HTML file in which to look at what a generator makes, without Python or a network.
 
     It has maps between the images of four seeds, and sliders that move a seed's image along the
-    ``directions``, for each of up to ten classes. All images are in the file, so any generator can
-    be shown. ``seed`` is the first of the seeds, which are those of ``latents.by_seed``. Raises
-    ValueError for a seed that is no int from 0 up, and for images that are not finite.
-
-    Examples:
-        >>> import tinygan
-        >>> save_explorer(tinygan.DCGANGenerator(8, base_channels=4), "explore.html")
+    ``directions``, for each of up to ten classes. All images are in it, so any generator will do.
+    ``seed`` is the first of the seeds. Raises ValueError for one below 0, and for infinite images.
     """
     file, seed = checks.path("path", path), checks.count("seed", seed, at_least=0)
-    facts, classes = getattr(generator, "facts", {}), getattr(generator, "num_classes", None)
+    classes = getattr(generator, "num_classes", None)
     kinds = [None] if classes is None else [*range(min(classes, MOST))]
     # With classes there are as many maps and sliders of each, so fewer of them.
     maps, faces = (3, 6) if classes is None else (1, 3)
     z = by_seed(generator, range(seed, seed + max(4 * maps, faces)))
-    height, width = sampling.generate(generator, z[:1]).shape[2:]
+    height, width = pictures.shown(sampling.generate(generator, z[:1])).shape[2:]
     side = SIDE if height * width <= 64 * 64 else 9
     ways, known = directions(generator)
     moves = torch.linspace(-REACH, REACH, POSITIONS)[:, None] * ways[:, None]
 
-    def sheets(points: torch.Tensor, columns: int) -> list[str]:
-        return [_sheet(sampling.generate(generator, points, labels=k), columns) for k in kinds]
+    def sheets(points: torch.Tensor, columns: int) -> Iterator[str]:
+        for kind in kinds:  # a picture of all points, as a data: URL
+            images, memory = sampling.generate(generator, points, labels=kind), io.BytesIO()
+            picture = pictures.grid(pictures.shown(images), columns=columns, padding=0)
+            picture.save(memory, "WEBP", quality=90)
+            yield "data:image/webp;base64," + base64.b64encode(memory.getvalue()).decode()
 
     content = {
-        "side": side, "positions": POSITIONS, "reach": REACH, "seed": seed,
-        "directions": len(ways), "known": known, "all": classes,
-        "classes": facts.get("classes") or [*map(str, kinds)],
-        "maps": [sheets(_between(z[4 * i : 4 * i + 4], side), side) for i in range(maps)],
-        "sliders": [sheets((z[i] + moves).flatten(0, 1), POSITIONS) for i in range(faces)],
+        "side": side, "positions": POSITIONS, "reach": REACH, "seed": seed, "ways": len(ways),
+        "known": known, "kinds": kinds, "size": [width, height],
+        "facts": getattr(generator, "facts", {}),
+        "maps": [[*sheets(_between(z[4 * i : 4 * i + 4], side), side)] for i in range(maps)],
+        "sliders": [[*sheets((z[i] + moves).flatten(0, 1), POSITIONS)] for i in range(faces)],
     }  # fmt: skip
-    told = {"trained_on": "trained on {}", "step": "{:,} steps", "images": "{:,} images seen"}
-    about = [f"{width} x {height} pixels"]
-    about += [text.format(facts[name]) for name, text in told.items() if name in facts]
-    page = Template(resources.files("tinygan").joinpath("explorer.html").read_text("utf-8"))
+    page = resources.files("tinygan").joinpath("explorer.html").read_text("utf-8")
     # A class may be called anything, but its name may not end the script.
-    data = json.dumps(content).replace("<", "\\u003c")
+    data = json.dumps(content, default=str).replace("<", "\\u003c")
     with disk.renamed(file) as opened:
-        disk.write(opened, page.substitute(about=html.escape(", ".join(about)), data=data).encode())
+        disk.write(opened, page.replace("$data", data).encode())
 
 
 def directions(generator: nn.Module, count: int = 6) -> tuple[torch.Tensor, bool]:
     """Return orthonormal directions of z, (count, Z), and whether the net's weights tell them.
 
-    They are the singular vectors of the first layer's weights, the largest first (Shen and Zhou
-    2021, https://arxiv.org/abs/2007.06600). That layer is the first linear or convolutional one
-    that takes Z numbers, or Z and then the classes. For nets without one they are random.
+    They are the main singular vectors (Shen and Zhou 2021, https://arxiv.org/abs/2007.06600) of the
+    first linear or convolutional layer that takes Z numbers, or Z and then the classes. For nets
+    without one they are random.
     """
     length, classes = by_seed(generator, [0]).shape[1], getattr(generator, "num_classes", None) or 0
     found, known = torch.linalg.qr(by_seed(generator, range(length)))[0], False
@@ -91,10 +86,3 @@ def _between(corners: torch.Tensor, side: int) -> torch.Tensor:
     t, (a, b, c, d) = torch.linspace(0, 1, side), corners[:, None].expand(-1, side, -1)
     left, right = (way.repeat_interleave(side, 0) for way in (slerp(a, c, t), slerp(b, d, t)))
     return slerp(left, right, t.repeat(side))
-
-
-def _sheet(images: torch.Tensor, columns: int) -> str:
-    """Return images as one picture in so many columns, as a data: URL."""
-    memory, seen = io.BytesIO(), pictures.shown(images)
-    pictures.grid(seen, columns=columns, padding=0).save(memory, "WEBP", quality=90)
-    return "data:image/webp;base64," + base64.b64encode(memory.getvalue()).decode()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -41,13 +40,12 @@ def invert(
 ) -> Inverted:
     """Find the z (N, Z) whose images are nearest to ``images``, (N, C, H, W) in [-1, 1].
 
-    Adam improves the z of the nearest of 1,024 random images, ``starts`` for each, in so many
-    ``steps``. After each z is cut to the length of 95 % of drawn z, as Bojanowski et al. (2018,
-    https://arxiv.org/abs/1707.05776) keep z in a ball. Distance is the root of the mean squared
-    difference of pixels. That of ``features``, a net from images to anything, counts as much in the
-    search, if it is given. ``labels`` are classes, (N,) or one for all; None finds them too. The
-    generator does not change; the same seed finds the same z. Raises ValueError for images of
-    another shape or range, and for unknown labels.
+    Adam improves the z of the nearest of 1,024 random images, ``starts`` for each, and ``labels``
+    (N,) too if they are not given. Each step cuts z to the length of 95 % of drawn z, as Bojanowski
+    et al. (2018, https://arxiv.org/abs/1707.05776) keep z in a ball. Distance is the root of the
+    mean squared difference of pixels; in the search, that of ``features``, a net from images to
+    anything, counts as much. The generator does not change; the same seed finds the same z. Raises
+    ValueError for images of another shape or range, and for unknown labels.
 
     Examples:
         >>> import tinygan
@@ -77,48 +75,30 @@ def invert(
     z, kinds = pool[nearest], kinds[nearest] if labels is None else labels[of_image]
     lengths = pool.norm(dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
     costs, parts = torch.empty(len(z)), torch.arange(len(z)).split(TOGETHER)
+    nets = [generator, *([features] if features else [])]
     bar = notebook.bar(desc="inverting", total=steps * len(parts), delay=1, shown=progress)
-    with bar, evaluating(generator, *([features] if features else [])):
-        for some in parts:
-            points = [z[some].to(made.device), kinds[some].to(made.device)][: 1 + bool(classes)]
-            target = wanted[of_image[some]]
-            z[some], costs[some] = _improved(
-                generator, points, target, features, lengths, steps, bar
-            )
+    with bar, evaluating(*nets), torch.enable_grad():
+        for part in parts:
+            point = z[part].to(made.device).requires_grad_()
+            given = [kinds[part].to(made.device)] if classes else []
+            target = wanted[of_image[part]]
+            aims = [net(target).detach() for net in nets[1:]]
+            adam = torch.optim.Adam([point], betas=(0.9, 0.99))  # 0.999 remembers for too long
+            for step in range(steps + 1):
+                seen = generator(point.to(example(generator)), *given).float()
+                cost = (seen - target).square().flatten(1).mean(1)
+                for net, aim in zip(nets[1:], aims):
+                    cost = cost + (net(seen) - aim).square().flatten(1).mean(1)
+                if step == steps:
+                    break
+                (point.grad,) = torch.autograd.grad(cost.sum(), point)
+                adam.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
+                adam.step()
+                length = point.detach().norm(dim=1, keepdim=True)
+                point.detach().mul_(length.clamp(*lengths) / length)
+                bar.update()
+            z[part], costs[part] = point.detach().cpu(), cost.detach().cpu()
     best = costs.view(-1, starts).argmin(1) + torch.arange(0, len(z), starts)
-    found = None if classes is None else kinds[best]
+    found = kinds[best] if classes else None
     made = sampling.generate(generator, z[best], labels=found)
-    return Inverted(z[best], made, _squares(made, wanted).sqrt(), found)
-
-
-def _squares(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared difference of each row, (n,)."""
-    return (a.float() - b.float()).square().flatten(1).mean(1)
-
-
-def _improved(
-    generator: nn.Module,
-    points: Sequence[torch.Tensor],
-    wanted: torch.Tensor,
-    features: nn.Module | None,
-    lengths: Sequence[float],
-    steps: int,
-    bar: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return z (n, Z) whose images are nearer to those wanted, and how far they still are, (n,)."""
-    z = points[0].clone().requires_grad_()
-    adam = torch.optim.Adam([z], RATE, (0.9, 0.99))  # 0.999 remembers the first steps too long
-    for step in range(steps + 1):  # the last only looks
-        with torch.enable_grad():
-            made = generator(z.to(example(generator)), *points[1:])
-            cost = _squares(made, wanted)
-            if features is not None:
-                cost = cost + _squares(features(made), features(wanted))
-        if step < steps:
-            adam.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
-            (z.grad,) = torch.autograd.grad(cost.sum(), z)
-            adam.step()
-            length = z.detach().norm(dim=1, keepdim=True)
-            z.detach().mul_(length.clamp(*lengths) / length)
-            bar.update()
-    return z.detach().cpu(), cost.detach().cpu()
+    return Inverted(z[best], made, (made - wanted).square().flatten(1).mean(1).sqrt(), found)

@@ -41,6 +41,19 @@ def argument_parser() -> argparse.ArgumentParser:
         command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
         command.add_argument("--labels", help="classes, by name or number: cat,3 [all, in turn]")
         command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
+
+    invert = _command(commands, "invert", "find the z whose images are nearest to pictures")
+    _generator(invert)
+    invert.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
+    invert.add_argument(
+        "--out", type=Path, help="a .png; z is in the .npy beside [RUN/inverted.png]"
+    )
+    invert.add_argument("--steps", type=int, default=300, help="of Adam [300]")
+    invert.add_argument("--starts", type=int, default=4, help="for each image [4]")
+    invert.add_argument("--labels", help="their classes, by name or number: cat,3 [found as well]")
+    explore = _command(commands, "explore", "write a page to look at a generator in a browser")
+    _generator(explore)
+    explore.add_argument("--out", type=Path, help="the page's file [RUN/explore.html]")
     return parser
 
 

@@ -1,0 +1,41 @@
+"""``tinygan invert``: the z whose images are nearest to some pictures."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import numpy as np
+import torch
+
+from tinygan import latents, pictures
+from tinygan._run import disk
+from tinygan.cli.loaded import folder_of, generator_of
+from tinygan.data import decoding
+from tinygan.inversion import invert
+
+
+def run(a: argparse.Namespace) -> None:
+    """Write the z, and a picture of what was wanted and found; say how near that is."""
+    generator, out = generator_of(a), a.out or folder_of(a.run) / "inverted.png"
+    channels, height, width = next(latents.images(generator, latents.by_seed(generator, [0]))).shape
+    images = []
+    for path in a.images:
+        try:
+            with decoding.one_error():
+                picture = decoding.decode(path.read_bytes(), channels, 64_000_000)
+        except decoding.BadImageError as error:
+            raise ValueError(f"images must be readable, got {path} ({error}).") from error
+        if picture.size != (width, height):
+            print(f"{path}: {picture.width} x {picture.height} pixels, cut to {width} x {height}")
+        images.append(decoding.scale(decoding.to_pixels(picture, (height, width))))
+    wanted = torch.stack(images)
+    labels = torch.tensor(latents.classes(generator, a.labels)) if a.labels else None
+    found = invert(generator, wanted, steps=a.steps, starts=a.starts, labels=labels, seed=a.seed)
+    sides = ("Wanted", wanted), ("Found", pictures.shown(found.images))
+    with disk.renamed(out) as file, disk.renamed(out.with_suffix(".npy")) as array:
+        pictures.titled(*((name, pictures.grid(x)) for name, x in sides)).save(file, "PNG")
+        np.save(array, found.z.numpy())
+    for path, distance in zip(a.images, found.distances.tolist()):
+        print(f"{path}: {20 * math.log10(2 / max(distance, 1e-5)):.1f} dB PSNR")
+    print(f"Both are in {out}, z is in {out.with_suffix('.npy')}.")

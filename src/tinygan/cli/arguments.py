@@ -42,18 +42,32 @@ def argument_parser() -> argparse.ArgumentParser:
         command.add_argument("--labels", help="classes, by name or number: cat,3 [all, in turn]")
         command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
 
-    invert = _command(commands, "invert", "find the z whose images are nearest to pictures")
-    _generator(invert)
-    invert.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
-    invert.add_argument(
-        "--out", type=Path, help="a .png; z is in the .npy beside [RUN/inverted.png]"
+    evaluate = _command(commands, "evaluate", "compare a generator's images with real ones")
+    _generator(evaluate)
+    evaluate.add_argument(
+        "--real", required=True, metavar="FOLDER|ZIP|-", help="real images; - is the drawn faces"
     )
+    evaluate.add_argument(
+        "-n", dest="count", type=int, default=5000, help="images, at most half the real ones [5000]"
+    )
+    evaluate.add_argument(
+        "--features",
+        choices=["inception", "random"],
+        default="inception",
+        help="the net of published values, which is downloaded once, or one of random weights, "
+        "which needs no download and says less [inception]",
+    )
+    evaluate.add_argument("--weights", type=Path, help="a file of Inception's weights")
+
+    invert = _command(commands, "invert", "find the z whose images are nearest to pictures")
     invert.add_argument("--steps", type=int, default=300, help="of Adam [300]")
-    invert.add_argument("--starts", type=int, default=4, help="for each image [4]")
-    invert.add_argument("--labels", help="their classes, by name or number: cat,3 [found as well]")
+    invert.add_argument("--starts", type=int, default=4, help="for each picture [4]")
+    invert.add_argument("--labels", help="a class for each, by name or number: cat,3 [found too]")
     explore = _command(commands, "explore", "write a page to look at a generator in a browser")
-    _generator(explore)
-    explore.add_argument("--out", type=Path, help="the page's file [RUN/explore.html]")
+    for command, out in ((invert, "inverted.png, and .npy for z"), (explore, "explore.html")):
+        _generator(command)
+        command.add_argument("--out", type=Path, help=f"the file [RUN/{out}]")
+    invert.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
     return parser
 
 

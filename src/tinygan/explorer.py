@@ -19,21 +19,18 @@ from tinygan.latents import by_seed, slerp
 SIDE = 17  # images along each side of a map; of images over 64 pixels 9, so that files stay small
 POSITIONS = 9  # of a slider
 REACH = 4  # how far sliders go either way; along a direction, drawn z differ by about 1
-MOST = 10  # classes
 
 
 def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: int = 0) -> None:
     """Write one HTML file in which to look at what a generator makes, without Python or a network.
 
-    It has maps between the images of four seeds, and sliders that move a seed's image along the
-    ``directions``, for each of up to ten classes. All images are in it, so any generator will do.
-    ``seed`` is the first of the seeds. Raises ValueError for one below 0, and for infinite images.
+    It has maps between four images and sliders that move one along ``directions``, for each of up
+    to ten classes. ``seed`` is the first image's. Raises ValueError for one below 0.
     """
     file, seed = checks.path("path", path), checks.count("seed", seed, at_least=0)
     classes = getattr(generator, "num_classes", None)
-    kinds = [None] if classes is None else [*range(min(classes, MOST))]
-    # With classes there are as many maps and sliders of each, so fewer of them.
-    maps, faces = (3, 6) if classes is None else (1, 3)
+    kinds = [None] if classes is None else [*range(classes)][:10]
+    maps, faces = (3, 6) if classes is None else (1, 3)  # of each class
     z = by_seed(generator, range(seed, seed + max(4 * maps, faces)))
     height, width = pictures.shown(sampling.generate(generator, z[:1])).shape[2:]
     side = SIDE if height * width <= 64 * 64 else 9
@@ -55,8 +52,7 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
         "sliders": [[*sheets((z[i] + moves).flatten(0, 1), POSITIONS)] for i in range(faces)],
     }  # fmt: skip
     page = resources.files("tinygan").joinpath("explorer.html").read_text("utf-8")
-    # A class may be called anything, but its name may not end the script.
-    data = json.dumps(content, default=str).replace("<", "\\u003c")
+    data = json.dumps(content, default=str).replace("<", "\\u003c")  # so no name ends the script
     with disk.renamed(file) as opened:
         disk.write(opened, page.replace("$data", data).encode())
 

@@ -41,11 +41,11 @@ def invert(
     """Find the z (N, Z) whose images are nearest to ``images``, (N, C, H, W) in [-1, 1].
 
     Adam improves the z of the nearest of 1,024 random images, ``starts`` for each, and ``labels``
-    (N,) too if they are not given. Each step cuts z to the length of 95 % of drawn z, as Bojanowski
-    et al. (2018, https://arxiv.org/abs/1707.05776) keep z in a ball. Distance is the root of the
-    mean squared difference of pixels; in the search, that of ``features``, a net from images to
-    anything, counts as much. The generator does not change; the same seed finds the same z. Raises
-    ValueError for images of another shape or range, and for unknown labels.
+    (N,) are found too unless given. z keeps a length that 95 % of drawn z have, as Bojanowski et
+    al. (2018, https://arxiv.org/abs/1707.05776) keep it in a ball. Distance is the root of pixels'
+    mean squared difference; that of ``features``, a net from images to anything, is searched by as
+    well. The generator does not change; the same seed finds the same z. Raises ValueError for
+    images of another shape or range, and unknown labels.
 
     Examples:
         >>> import tinygan
@@ -74,31 +74,27 @@ def invert(
     of_image = torch.arange(len(images)).repeat_interleave(starts)
     z, kinds = pool[nearest], kinds[nearest] if labels is None else labels[of_image]
     lengths = pool.norm(dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    costs, parts = torch.empty(len(z)), torch.arange(len(z)).split(TOGETHER)
-    nets = [generator, *([features] if features else [])]
+    views = [nn.Identity(), *([features] if features else [])]
+    parts = torch.arange(len(z)).split(TOGETHER)
     bar = notebook.bar(desc="inverting", total=steps * len(parts), delay=1, shown=progress)
-    with bar, evaluating(*nets), torch.enable_grad():
+    with bar, evaluating(generator, *views), torch.enable_grad():
         for part in parts:
             point = z[part].to(made.device).requires_grad_()
             given = [kinds[part].to(made.device)] if classes else []
-            target = wanted[of_image[part]]
-            aims = [net(target).detach() for net in nets[1:]]
+            aims = [view(wanted[of_image[part]]).detach() for view in views]
             adam = torch.optim.Adam([point], betas=(0.9, 0.99))  # 0.999 remembers for too long
-            for step in range(steps + 1):
+            for step in range(steps):
                 seen = generator(point.to(example(generator)), *given).float()
-                cost = (seen - target).square().flatten(1).mean(1)
-                for net, aim in zip(nets[1:], aims):
-                    cost = cost + (net(seen) - aim).square().flatten(1).mean(1)
-                if step == steps:
-                    break
-                (point.grad,) = torch.autograd.grad(cost.sum(), point)
+                differences = [view(seen) - aim for view, aim in zip(views, aims)]
+                costs = [each.square().flatten(1).mean(1).sum() for each in differences]
+                (point.grad,) = torch.autograd.grad(torch.stack(costs).sum(), point)
                 adam.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
                 adam.step()
                 length = point.detach().norm(dim=1, keepdim=True)
                 point.detach().mul_(length.clamp(*lengths) / length)
                 bar.update()
-            z[part], costs[part] = point.detach().cpu(), cost.detach().cpu()
-    best = costs.view(-1, starts).argmin(1) + torch.arange(0, len(z), starts)
-    found = kinds[best] if classes else None
-    made = sampling.generate(generator, z[best], labels=found)
-    return Inverted(z[best], made, (made - wanted).square().flatten(1).mean(1).sqrt(), found)
+            z[part] = point.detach().cpu()
+    made = sampling.generate(generator, z, labels=kinds if classes else None).float()
+    errors = (made - wanted[of_image]).square().flatten(1).mean(1).sqrt().cpu()
+    best = errors.view(-1, starts).argmin(1) + torch.arange(0, len(z), starts)
+    return Inverted(z[best], made[best], errors[best], kinds[best] if classes else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from tinygan.inversion import invert
 
 def run(a: argparse.Namespace) -> None:
     """Write the z, and a picture of what was wanted and found; say how near that is."""
-    generator, out = generator_of(a), a.out or folder_of(a.run) / "inverted.png"
+    generator, out = generator_of(a), a.out or folder_of(a.run)
+    out = out / "inverted.png" if out.is_dir() else out
     channels, height, width = next(latents.images(generator, latents.by_seed(generator, [0]))).shape
     images = []
     for path in a.images:
@@ -36,6 +36,6 @@ def run(a: argparse.Namespace) -> None:
     with disk.renamed(out) as file, disk.renamed(out.with_suffix(".npy")) as array:
         pictures.titled(*((name, pictures.grid(x)) for name, x in sides)).save(file, "PNG")
         np.save(array, found.z.numpy())
-    for path, distance in zip(a.images, found.distances.tolist()):
-        print(f"{path}: {20 * math.log10(2 / max(distance, 1e-5)):.1f} dB PSNR")
+    for path, decibels in zip(a.images, (20 * torch.log10(2 / found.distances)).tolist()):
+        print(f"{path}: found to a PSNR of {decibels:.1f} dB")
     print(f"Both are in {out}, z is in {out.with_suffix('.npy')}.")

@@ -28,9 +28,21 @@ const touch = (element, kind, x, y) => {
     bubbles: true, cancelable: true,
   }));
 };
-const middle = (canvas) =>
-  [...canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data];
+// Only pointers of a real hand can be captured.
+Element.prototype.setPointerCapture = () => {};
+const colour = (canvas) => {
+  const pixel = canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1);
+  return [...pixel.data].slice(0, 3);
+};
 """
+
+# What goes wrong on a page, from its first line on.
+WATCH = """<head><script>
+  window.broken = [];
+  for (const kind of ["error", "unhandledrejection", "securitypolicyviolation"])
+    window.addEventListener(kind, (event) =>
+      broken.push(kind + ": " + (event.message || event.reason || event.blockedURI)));
+</script>"""
 
 
 def chromium() -> str:
@@ -46,16 +58,15 @@ def run(page: Path, script: str, folder: Path, *, width: int = 1000) -> tuple[An
     The script is the body of an async function. Time is virtual: waiting takes none.
     """
     text = page.read_text("utf-8")
-    assert "</body>" in text
+    assert text.count("<head>") == text.count("</body>") == 1
     ends = f"""<script>
     window.addEventListener("load", async () => {{
       {TOOLS}
-      const broken = [];
-      for (const kind of ["error", "unhandledrejection", "securitypolicyviolation"])
-        window.addEventListener(kind, (event) => broken.push(kind + ": " + (event.message || event.blockedURI)));
-      let value;
-      try {{ value = await (async () => {{ {script} }})(); }} catch (error) {{ broken.push(String(error)); }}
-      const asked = performance.getEntriesByType("resource").map((entry) => entry.name);
+      let value = null;
+      try {{ value = await (async () => {{ {script} }})() ?? null; }}
+      catch (error) {{ broken.push(String(error)); }}
+      const asked = performance.getEntriesByType("resource").map((entry) => entry.name)
+        .filter((name) => !name.startsWith("data:"));
       const told = document.createElement("pre");
       told.id = "told";
       told.textContent = JSON.stringify({{ value, broken, asked }});
@@ -63,12 +74,12 @@ def run(page: Path, script: str, folder: Path, *, width: int = 1000) -> tuple[An
     }});
     </script></body>"""
     copy, log = folder / "page.html", folder / "net.json"
-    copy.write_text(text.replace("</body>", ends), "utf-8")
+    copy.write_text(text.replace("<head>", WATCH).replace("</body>", ends), "utf-8")
     done = subprocess.run(
         [
             chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            f"--user-data-dir={folder / 'profile'}", "--disable-background-networking",
-            "--disable-component-update", "--no-first-run", f"--log-net-log={log}",
+            f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--no-first-run", f"--log-net-log={log}",
             f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom",
             copy.as_uri(),
         ],
@@ -78,7 +89,15 @@ def run(page: Path, script: str, folder: Path, *, width: int = 1000) -> tuple[An
     assert found, f"the script told nothing: {done.stdout[-500:]} {done.stderr[-500:]}"
     told = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert told["broken"] == []
-    # What the page asked for, but for its own data, and all that the browser sent for it.
-    urls = set(re.findall(r'"url":"((?:https?|wss?)://[^"]+)"', log.read_text("utf-8")))
-    pages = [name for name in told["asked"] if not name.startswith("data:")]
-    return told["value"], sorted({*pages, *urls})
+    return told["value"], sorted({*told["asked"], *sent(log)} - {copy.as_uri()})
+
+
+def sent(log: Path) -> set[str]:
+    """Return what was requested for a page, by the browser's own log, but for data in the page.
+
+    The browser asks for updates of itself as well; those requests have no page as initiator.
+    """
+    events = json.loads(log.read_text("utf-8"))["events"]
+    requests = [event["params"] for event in events if "initiator" in event.get("params", {})]
+    pages = [request for request in requests if request["initiator"] != "not an origin"]
+    return {request["url"] for request in pages if "url" in request}

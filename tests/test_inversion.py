@@ -246,3 +246,18 @@ def test_the_command_refuses_bad_input(saved, capsys):
         assert said.startswith("tinygan invert: error: ")
         assert sentence in said
     assert not [*(saved / "run").glob("inverted*")]
+
+
+def test_given_classes_decide_where_to_start():
+    """The start is the nearest random image of that class; if these are few, z of others serve."""
+    net = small_generator(num_classes=3)
+    _, images = own_images(net, labels=2)
+    kept = tinygan.invert(net, images, steps=0, labels=1, progress=False)
+    z = tinygan.latents.by_seed(net, range(1, 1024, 3))
+    of_class = sampling.generate(net, z, labels=1)
+    nearest = torch.cdist(images.flatten(1), of_class.flatten(1)).argmin(1)
+    assert torch.equal(kept.z, z[nearest])
+    many = small_generator(num_classes=600)
+    assert (
+        tinygan.invert(many, images, steps=0, labels=5, progress=False).labels.tolist() == [5] * 4
+    )

@@ -196,6 +196,7 @@ def test_the_progress_page(tmp_path):
         await wait(2100); see();
         await wait(400); see();
         click(at("toggle")); await wait(5000); see();
+        click(at("toggle")); slide(at("slider"), 0); await wait(5000); see();
         return found;
         """,
         tmp_path,
@@ -207,6 +208,7 @@ def test_the_progress_page(tmp_path):
         ["three", "Pause", 2],
         ["three", "Pause", 2],
         ["one", "Pause", 0],
+        ["one", "Play", 0],
         ["one", "Play", 0],
     ]
     for _, _, number, shown in found:

@@ -23,8 +23,6 @@ __all__ = ["grid", "save_gif", "save_html", "save_images", "save_mp4", "titled"]
 
 LEGIBLE = 64  # pixels; images with a smaller side are magnified in grids
 WIDEST = 1100  # pixels; animations and notebooks show wider pictures smaller
-FILLING = 512  # pixels; frames with a smaller side are magnified in animations
-
 Frame: TypeAlias = Image.Image | Path | str
 
 
@@ -114,7 +112,7 @@ def fitting(frame: Frame) -> Image.Image:
     with frame.copy() if isinstance(frame, Image.Image) else Image.open(frame) as file:
         picture = file.convert("RGB")
     picture.thumbnail((WIDEST, picture.height))
-    factor = max(1, min(round(FILLING / min(picture.size)), WIDEST // picture.width))
+    factor = max(1, min(512 // min(picture.size), WIDEST // picture.width))  # half a screen high
     return ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
 
 
@@ -197,7 +195,6 @@ def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path
     path = checks.path("out", path)
     if path.suffix not in ("", ".zip"):
         raise ValueError(f"out must be a folder or a .zip, got {path}; choose one.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
         for name, image in zip(names, images):
             pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()

@@ -27,16 +27,15 @@ def argument_parser() -> argparse.ArgumentParser:
 
     info = _command(commands, "info", "say what a run or a generator is, and how to go on")
     info.add_argument("run", type=Path, metavar="RUN|FILE", help=RUN)
-
     sample = _command(commands, "sample", "make images, each of a seed of its own")
-    sample.add_argument("-n", type=int, default=64, help="how many, from --seed on [64]")
     sample.add_argument("--grid", action="store_true", help="make one picture of all, grid.png")
     walk = _command(commands, "interpolate", "film a walk from seed to seed, and back to the first")
     walk.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
     walk.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")
-    walk.set_defaults(n=6)
-    for command, out in ((sample, "a folder, or a .zip, for PNG files"), (walk, "an .mp4 or .gif")):
+    kinds = (sample, 64, "a folder, or a .zip, for PNG files"), (walk, 6, "an .mp4 or .gif file")
+    for command, n, out in kinds:
         _generator(command)
+        command.add_argument("-n", type=int, default=n, help=f"seeds, from --seed on [{n}]")
         command.add_argument("--out", type=Path, required=True, help=out)
         command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
         command.add_argument("--labels", help="classes, by name or number: cat,3 [all, in turn]")
@@ -46,10 +45,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _seeds(text: str) -> list[int]:
     """Return the seeds of "1-64,70"."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
+    ends = [part.split("-") for part in text.split(",") if re.fullmatch(r"[0-9]+(-[0-9]+)?", part)]
+    found = [range(int(part[0]), int(part[-1]) + 1) for part in ends]
+    if len(found) <= text.count(",") or not all(found):
         raise argparse.ArgumentTypeError(f"must be as 1-64,70, got {text!r}")
-    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
-    return [seed for part in ends for seed in range(part[0], part[-1] + 1)]
+    return [seed for some in found for seed in some]
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

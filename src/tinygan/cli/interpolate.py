@@ -13,15 +13,17 @@ def run(a: argparse.Namespace) -> None:
     """Write the film, and say where."""
     if a.out.suffix not in (".mp4", ".gif"):
         raise ValueError(f"out must end in .mp4 or .gif, got {a.out}; choose one.")
+    if a.labels and "," in a.labels:
+        raise ValueError(f"labels must be one class for a film, got {a.labels!r}; name one.")
     generator, seeds, z, labels = chosen(a)
     checks.count("the number of seeds", len(seeds), at_least=2)
     # A GIF's clock counts hundredths of a second, and browsers slow down those of less than 2.
     fps = min(checks.count("fps", a.fps), 20 if a.out.suffix == ".gif" else 240)
     count = max(1, round(fps * checks.number("seconds", a.seconds, "(0, 3600]")))
-    images = latents.images(generator, latents.walk(z, count), *labels)
+    label = (each[:1].expand(count) for each in labels)  # without --labels that of the first seed
+    images = latents.images(generator, latents.walk(z, count), *label)
     grids = (pictures.grid(image[None], padding=0) for image in images)
     frames = notebook.bar(iterable=grids, total=count)
-    a.out.parent.mkdir(parents=True, exist_ok=True)
     if a.out.suffix == ".mp4":
         pictures.save_mp4(frames, a.out, fps=fps)
     else:

@@ -86,6 +86,21 @@ def test_an_animation_is_whole_or_not_there(name, tmp_path):
     assert path.read_bytes() != before
 
 
+@pytest.mark.parametrize("width", [530, 394])
+def test_a_long_title_stays_above_its_picture(width):
+    """It is written smaller where it would not fit; short ones are as they were."""
+    plain = Image.new("RGB", (width, 9))
+    page = pictures.titled(
+        ("Real", plain), ("Fake (after 9,999 images: too early to judge)", plain)
+    )
+    ink = np.asarray(page)[:40].min((0, 2)) < 128
+    assert ink[width + 48 : 2 * width + 48].any()
+    assert not ink[width + 24 : width + 48].any()
+    assert not ink[2 * width + 48 :].any()
+    alone = pictures.titled(("Real", plain))
+    assert np.array_equal(np.asarray(page)[:40, : width + 40], np.asarray(alone)[:40, : width + 40])
+
+
 def test_bytes_are_shown_as_they_are():
     """A grid of bytes is that of the same images in [-1, 1]."""
     pixels = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)

@@ -101,7 +101,9 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=22)
     x = margin
     for title, picture in panels:
-        draw.text((x + picture.width / 2, line / 2), title, "black", font, anchor="mm")
+        fits = 22 * picture.width / font.getlength(title)  # a long title is smaller, but legible
+        own = ImageFont.load_default(min(22, max(12, fits)))
+        draw.text((x + picture.width / 2, line / 2), title, "black", own, anchor="mm")
         page.paste(picture, (x, line))
         x += picture.width + margin
     return page

@@ -171,6 +171,31 @@ def test_a_walk_of_one_class(zoo, tmp_path):
             assert close(np.asarray(gif.convert("RGB"))[::64, ::64], wanted[index])
 
 
+@pytest.mark.parametrize("labels", ["--labels dog,owl,cat", ""])
+def test_a_walk_fades_from_class_to_class(zoo, labels, tmp_path):
+    """Each seed has its class, in the order of --labels, or the one that it has in samples."""
+    command(f"interpolate run --seeds 7,7,7 --seconds 0.6 {labels} --out walk.gif")
+    classes = torch.tensor([1, 2, 0] if labels else [1, 1, 1])
+    z = latents.by_seed(zoo, [7, 7, 7])
+    shares = latents.fade(torch.eye(3)[classes], z, 12)
+    made = sampling.generate(zoo, latents.walk(z, 12), labels=shares)
+    wanted = pictures.in_bytes(made).permute(0, 2, 3, 1).numpy()
+    with Image.open("walk.gif") as gif:
+        for index in range(12):
+            gif.seek(index)
+            assert close(np.asarray(gif.convert("RGB"))[::64, ::64], wanted[index])
+    for index, label in zip((0, 4, 8), classes):  # there the class is whole
+        assert close(wanted[index], expected(zoo, [7], labels=int(label))[0])
+
+
+def test_a_walk_has_one_class_or_one_for_each_seed(zoo, capsys):
+    """Two for three seeds is an error."""
+    line = "interpolate run --seeds 1,2,3 --labels cat,dog --out x.gif"
+    assert refusal(capsys, line) == (
+        "tinygan interpolate: error: labels must be one, or one for each seed, got 'cat,dog'."
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -193,7 +218,8 @@ def test_a_walk_of_one_class(zoo, tmp_path):
         ),
         (
             "interpolate run --out x.gif --labels cat,dog",
-            "labels must be one class for a film, got 'cat,dog'; name one.",
+            "labels must be known classes, got 'cat'; these are: none, as this net was built "
+            "without num_classes.",
         ),
         ("interpolate run --out x.avi", "out must end in .mp4 or .gif, got x.avi; choose one."),
         (

@@ -170,6 +170,41 @@ def test_a_repeated_point_is_a_pause():
     assert torch.equal(latents.walk(a[None], 4), a.expand(4, 2))
 
 
+@given(numbers=points, count=st.integers(1, 60))
+def test_classes_fade_as_the_walk_goes(numbers, count):
+    """Shares are all of one at each step, and those of a point where the walk is at it."""
+    z = latents.by_seed(tiny_net(), numbers)
+    shares = torch.eye(5)[: len(numbers)]
+    faded = latents.fade(shares, z, count)
+    assert faded.shape == (count, 5)
+    assert torch.equal(faded[0], shares[0])
+    assert torch.allclose(faded.sum(1), torch.ones(count))
+    assert float(faded.min()) >= 0
+
+
+def test_shares_of_whole_classes_are_these_classes():
+    """A net makes the same bits of labels and of their one-hot shares, and others of a mixture."""
+    net = tiny_net(num_classes=3)
+    z, labels = latents.by_seed(net, range(3)), torch.tensor([2, 0, 1])
+    shares = torch.nn.functional.one_hot(labels, 3)
+    whole = sampling.generate(net, z, labels=labels)
+    assert torch.equal(sampling.generate(net, z, labels=shares.double()), whole)
+    mixed = sampling.generate(net, z, labels=torch.full((3, 3), 1 / 3))
+    assert not torch.allclose(mixed, whole)
+
+
+@pytest.mark.parametrize("shares", [torch.ones(3, 2), torch.ones(2, 3), torch.ones(3)])
+def test_shares_of_another_shape_are_refused(shares):
+    """The error says both kinds of labels that there are."""
+    net = tiny_net(num_classes=3)
+    with pytest.raises(ValueError) as error:
+        sampling.generate(net, latents.by_seed(net, range(3)), labels=shares)
+    assert str(error.value).startswith(
+        f"labels must be (N,) of integers or shares (N, 3) of floats, got {tuple(shares.shape)} of "
+        "torch.float32 for N=3; give each"
+    )
+
+
 def test_images_are_made_one_by_one():
     """They are those that `generate` makes, in order, with their labels, over several parts."""
     net = tiny_net(num_classes=3)

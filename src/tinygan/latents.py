@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from tinygan import sampling, seeds
 from tinygan._run import checks
 
-__all__ = ["by_seed", "slerp", "walk"]
+__all__ = ["by_seed", "fade", "slerp", "walk"]
 
 
 def by_seed(generator: nn.Module, numbers: Iterable[int], truncation: float = 1.0) -> torch.Tensor:
@@ -63,6 +63,17 @@ def walk(points: torch.Tensor, count: int) -> torch.Tensor:
     """
     part, t = _places(points, count)
     return slerp(points[part], points.roll(-1, 0)[part], t)
+
+
+def fade(shares: torch.Tensor, points: torch.Tensor, count: int) -> torch.Tensor:
+    """Return classes' shares (count, K) in each step of ``walk``, from those of its points, (P, K).
+
+    Examples:
+        >>> fade(torch.eye(2), torch.eye(2), 4)[1]
+        tensor([0.5000, 0.5000])
+    """
+    part, t = _places(points, count)
+    return shares[part].lerp(shares.roll(-1, 0)[part], t[:, None].to(shares))
 
 
 def _places(points: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,7 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
         command.add_argument("-n", type=int, default=n, help=f"seeds, from --seed on [{n}]")
         command.add_argument("--out", type=Path, required=True, help=out)
         command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
-        command.add_argument("--labels", help="classes by name or number: cat,3; of a film one")
+        command.add_argument("--labels", help="classes by name or number: cat,3; a film fades")
         command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
     return parser
 

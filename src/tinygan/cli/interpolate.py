@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import torch
+
 from tinygan import latents, pictures
 from tinygan._run import checks, notebook
 from tinygan.cli.loaded import chosen
@@ -13,15 +15,18 @@ def run(a: argparse.Namespace) -> None:
     """Write the film, and say where."""
     if a.out.suffix not in (".mp4", ".gif"):
         raise ValueError(f"out must end in .mp4 or .gif, got {a.out}; choose one.")
-    if a.labels and "," in a.labels:
-        raise ValueError(f"labels must be one class for a film, got {a.labels!r}; name one.")
     generator, seeds, z, labels = chosen(a)
     checks.count("the number of seeds", len(seeds), at_least=2)
+    if a.labels and "," in a.labels:  # one for each seed, in their order
+        labels = [torch.tensor(latents.classes(generator, a.labels))]
+        if len(labels[0]) != len(seeds):
+            raise ValueError(f"labels must be one, or one for each seed, got {a.labels!r}.")
     # A GIF's clock counts hundredths of a second, and browsers slow down those of less than 2.
     fps = min(checks.count("fps", a.fps), 20 if a.out.suffix == ".gif" else 240)
     count = max(1, round(fps * checks.number("seconds", a.seconds, "(0, 3600]")))
-    label = (each[:1].expand(count) for each in labels)  # without --labels that of the first seed
-    images = latents.images(generator, latents.walk(z, count), *label)
+    every = torch.eye(len(latents.classes(generator, None)))
+    shares = (latents.fade(every[label], z, count) for label in labels)
+    images = latents.images(generator, latents.walk(z, count), *shares)
     grids = (pictures.grid(image[None], padding=0) for image in images)
     frames = notebook.bar(iterable=grids, total=count)
     if a.out.suffix == ".mp4":

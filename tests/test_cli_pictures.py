@@ -115,6 +115,16 @@ def test_samples_in_a_grid(net, tmp_path, capsys):
     assert len([*(tmp_path / "new" / "folder").iterdir()]) == 1
 
 
+def test_classes_are_rows_of_a_grid(zoo):
+    """With --grid the images of a class are beside its name."""
+    command("sample run -n 7 --out x --grid")
+    labels = torch.arange(7) % 3
+    made = sampling.generate(zoo, latents.by_seed(zoo, range(7)), labels=labels)
+    whole = pictures.grid(made, labels=[NAMES[label] for label in labels])
+    with Image.open("x/grid.png") as picture:
+        assert close(np.asarray(picture), np.asarray(whole))
+
+
 def test_samples_of_classes(zoo, tmp_path):
     """Each class in turn, by the seed; or those asked for, by name or number."""
     for labels, classes in (([], [0, 1, 2, 0]), (["owl"], [2] * 4), (["1,cat"], [1, 0, 1, 0])):

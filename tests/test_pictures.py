@@ -49,6 +49,26 @@ def test_grids_have_rows_of_eight():
     assert pictures.grid(torch.zeros(9, 3, 64, 64), columns=3).size == (200, 200)
 
 
+def test_classes_have_rows_of_their_own():
+    """Each begins with its name; the class of the first image comes first."""
+    shades = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 3, 64, 64)
+    labels = ["cat", "dog", "cat", "cat", "dog", "cat"]
+    page = np.asarray(pictures.grid(shades, columns=3, labels=labels, padding=0))
+    left = page.shape[1] - 3 * 64
+    assert 40 < left < 80
+    rows = page[32::64, left + 32 :: 64, 0].tolist()
+    assert np.abs(np.subtract(rows, [[0, 102, 153], [255, 0, 0], [51, 204, 255]])).max() <= 1
+    for top, bottom in ((0, 128), (128, 192)):  # a name is in the middle of its rows
+        ink = np.nonzero(page[top:bottom, :left].min((1, 2)) < 128)[0]
+        assert abs(ink.mean() - (bottom - top) / 2) < 6
+
+
+def test_each_image_has_a_label():
+    """Another number of labels is refused."""
+    with pytest.raises(ValueError, match=r"^labels must name 3 classes, got 2\.$"):
+        pictures.grid(torch.zeros(3, 3, 8, 8), labels=["cat", "dog"])
+
+
 def test_colours_do_not_depend_on_the_batch():
     """Grey 0 is mid-grey whatever is beside it: grids of one run can be compared."""
     images = torch.zeros(2, 3, 64, 64)

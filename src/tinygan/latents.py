@@ -99,10 +99,16 @@ def images(generator: nn.Module, z: torch.Tensor, *labels: torch.Tensor) -> Iter
         yield from sampling.generate(generator, some, labels=of_some[0] if of_some else None)
 
 
+def class_names(generator: nn.Module) -> list[str]:
+    """Return the names of a net's classes, or else their numbers."""
+    numbers = [str(number) for number in range(getattr(generator, "num_classes", None) or 0)]
+    return (numbers and getattr(generator, "facts", {}).get("classes")) or numbers
+
+
 def classes(generator: nn.Module, text: str | None) -> list[int]:
     """Return the classes of "cat,3", by their names, or else numbers; None is all there are."""
-    numbers = [str(number) for number in range(getattr(generator, "num_classes", None) or 0)]
-    names = (numbers and getattr(generator, "facts", {}).get("classes")) or numbers
+    names = class_names(generator)
+    numbers = [str(number) for number in range(len(names))]
     wanted = names if text is None else [name.strip() for name in text.split(",")]
     for name in wanted:
         if name not in names and name not in numbers:

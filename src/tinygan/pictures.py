@@ -7,7 +7,7 @@ import html
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -26,9 +26,16 @@ WIDEST = 1100  # pixels; animations and notebooks show wider pictures smaller
 Frame: TypeAlias = Image.Image | Path | str
 
 
-def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.Image:
+def grid(
+    images: torch.Tensor,
+    *,
+    columns: int = 8,
+    labels: Sequence[str] | None = None,
+    padding: int = 2,
+) -> Image.Image:
     """Lay images (N, C, H, W), in [-1, 1] or uint8, out in rows of eight, ``padding`` pixels apart.
 
+    By ``labels``, the names of all images' classes, each class has rows of its own, after its name.
     One channel is shown grey, of two the first, of more the first three. Small images are magnified
     by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes and
     ranges.
@@ -39,6 +46,12 @@ def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.I
     """
     checks.count("padding", padding, at_least=0)
     value_range(images)
+    if labels is not None:
+        if len(labels) != len(images):
+            raise ValueError(f"labels must name {len(images)} classes, got {len(labels)}.")
+        rows = {name: images[[each == name for each in labels]] for name in labels}
+        made = {name: grid(some, columns=columns, padding=padding) for name, some in rows.items()}
+        return _named(made)
     # Here, because it takes as long to import as PyTorch.
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
@@ -48,6 +61,20 @@ def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.I
     cells = cells.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     picture: Image.Image = to_pil_image(make_grid(cells, columns, padding))
     return picture
+
+
+def _named(rows: dict[str, Image.Image]) -> Image.Image:
+    """Put pictures below each other, each beside its name."""
+    font = ImageFont.load_default(size=22)
+    left = round(max(map(font.getlength, rows))) + 24
+    width, height = max(row.width for row in rows.values()), sum(r.height for r in rows.values())
+    page, y = Image.new("RGB", (left + width, height), "white"), 0
+    for name, row in rows.items():
+        page.paste(row, (left, y))
+        place = (left - 12, y + row.height / 2)
+        ImageDraw.Draw(page).text(place, name, "black", font, anchor="rm")
+        y += row.height
+    return page
 
 
 def in_bytes(images: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ def argument_parser() -> argparse.ArgumentParser:
     info = _command(commands, "info", "say what a run or a generator is, and how to go on")
     info.add_argument("run", type=Path, metavar="RUN|FILE", help=RUN)
     sample = _command(commands, "sample", "make images, each of a seed of its own")
-    sample.add_argument("--grid", action="store_true", help="make one picture of all, grid.png")
+    sample.add_argument("--grid", action="store_true", help="make one picture: OUT/grid.png")
     walk = _command(commands, "interpolate", "film a walk from seed to seed, and back to the first")
     walk.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
     walk.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")

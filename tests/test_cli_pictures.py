@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -115,6 +116,25 @@ def test_samples_in_a_grid(net, tmp_path, capsys):
     assert len([*(tmp_path / "new" / "folder").iterdir()]) == 1
 
 
+def test_samples_as_an_array(net, capsys):
+    """An .npy holds all of them as bytes, (N, H, W, C), for other programs."""
+    command("sample run --seeds 3,66 --out new/x.npy")
+    assert capsys.readouterr().out == "2 images: new/x.npy\n"
+    made = np.load("new/x.npy")
+    assert (made.dtype, made.shape) == (np.uint8, (2, 8, 8, 3))
+    assert close(made, expected(net, [3, 66]))
+
+
+def test_a_walk_as_a_page(net):
+    """It has a heading of its own, the time of each frame, and no rest at its end."""
+    command("interpolate run --seconds 0.5 --fps 8 --out walk.html")
+    page = Path("walk.html").read_text()
+    assert re.findall('alt="(.*?)"', page) == ["0.0 s", "0.1 s", "0.2 s", "0.4 s"]
+    assert page.count("A walk through the noise") == 2
+    assert "restOnLast = 0;" in page
+    assert "125 + (index" in page
+
+
 def test_classes_are_rows_of_a_grid(zoo):
     """With --grid the images of a class are beside its name."""
     command("sample run -n 7 --out x --grid")
@@ -209,7 +229,10 @@ def test_a_walk_has_one_class_or_one_for_each_seed(zoo, capsys):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("sample run --out x.tar", "out must be a folder or a .zip, got x.tar; choose one."),
+        (
+            "sample run --out x.tar",
+            "out must be a folder, a .zip or an .npy, got x.tar; choose one.",
+        ),
         ("sample run --out x --seeds 3-", "argument --seeds: must be as 1-64,70, got '3-'"),
         ("sample run --out x --seeds x", "argument --seeds: must be as 1-64,70, got 'x'"),
         ("sample run --out x --seeds 5-3", "argument --seeds: must be as 1-64,70, got '5-3'"),
@@ -231,7 +254,10 @@ def test_a_walk_has_one_class_or_one_for_each_seed(zoo, capsys):
             "labels must be known classes, got 'cat'; these are: none, as this net was built "
             "without num_classes.",
         ),
-        ("interpolate run --out x.avi", "out must end in .mp4 or .gif, got x.avi; choose one."),
+        (
+            "interpolate run --out x.avi",
+            "out must end in .mp4, .gif or .html, got x.avi; choose one.",
+        ),
         (
             "interpolate run --out x.gif --seeds 3",
             "the number of seeds must be at least 2, got 1; use 2 or more.",

@@ -345,7 +345,7 @@ def test_images_go_into_a_folder_or_a_zip(tmp_path):
     """Another ending is refused before an image is made."""
     with pytest.raises(ValueError) as error:
         pictures.save_images(iter([]), [], "x.tar")
-    assert str(error.value) == "out must be a folder or a .zip, got x.tar; choose one."
+    assert str(error.value) == "out must be a folder, a .zip or an .npy, got x.tar; choose one."
 
 
 def living():

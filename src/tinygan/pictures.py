@@ -176,6 +176,8 @@ def save_html(
     *,
     captions: Iterable[str],
     seconds_per_frame: float = 0.25,
+    rest: float = 2,
+    title: str = "The same noise, as the generator learns",
 ) -> None:
     """Write frames as for ``save_gif``, each with its caption, as one page with play and a slider.
 
@@ -183,7 +185,9 @@ def save_html(
     """
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
-    page = Template(template).substitute(frames="\0", milliseconds=round(1000 * seconds_per_frame))
+    page = Template(template).substitute(
+        frames="\0", title=title, rest=1000 * rest, milliseconds=round(1000 * seconds_per_frame)
+    )
     (head, tail), number = page.encode().split(b"\0"), -1
     with disk.renamed(Path(path)) as file:
         disk.write(file, head)
@@ -219,11 +223,17 @@ def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> Non
 def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path | str) -> None:
     """Write images (C, H, W) one by one, by name, as PNG files in a folder or a .zip, or none.
 
-    Raises ValueError for another ending.
+    Or all at once as an array without names, an .npy, (N, H, W, C) of uint8. Raises ValueError for
+    another ending.
     """
     path = checks.path("out", path)
-    if path.suffix not in ("", ".zip"):
-        raise ValueError(f"out must be a folder or a .zip, got {path}; choose one.")
+    if path.suffix not in ("", ".zip", ".npy"):
+        raise ValueError(f"out must be a folder, a .zip or an .npy, got {path}; choose one.")
+    if path.suffix == ".npy":
+        arrays = [in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images]
+        with disk.renamed(path) as array:
+            np.save(array, np.stack(arrays))
+        return
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
         for name, image in zip(names, images):
             pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()

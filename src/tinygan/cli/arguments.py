@@ -32,7 +32,10 @@ def argument_parser() -> argparse.ArgumentParser:
     walk = _command(commands, "interpolate", "film a walk from seed to seed, and back to the first")
     walk.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
     walk.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")
-    kinds = (sample, 64, "a folder, or a .zip, for PNG files"), (walk, 6, "an .mp4 or .gif file")
+    kinds = (
+        (sample, 64, "DIR or .zip for PNG files; .npy (N, H, W, C)"),
+        (walk, 6, "an .mp4, .gif or .html"),
+    )
     for command, n, out in kinds:
         _generator(command)
         command.add_argument("-n", type=int, default=n, help=f"seeds, from --seed on [{n}]")

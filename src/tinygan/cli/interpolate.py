@@ -13,8 +13,8 @@ from tinygan.cli.loaded import chosen
 
 def run(a: argparse.Namespace) -> None:
     """Write the film, and say where."""
-    if a.out.suffix not in (".mp4", ".gif"):
-        raise ValueError(f"out must end in .mp4 or .gif, got {a.out}; choose one.")
+    if a.out.suffix not in (".mp4", ".gif", ".html"):
+        raise ValueError(f"out must end in .mp4, .gif or .html, got {a.out}; choose one.")
     generator, seeds, z, labels = chosen(a)
     checks.count("the number of seeds", len(seeds), at_least=2)
     if a.labels and "," in a.labels:  # one for each seed, in their order
@@ -31,6 +31,11 @@ def run(a: argparse.Namespace) -> None:
     frames = notebook.bar(iterable=grids, total=count)
     if a.out.suffix == ".mp4":
         pictures.save_mp4(frames, a.out, fps=fps)
-    else:
+    elif a.out.suffix == ".gif":
         pictures.save_gif(frames, a.out, seconds_per_frame=1 / fps, rest=0)
+    else:
+        times, title = (f"{step / fps:.1f} s" for step in range(count)), "A walk through the noise"
+        pictures.save_html(
+            frames, a.out, captions=times, seconds_per_frame=1 / fps, rest=0, title=title
+        )
     print(f"{count} frames: {a.out}")

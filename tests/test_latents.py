@@ -191,6 +191,7 @@ def test_shares_of_whole_classes_are_these_classes():
     assert torch.equal(sampling.generate(net, z, labels=shares.double()), whole)
     mixed = sampling.generate(net, z, labels=torch.full((3, 3), 1 / 3))
     assert not torch.allclose(mixed, whole)
+    assert not torch.allclose(mixed, sampling.generate(net, z, labels=torch.ones(3, 3)))
 
 
 @pytest.mark.parametrize("shares", [torch.ones(3, 2), torch.ones(2, 3), torch.ones(3)])

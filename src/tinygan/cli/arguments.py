@@ -43,6 +43,22 @@ def argument_parser() -> argparse.ArgumentParser:
         command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
         command.add_argument("--labels", help="classes by name or number: cat,3; a film fades")
         command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
+    evaluate = _command(commands, "evaluate", "compare a generator's images with real ones")
+    _generator(evaluate)
+    evaluate.add_argument(
+        "--real", required=True, metavar="FOLDER|ZIP|-", help="real images; - is the drawn faces"
+    )
+    evaluate.add_argument(
+        "-n", dest="count", type=int, default=5000, help="images, at most half the real ones [5000]"
+    )
+    evaluate.add_argument(
+        "--features",
+        choices=["inception", "random"],
+        default="inception",
+        help="the net of published values, which is downloaded once, or one of random weights, "
+        "which needs no download and says less [inception]",
+    )
+    evaluate.add_argument("--weights", type=Path, help="a file of Inception's weights")
     return parser
 
 

@@ -44,6 +44,7 @@ def readers(folder, every=2, curves=True):
         hooks.SampleGrid(folder, every=every),
         hooks.Animation(folder),
         hooks.RealBesideFake(folder),
+        hooks.SaveGenerator(folder, every=every),
         hooks.every(every, lambda trainer, report: None),
     ]
 

@@ -20,6 +20,7 @@ from tinygan import (
 )
 from tinygan._execution.execution import Execution
 from tinygan.batch import Batch
+from tinygan.exporting import Exported, export
 from tinygan.gan_trainer import GANTrainer
 from tinygan.hook import Hook
 from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator, join_images
@@ -34,6 +35,7 @@ __all__ = [
     "DCGANDiscriminator",
     "DCGANGenerator",
     "Execution",
+    "Exported",
     "GANTrainer",
     "Hook",
     "Player",
@@ -44,6 +46,7 @@ __all__ = [
     "augmentations",
     "data",
     "distributed",
+    "export",
     "hooks",
     "join_images",
     "losses",

@@ -84,15 +84,16 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) of int64, to images (N, C, H, W)."""
-        if z.dim() < 2 or z[0].numel() != self.latent_dim:
+        if z.dim() < 2 or z.shape[1:].numel() != self.latent_dim:
             raise ValueError(
                 f"z must be (N, {self.latent_dim}), got {tuple(z.shape)}; draw it with "
                 f"torch.randn(N, {self.latent_dim})."
             )
-        z = z.reshape(len(z), -1)
+        z = z.flatten(1)  # by len(z), an exported net would have one batch size for ever
         _check_labels(labels, self.num_classes)
         if labels is not None and self.num_classes is not None:
-            known = torch.arange(self.num_classes, device=z.device)
+            # type_as moves nothing here; in a traced net, it follows labels to their device.
+            known = torch.arange(self.num_classes, device=z.device).type_as(labels)
             z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
         images: torch.Tensor = self.main(z[:, :, None, None])
         return images

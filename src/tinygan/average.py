@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import nn
 
 from tinygan import schedules
-from tinygan.nets.traits import copied, example
+from tinygan.nets.traits import example
 from tinygan.schedules import Schedule
 
 RAMP = 0.05
@@ -54,7 +55,17 @@ class Average:
         self.half_life = schedules.checked(name, half_life, interval)
         self._live = live
         self._dtype = torch.promote_types(example(live).dtype, torch.float32)
-        self.net = copied(live).to(self._dtype)
+        # PyTorch copies nothing with a graph: weights that old weight norm and pruning compute.
+        computed = {
+            id(tensor): tensor.detach().clone()
+            for part in live.modules()
+            for tensor in vars(part).values()
+            if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
+        }
+        with torch.no_grad():  # or a ScriptModule's copies would have graphs
+            self.net = copy.deepcopy(live, computed).to(self._dtype).eval()
+        for weight in self.net.parameters():
+            weight.requires_grad_(False)
 
     def update(self, images: int, size: int, skipped: torch.Tensor) -> None:
         """Take in the weights after a step, unless it was ``skipped``: 1 or 0 on the device.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,19 +23,6 @@ def evaluating(*nets: nn.Module) -> Iterator[None]:
     finally:
         for part, training in was_training.items():
             part.training = training
-
-
-@torch.no_grad()  # or a ScriptModule's copies would have graphs
-def copied(net: nn.Module) -> nn.Module:
-    """Return a copy of a net, in evaluation mode, that is never trained."""
-    # PyTorch copies nothing with a graph: weights that old weight norm and pruning compute.
-    computed = {
-        id(tensor): tensor.detach().clone()
-        for part in net.modules()
-        for tensor in vars(part).values()
-        if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
-    }
-    return copy.deepcopy(net, computed).eval().requires_grad_(False)
 
 
 def example(net: nn.Module) -> torch.Tensor:

@@ -2,113 +2,91 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from warnings import catch_warnings  # PyTorch warns of formats of its own
 
 import torch
-from torch import nn
 
 from tinygan import sampling
 from tinygan._run import checks, disk
 from tinygan.average import Average
 
-FORMATS = {".onnx": "onnx", ".pt2": "torch.export", ".pt": "torchscript"}
+FORMATS = {"onnx": ".onnx", "torch.export": ".pt2", "torchscript": ".pt"}
 
 
-def export(
-    generator: Any, path: Path | str, to: str | None = None, half: bool = False
-) -> tuple[Path, float]:
-    """Write a generator as a file for other programs; return its path, and how exact it is.
+def export(generator: Any, path: Path | str, to: str | None = None, half: bool = False) -> float:
+    """Write a generator as a file for other programs; return how far its images are from PyTorch's.
 
-    The file takes ``z`` (N, Z) of float32, for nets with ``num_classes`` also ``labels`` (N,) of
-    int64, and makes ``images`` of float32. ``to`` is "onnx", for browsers, TensorRT and others
-    (needs ``tinygan[onnx]``), "torch.export", for PyTorch, or "torchscript", its older format; or
-    None: the suffix says it, .onnx, .pt2 or .pt. ``half`` computes in float16: half the bytes, fast
-    on GPUs, slow on CPUs. The file's images, 1 and 5, may differ from the generator's by 1e-5, with
-    ``half`` by 0.02, or else ValueError is raised, and nothing written.
+    It takes ``z`` (N, Z) of float32, for nets with ``num_classes`` also ``labels`` (N,) of int64,
+    and makes ``images`` of float32. ``to`` is "onnx", for browsers, TensorRT and others (needs
+    ``tinygan[onnx]``), "torch.export", for PyTorch, "torchscript", its older format, or what the
+    suffix says: .onnx, .pt2, .pt. ``half`` computes in float16: half the bytes; slow on CPUs. If
+    images of the file differ by over 1e-5, with ``half`` 0.02, none is kept: ValueError.
 
     Examples:
         >>> import tinygan
-        >>> path, difference = tinygan.export(tinygan.DCGANGenerator(16), "generator.pt")
+        >>> difference = tinygan.export(tinygan.DCGANGenerator(16), "generator.pt")
     """
     path = checks.path("path", path)
-    form = FORMATS.get(path.suffix) or str(to)
-    if form not in FORMATS.values() or to not in (None, form):
-        raise ValueError(
-            f"path must end in {', '.join(FORMATS)}, for to={', '.join(FORMATS.values())}, got "
-            f"'{path}' and {to!r}; leave to out, and use '{path.with_suffix('.onnx')}'."
-        )
+    form = to or next((name for name, suffix in FORMATS.items() if suffix == path.suffix), "")
+    if form not in FORMATS or path.suffix in {*FORMATS.values()} - {FORMATS[form]}:
+        raise ValueError(f"path must end as to= says, {FORMATS}, got '{path}', {to!r}; use .onnx.")
     checks.count("generator.latent_dim", getattr(generator, "latent_dim", None))
     for module in ("onnx", "onnxruntime", "onnxscript") if form == "onnx" else ():
         checks.require(module, extra="onnx", wanted_by="export to ONNX")
+    draws, classes = torch.Generator().manual_seed(0), getattr(generator, "num_classes", None)
+    noise = [sampling.normal(count, generator.latent_dim, draws) for count in (3, 1, 5)]
+    tried = [(z, torch.arange(len(z)) % classes) if classes else (z,) for z in noise]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disk.renamed(path) as file, warnings.catch_warnings(action="ignore"), torch.no_grad():
+    with disk.renamed(path) as out, TemporaryDirectory() as folder, catch_warnings(action="ignore"):
+        made = Path(folder, "made.pt2")
         try:
-            exact, tried = _Float32(generator), [_inputs(generator, count) for count in (3, 1, 5)]
-            _write(_Float32(generator, half), tried[0], Path(file.name), form)
-            apart = [(_images(Path(file.name), form, x) - exact(*x)).abs().max() for x in tried]
-            difference = float(torch.stack(apart).max())
-            if not difference <= (0.02 if half else 1e-5):  # NaN is not
-                raise ValueError(f"its images differ by {difference:.2g}")
+            net = _copy(generator, torch.float16 if half else torch.float32)
+            run, exact = _made(net, tried[0], form, made), _copy(generator, torch.float32)
+            apart = float(torch.stack([(run(*x) - exact(*x)).abs().max() for x in tried]).max())
+            if not apart <= (0.02 if half else 1e-5):  # NaN is not
+                raise ValueError(f"the file's images differ by {apart:.2g}")
         except Exception as error:  # each format has its own; some are pages long
             reason = f"{type(error).__name__}: {error}".partition("\n")[0].partition("! ")[0][:200]
             raise ValueError(
-                f"generator must be a net that PyTorch can write as {form} for any batch, got "
-                f"{type(generator).__name__} ({reason}); in its forward, use z.shape[0] for "
-                f"len(z), no `if` on values and nothing random{', or leave half out' * half}."
+                f"generator must be one that PyTorch writes as {form} for any batch, got a "
+                f"{type(generator).__name__} ({reason}); in forward, use z.shape[0] for len(z), "
+                f"no `if` on values and nothing random{', or leave half out' * half}."
             ) from None
-    return path, difference
+        disk.write(out, disk.read(made))
+    return apart
 
 
-class _Float32(nn.Module):
-    """A copy of a generator, on the CPU, from float32 to float32, whatever it computes in."""
-
-    def __init__(self, generator: nn.Module, half: bool = False) -> None:
-        super().__init__()
-        self.dtype: Any = torch.float16 if half else torch.float32
-        # The average of one net is a copy of it, in evaluation mode.
-        self.net = Average(generator, 1.0).net.to("cpu", self.dtype)
-
-    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        images: torch.Tensor = self.net(z.to(self.dtype), *(() if labels is None else (labels,)))
-        return images.float()
+def _copy(generator: Any, dtype: torch.dtype) -> Any:
+    """Return a copy, on the CPU, which takes and makes float32, whatever it computes in."""
+    net = Average(generator, 1.0).net.to("cpu", dtype)  # as yet a copy, in evaluation mode
+    net.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype), *inputs[1:]))
+    net.register_forward_hook(lambda _, inputs, images: images.float())
+    return net
 
 
-def _inputs(generator: Any, count: int) -> tuple[torch.Tensor, ...]:
-    """Return noise for a generator, and labels if it takes them."""
-    z = sampling.normal(count, generator.latent_dim, torch.Generator().manual_seed(count))
-    num_classes = getattr(generator, "num_classes", None)
-    return (z,) if num_classes is None else (z, torch.arange(count) % num_classes)
-
-
-def _write(net: nn.Module, inputs: tuple[torch.Tensor, ...], file: Path, form: str) -> None:
-    """Write a file that makes a net's images of any batch of such inputs."""
+def _made(net: Any, inputs: tuple[torch.Tensor, ...], form: str, file: Path) -> Any:
+    """Write a net as a file, for any batch of such inputs; return what its users call."""
     if form == "torchscript":
         torch.jit.save(torch.jit.trace(net, inputs), file)
-        return
+        return torch.jit.load(file)
     batch = {0: torch.export.Dim("N", min=1)}
     program = torch.export.export(net, inputs, dynamic_shapes=(batch,) * len(inputs))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths and lines of code of this computer
     if form == "torch.export":
         torch.export.save(program, file)
-        return
-    names, shapes = ("z", "labels")[: len(inputs)], ({0: "N"},) * len(inputs)
+        return torch.export.load(file).module()
+    names = ("z", "labels")[: len(inputs)]
     torch.onnx.export(  # opset 18 is of 2022: browsers and TensorRT know it
-        program, f=file, input_names=names, output_names=["images"], dynamic_shapes=shapes,
-        opset_version=18, dynamo=True, external_data=False, verbose=False,
+        program, f=file, input_names=names, output_names=["images"], opset_version=18, dynamo=True,
+        dynamic_shapes=({0: "N"},) * len(inputs), external_data=False, verbose=False,
     )  # fmt: skip
+    import onnxruntime
 
-
-def _images(file: Path, form: str, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Return the images that a file makes, run as its users do."""
-    if form == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        given = {name: tensor.numpy() for name, tensor in zip(("z", "labels"), inputs)}
-        return torch.from_numpy(session.run(["images"], given)[0])
-    net = torch.jit.load(file) if form == "torchscript" else torch.export.load(file).module()
-    images: torch.Tensor = net(*inputs)
-    return images
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda *inputs: torch.from_numpy(
+        session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs)})[0]
+    )

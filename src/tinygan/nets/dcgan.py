@@ -95,7 +95,6 @@ class DCGANGenerator(Generator):
         z = z.flatten(1)  # by len(z), an exported net would have one batch size for ever
         _check_labels(labels, self.num_classes)
         if labels is not None and self.num_classes is not None:
-            # type_as moves nothing here; in a traced net, it follows labels to their device.
             known = torch.arange(self.num_classes, device=z.device).type_as(labels)
             z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
         images: torch.Tensor = self.main(z[:, :, None, None])

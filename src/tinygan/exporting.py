@@ -51,7 +51,7 @@ def export(generator: Any, path: Path | str, to: str | None = None, half: bool =
         except Exception as error:  # each format has its own; some are pages long
             reason = f"{type(error).__name__}: {error}".partition("\n")[0].partition("! ")[0][:200]
             raise ValueError(
-                f"generator must be one that PyTorch writes as {form} for any batch, got a "
+                f"generator must be one that PyTorch writes as {form} for any batch, got "
                 f"{type(generator).__name__} ({reason}); in forward, use z.shape[0] for len(z), "
                 f"no `if` on values and nothing random{', or leave half out' * half}."
             ) from None

@@ -213,6 +213,7 @@ def test_what_cannot_be_exported_is_one_sentence(suffix, act, reason, tmp_path):
     )
     assert "\n" not in str(caught.value)
     assert caught.value.__suppress_context__
+    assert caught.value.__cause__ is None  # no traceback of PyTorch's own code before it
     assert path.read_bytes() == b"older"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

@@ -26,6 +26,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
     info = _command(commands, "info", "say what a run or a generator is, and how to go on")
     info.add_argument("run", type=Path, metavar="RUN|FILE", help=RUN)
+
     export = _command(commands, "export", "write a generator as a file for other programs")
     export.add_argument("run", type=Path, metavar="RUN", help=RUN)
     export.add_argument("--to", choices=["onnx", "torch.export", "torchscript"], help="its format")

@@ -87,7 +87,7 @@ class DCGANGenerator(Generator):
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) of int64, to images (N, C, H, W)."""
-        if z.dim() < 2 or z.shape[1:].numel() != self.latent_dim:
+        if z.dim() < 2 or z[0].numel() != self.latent_dim:
             raise ValueError(
                 f"z must be (N, {self.latent_dim}), got {tuple(z.shape)}; draw it with "
                 f"torch.randn(N, {self.latent_dim})."

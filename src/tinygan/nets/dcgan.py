@@ -95,6 +95,7 @@ class DCGANGenerator(Generator):
         z = z.flatten(1)  # by len(z), an exported net would have one batch size for ever
         _check_labels(labels, self.num_classes)
         if labels is not None and self.num_classes is not None:
+            # type_as is for traced nets: there, device= is for ever that of the tracing.
             known = torch.arange(self.num_classes, device=z.device).type_as(labels)
             z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
         images: torch.Tensor = self.main(z[:, :, None, None])

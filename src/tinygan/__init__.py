@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from tinygan._execution.execution import Execution
     from tinygan.batch import Batch
+    from tinygan.exporting import export
     from tinygan.gan_trainer import GANTrainer
     from tinygan.generators import load_generator, save_generator
     from tinygan.hook import Hook
@@ -49,6 +50,7 @@ _HOMES = {
     "Players": "player",
     "Report": "report",
     "Trainer": "trainer",
+    "export": "exporting",
     "join_images": "nets.dcgan",
     "load_generator": "generators",
     "save_generator": "generators",
@@ -71,6 +73,7 @@ __all__ = [
     "augmentations",
     "data",
     "distributed",
+    "export",
     "hooks",
     "join_images",
     "latents",

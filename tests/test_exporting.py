@@ -33,6 +33,11 @@ def small(**arguments):
     return net.to(memory_format=torch.channels_last)
 
 
+def name_of(suffix):
+    """Return the name that the command gives a file: generator.pt may be weights of one's own."""
+    return "generator_traced.pt" if suffix == ".pt" else f"generator{suffix}"
+
+
 def runner(path):
     """Return a file as its users load it, without tinygan: arrays to images."""
     if path.suffix == ".onnx":
@@ -76,7 +81,7 @@ def of_classes(tmp_path_factory):
 def test_a_file_makes_the_generators_images(suffix, of_classes):
     """Of batches of any size, with labels, in evaluation mode."""
     generator, folder, _ = of_classes
-    check(folder / f"generator{suffix}", generator)
+    check(folder / name_of(suffix), generator)
 
 
 def test_export_leaves_the_generator_as_it_is(of_classes, tmp_path):
@@ -101,7 +106,7 @@ def test_an_onnx_file_is_whole_and_names_its_inputs(of_classes):
     """One file, of an opset that is widely known; the batch is N; it passes ONNX's checker."""
     _, folder, _ = of_classes
     files = {file.name for file in folder.iterdir()} - {"config.json", "model.safetensors"}
-    assert files == {f"generator{suffix}" for suffix in FORMS}
+    assert files == {name_of(suffix) for suffix in FORMS}
     model = onnx.load(folder / "generator.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
@@ -115,7 +120,7 @@ def test_an_onnx_file_is_whole_and_names_its_inputs(of_classes):
 @pytest.mark.parametrize("suffix", FORMS)
 def test_a_file_names_nothing_of_this_computer(suffix, of_classes):
     """No folder, and no line of code, which PyTorch would write into it."""
-    content = (of_classes[1] / f"generator{suffix}").read_bytes()
+    content = (of_classes[1] / name_of(suffix)).read_bytes()
     for word in (tinygan.__file__, __file__, "site-packages", "dcgan.py", "z.flatten(1)"):
         if suffix == ".pt" and word == "dcgan.py":
             continue
@@ -124,7 +129,7 @@ def test_a_file_names_nothing_of_this_computer(suffix, of_classes):
 
 def test_torchscript_of_classes_runs_on_another_device(of_classes):
     """The numbers of the classes go where the labels are, not where the net was traced."""
-    code = torch.jit.load(of_classes[1] / "generator.pt").code
+    code = torch.jit.load(of_classes[1] / "generator_traced.pt").code
     assert re.search(r"= torch\.type_as\(\w+, labels\)", code)
 
 
@@ -288,7 +293,7 @@ def test_the_command_says_what_runs_the_file(suffix, of_classes):
     """It writes beside the generator, and its last line is code that makes images."""
     generator, folder, said = of_classes
     first, second, code = said[suffix].splitlines()
-    path = folder / f"generator{suffix}"
+    path = folder / name_of(suffix)
     assert first.startswith(f"{path}: {path.stat().st_size:,} bytes, within ")
     assert second.startswith("It takes {'z': ('N', 5), 'labels': ('N',)}, and makes images ")
     z, labels = torch.randn(4, 5), torch.arange(4) % 3
@@ -307,3 +312,19 @@ def test_the_command_tells_errors_in_a_line(tmp_path, capsys):
         main(["export", str(tmp_path / "run"), "--to", "onnx", "--out", out])
     assert capsys.readouterr().err.startswith("tinygan export: error: path must end as to= says")
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_alone(tmp_path, half):
+    """As safetensors the weights and all that is known of them, in half the bytes if wanted."""
+    net = small(num_classes=3)
+    net.facts = {"classes": ["a", "b", "c"]}
+    tinygan.export(net, tmp_path / "g.safetensors", half=half)
+    loaded = tinygan.load_generator(tmp_path / "g.safetensors")
+    assert loaded.facts["classes"] == ["a", "b", "c"]
+    for name, tensor in net.state_dict().items():
+        dtype = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
+        assert torch.equal(loaded.state_dict()[name], tensor.to(dtype))
+    z = torch.randn(3, 5)
+    made, wanted = sampling.generate(loaded, z), sampling.generate(net, z)
+    torch.testing.assert_close(made.float(), wanted, rtol=0, atol=0.02 if half else 1e-6)

@@ -8,12 +8,16 @@ from typing import Any
 from warnings import catch_warnings  # PyTorch warns of formats of its own
 
 import torch
+from safetensors.torch import load_file
 
 from tinygan import sampling
 from tinygan._run import checks, disk
 from tinygan.average import Average
+from tinygan.nets.saved import save_generator
 
-FORMATS = {"onnx": ".onnx", "torch.export": ".pt2", "torchscript": ".pt"}
+FORMATS = {
+    "onnx": ".onnx", "torch.export": ".pt2", "torchscript": ".pt", "safetensors": ".safetensors",
+}  # fmt: skip
 
 
 def export(generator: Any, path: Path | str, to: str | None = None, half: bool = False) -> float:
@@ -21,8 +25,9 @@ def export(generator: Any, path: Path | str, to: str | None = None, half: bool =
 
     It takes ``z`` (N, Z) of float32, for nets with ``num_classes`` also ``labels`` (N,) of int64,
     and makes ``images`` of float32. ``to`` is "onnx", for browsers, TensorRT and others (needs
-    ``tinygan[onnx]``), "torch.export", for PyTorch, "torchscript", its older format, or what the
-    suffix says: .onnx, .pt2, .pt. ``half`` computes in float16: half the bytes; slow on CPUs. If
+    ``tinygan[onnx]``), "torch.export", for PyTorch, "torchscript", its older format,
+    "safetensors", which ``load_generator`` reads, or what the suffix says: .onnx, .pt2, .pt or
+    .safetensors. ``half`` computes in float16: half the bytes; slow on CPUs. If
     images of the file differ by over 1e-5, with ``half`` 0.02, none is kept: ValueError.
 
     Examples:
@@ -41,7 +46,7 @@ def export(generator: Any, path: Path | str, to: str | None = None, half: bool =
     tried = [(z, torch.arange(len(z)) % classes) if classes else (z,) for z in noise]
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk.renamed(path) as out, TemporaryDirectory() as folder, catch_warnings(action="ignore"):
-        made = Path(folder, "made.pt2")
+        made = Path(folder, f"made{FORMATS[form]}")
         try:
             net = _copy(generator, torch.float16 if half else torch.float32)
             run, exact = _made(net, tried[0], form, made), _copy(generator, torch.float32)
@@ -69,6 +74,10 @@ def _copy(generator: Any, dtype: torch.dtype) -> Any:
 
 def _made(net: Any, inputs: tuple[torch.Tensor, ...], form: str, file: Path) -> Any:
     """Write a net as a file, for any batch of such inputs; return what its users call."""
+    if form == "safetensors":
+        save_generator(net, file)
+        net.load_state_dict(load_file(file))
+        return net
     if form == "torchscript":
         torch.jit.save(torch.jit.trace(net, inputs), file)
         return torch.jit.load(file)

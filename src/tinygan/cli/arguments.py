@@ -61,7 +61,8 @@ def argument_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", type=Path, help="a file of Inception's weights")
     export = _command(commands, "export", "write a generator as a file for other programs")
     export.add_argument("run", type=Path, metavar="RUN", help=RUN)
-    export.add_argument("--to", choices=["onnx", "torch.export", "torchscript"], help="its format")
+    forms = ["onnx", "torch.export", "torchscript", "safetensors"]
+    export.add_argument("--to", choices=forms, help="its format [onnx, or as FILE ends]")
     export.add_argument("--out", type=Path, metavar="FILE", help="the file [RUN/generator.onnx]")
     export.add_argument("--half", action="store_true", help="float16: half the bytes, for GPUs")
     return parser

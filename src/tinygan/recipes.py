@@ -1,0 +1,190 @@
+"""Recipes: small functions that return all that a GAN is made of, in one place.
+
+The guide shows them, benchmarks measure them, and ``tinygan train --recipe`` knows them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from tinygan import losses
+from tinygan import penalties as penalties_
+from tinygan._execution.execution import Execution
+from tinygan.augmentations import Augmentation
+from tinygan.gan_trainer import GANTrainer
+from tinygan.hook import Hook
+from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator
+from tinygan.nets.weights import spectral_norm, weights_init
+from tinygan.optimizers import OptimizerFactory
+from tinygan.schedules import Schedule
+
+__all__ = [
+    "RECIPES", "Nets", "Recipe", "dcgan_nets", "hinge", "r1", "relativistic", "tutorial", "wgan_gp",
+]  # fmt: skip
+
+Nets: TypeAlias = Callable[..., tuple[nn.Module, nn.Module]]
+"""Makes G and D anew. Keyword arguments, such as ``norm=None`` or ``join=2``, are for D; and
+``bounded=True`` divides D's weights by their spectral norm."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a GAN is made of: nets, and all that decides what they learn.
+
+    It is for one trainer, which trains these very nets; ``dataclasses.replace`` changes it.
+
+    Args:
+        generator, discriminator: the nets.
+        optimizer: makes each player's optimizer.
+        loss, penalties, augment, d_steps, ema_half_life: as for ``GANTrainer``.
+        hooks: what belongs to the recipe, such as ``hooks.Schedule``.
+
+    Examples:
+        >>> made = tutorial(dcgan_nets(8, width=4))
+        >>> made.trainer(seed=1).fit([torch.zeros(16, 3, 8, 8)], epochs=1)
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    optimizer: OptimizerFactory
+    loss: losses.Loss | losses.PairedLoss = losses.non_saturating
+    penalties: Sequence[penalties_.Penalty] = ()
+    augment: Sequence[Augmentation] = ()
+    d_steps: int = 1
+    ema_half_life: float | Schedule | None = None
+    hooks: Sequence[Hook] = ()
+
+    def trainer(
+        self,
+        *,
+        hooks: Iterable[Hook] = (),
+        seed: int = 999,
+        device: torch.device | str | None = None,
+        execution: Execution = Execution(),  # noqa: B008 - it is a constant
+        accumulate: int = 1,
+    ) -> GANTrainer:
+        """Return the trainer; arguments are its own, and hooks come after the recipe's."""
+        return GANTrainer(
+            self.generator, self.discriminator, loss=self.loss, penalties=self.penalties,
+            augment=self.augment, d_steps=self.d_steps, accumulate=accumulate,
+            ema_half_life=self.ema_half_life, generator_optimizer=self.optimizer,
+            discriminator_optimizer=self.optimizer, hooks=[*self.hooks, *hooks], seed=seed,
+            device=device, execution=execution,
+        )  # fmt: skip
+
+
+def dcgan_nets(
+    image_size: int | tuple[int, int] = 64,
+    channels: int = 3,
+    *,
+    width: int = 64,
+    latent_dim: int = 100,
+    num_classes: int | None = None,
+    seed: int = 999,
+) -> Nets:
+    """Return what makes DCGAN's nets, ``width`` wide, with the weights that ``seed`` names.
+
+    They are those of ``torch.manual_seed(seed)``, then G with ``weights_init``, then D with it. The
+    global random state stays as it is.
+
+    Examples:
+        >>> generator, discriminator = dcgan_nets(8, width=4)(norm=None)
+    """
+
+    def nets(*, bounded: bool = False, **of_d: Any) -> tuple[nn.Module, nn.Module]:
+        size, of_d = (image_size, channels), {"base_channels": width} | of_d
+        # On the CPU, whose generator alone is seeded, so that only its state must be put back.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(seed)
+            g = DCGANGenerator(*size, latent_dim, width, num_classes=num_classes)
+            g.apply(weights_init)
+            d = DCGANDiscriminator(*size, num_classes=num_classes, **of_d).apply(weights_init)
+            return g, spectral_norm(d) if bounded else d
+
+    return nets
+
+
+def _adam(lr: float, beta1: float, beta2: float) -> OptimizerFactory:
+    return partial(torch.optim.Adam, lr=lr, betas=(beta1, beta2), fused=True)
+
+
+def tutorial(nets: Nets, *, lr: float = 2e-4, beta1: float = 0.5) -> Recipe:
+    """Return the DCGAN tutorial's recipe: non-saturating loss, batch norm in both nets.
+
+    Examples:
+        >>> of_pairs = tutorial(partial(dcgan_nets(8, width=4), join=2))
+    """
+    return Recipe(*nets(), _adam(lr, beta1, 0.999))
+
+
+def hinge(nets: Nets, *, lr: float = 2e-4, beta1: float = 0.5) -> Recipe:
+    """Return the hinge loss with spectral norm in D (Miyato et al. 2018).
+
+    Examples:
+        >>> recipe = hinge(dcgan_nets(8, width=4))
+    """
+    return Recipe(*nets(norm=None, bounded=True), _adam(lr, beta1, 0.999), losses.hinge)
+
+
+def r1(
+    nets: Nets,
+    *,
+    gamma: float | Schedule = 10.0,
+    every: int = 16,
+    lr: float = 2e-4,
+    beta1: float = 0.5,
+) -> Recipe:
+    """Return the non-saturating loss with R1, a penalty on D's slope (Mescheder et al. 2018).
+
+    ``gamma`` is the penalty's weight, and ``every`` how many steps lie between two times.
+
+    Examples:
+        >>> recipe = r1(dcgan_nets(8, width=4), gamma=1.0)
+    """
+    terms = [penalties_.r1(gamma, every=every)]
+    return Recipe(*nets(norm=None), _adam(lr, beta1, 0.999), penalties=terms)
+
+
+def wgan_gp(nets: Nets, *, d_steps: int = 5, lr: float = 1e-4, beta1: float = 0.0) -> Recipe:
+    """Return WGAN-GP (Gulrajani et al. 2017): each batch is split among the turns of D.
+
+    Examples:
+        >>> recipe = wgan_gp(dcgan_nets(8, width=4), d_steps=1)
+    """
+    critic = losses.wasserstein, [penalties_.wgan_gp()]
+    return Recipe(*nets(norm=None), _adam(lr, beta1, 0.9), *critic, d_steps=d_steps)
+
+
+def relativistic(
+    nets: Nets,
+    *,
+    gamma: float | Schedule = 0.5,
+    every: int = 4,
+    ema_half_life: float | Schedule | None = 10_000,
+    lr: float = 5e-4,
+    beta1: float = 0.0,
+) -> Recipe:
+    """Return the relativistic pairing loss with R1 and R2, and an average of G.
+
+    It is R3GAN's game (Huang et al. 2024) with nets of your own. ``gamma`` is the weight of both
+    penalties, and ``every`` how many steps lie between two times.
+
+    Examples:
+        >>> recipe = relativistic(dcgan_nets(8, width=4))
+    """
+    terms = [penalties_.r1(gamma, every=every), penalties_.r2(gamma, every=every)]
+    adam, loss = _adam(lr, beta1, 0.99), losses.relativistic
+    return Recipe(*nets(norm=None), adam, loss, terms, ema_half_life=ema_half_life)
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "tutorial": tutorial, "hinge": hinge, "r1": r1, "wgan-gp": wgan_gp,
+    "relativistic": relativistic,
+}  # fmt: skip
+"""The recipes by name; each takes ``nets``, and ``lr`` and ``beta1`` of Adam by keyword."""

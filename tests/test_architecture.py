@@ -26,19 +26,21 @@ HOUSE = [
     {"schedules"},
     {"nets"},
     {
-        "augmentations", "average", "batch", "losses", "optimizers", "penalties", "pictures",
-        "report", "sampling",
+        "augmentations", "average", "batch", "generators", "latents", "losses", "optimizers",
+        "penalties", "pictures", "report", "sampling",
     },
     {"data"},
     {"metrics"},
+    {"explorer", "exporting", "inversion"},
     {"algorithms", "player"},
     {"_execution"},
     {"run"},
     {"hook"},
     {"hooks"},
     {"gan_trainer", "trainer"},
-    {"recipes"},
-    {"__init__"},
+    {"hub", "recipes"},
+    {"cli"},
+    {"__init__", "__main__"},
 ]  # fmt: skip
 LEVELS = {name: level for level, names in enumerate(HOUSE) for name in names}
 

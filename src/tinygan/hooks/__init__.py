@@ -2,6 +2,7 @@
 
 from tinygan.hook import every
 from tinygan.hooks.checkpoint import Checkpoint
+from tinygan.hooks.generator import SaveGenerator
 from tinygan.hooks.images import Animation, RealBesideFake, SampleGrid, TrainingGrid
 from tinygan.hooks.logs import JSONLog, LossPlot, ProgressBar, TensorBoard, TutorialLog
 from tinygan.hooks.quality import Quality
@@ -16,6 +17,7 @@ __all__ = [
     "Quality",
     "RealBesideFake",
     "SampleGrid",
+    "SaveGenerator",
     "Schedule",
     "TensorBoard",
     "TrainingGrid",

@@ -22,13 +22,14 @@ import torch
 from torch import nn
 
 from tinygan._run import checks
+from tinygan.nets.saved import Generator
 
 Size: TypeAlias = tuple[int, int]  # height, width
 Norm: TypeAlias = Callable[[int], nn.Module]
 Activation: TypeAlias = Callable[[], nn.Module]
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(Generator):
     """Turn noise into images by transposed convolutions.
 
     Args:
@@ -63,6 +64,8 @@ class DCGANGenerator(nn.Module):
         self.image_size = checks.size("image_size", image_size, at_least=8)
         self.channels = checks.count("channels", channels)
         self.latent_dim = checks.count("latent_dim", latent_dim)
+        self.base_channels, self.max_channels = base_channels, max_channels
+        self.norm, self.activation = norm, activation
         self.num_classes = num_classes
         inputs = self.latent_dim
         if num_classes is not None:

@@ -1,0 +1,1 @@
+"""The command line: ``tinygan train``, ``sample`` and what else comes after training."""

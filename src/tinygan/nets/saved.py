@@ -1,0 +1,132 @@
+"""A generator as files that say what it is: its weights, and how to make the net that they fit.
+
+A folder holds ``model.safetensors`` and ``config.json``, in the layout of huggingface_hub's
+``PyTorchModelHubMixin``. The weights' file has the same configuration inside, so it is whole alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from tinygan._run import checkpoint, checks, disk
+from tinygan.version import __version__
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+DECLARED = ("image_size", "channels", "latent_dim", "num_classes")
+"""What a generator may say of itself."""
+
+
+class Generator(nn.Module):
+    """A generator that keeps each argument of its constructor as an attribute of the same name.
+
+    Attributes:
+        facts: what is known of it besides, as plain values: ``classes`` (their names), ``images``
+            and ``step`` (how far it was trained), ``trained_on``.
+    """
+
+    facts: Mapping[str, Any] = {}
+
+    def save(self, path: str | os.PathLike[str], **facts: Any) -> None:
+        """Save it, and what is known of it, by ``tinygan.save_generator``."""
+        save_generator(self, path, **facts)
+
+
+def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -> None:
+    """Write a generator as a folder, or as one file if ``path`` ends in ``.safetensors``.
+
+    ``tinygan.load_generator`` reads either, on any machine. ``facts`` are plain values that it
+    shall know besides, such as ``classes=["cat", "dog"]``; those it has stay. Raises ValueError for
+    weights that are NaN, or facts that JSON does not have.
+
+    Examples:
+        >>> import tinygan
+        >>> save_generator(tinygan.DCGANGenerator(8), "faces", trained_on="my photographs")
+        >>> tinygan.load_generator("faces").image_size
+        (8, 8)
+    """
+    path = checks.path("path", path)
+    weights = {
+        # Clones: safetensors refuses channels last, and tensors that share memory.
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in net.state_dict().items()
+    }
+    for name, is_nan in checkpoint.not_finite(weights, "weights").items():
+        if is_nan:
+            raise ValueError(f"weights must not be NaN, got {name} with some; save it earlier.")
+    known = getattr(net, "facts", {}) | facts
+    try:
+        config = json.dumps(describe(net) | known, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"facts must be plain values, got {known!r} ({error}).") from error
+    metadata = {"format": "pt", "config": config, "crc32": str(checksum(weights))}
+    if path.suffix == ".safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        with disk.renamed(path / CONFIG) as file:
+            disk.write(file, config.encode())
+        path = path / WEIGHTS
+    with disk.renamed(path) as file:
+        disk.write(file, to_safetensors(weights, metadata))
+
+
+def checksum(weights: Mapping[str, torch.Tensor]) -> int:
+    """Return a checksum of all weights: safetensors has none."""
+    found = 0
+    for name in sorted(weights):
+        data = weights[name].reshape(-1).view(torch.uint8).numpy().data
+        found = zlib.crc32(data, zlib.crc32(name.encode(), found))
+    return found
+
+
+def describe(net: nn.Module) -> dict[str, Any]:
+    """Return in plain values what a net is, and how it was made if it is a ``Generator``."""
+    kind = type(net)
+    module = "tinygan" if kind.__module__.startswith("tinygan.") else kind.__module__
+    config: dict[str, Any] = {"class": f"{module}.{kind.__qualname__}"}
+    names = list(inspect.signature(kind).parameters) if isinstance(net, Generator) else DECLARED
+    for name in names:
+        if hasattr(net, name):
+            value = getattr(net, name)
+            # Functions that are the default are left out: other tools take them from the class.
+            if not callable(value) or value is not inspect.signature(kind).parameters[name].default:
+                config[name] = _plain(value)
+    prior = getattr(net, "prior", None)
+    config["prior"] = getattr(prior, "__name__", str(prior)) if prior else "normal"
+    return config | {"value_range": [-1, 1], "tinygan": __version__}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value for JSON; what makes a layer of torch.nn as its name and arguments."""
+    if isinstance(value, partial) and not value.args:
+        return {"layer": _plain(value.func)["layer"], **value.keywords}
+    if callable(value):
+        in_torch = getattr(nn, getattr(value, "__name__", ""), None) is value
+        return {"layer": value.__name__ if in_torch else repr(value)}
+    return value
+
+
+def layer_of(described: Mapping[str, Any]) -> Any:
+    """Return what makes a layer of torch.nn, described by its name and arguments.
+
+    Raises ValueError for anything else: nothing but layers is looked up.
+    """
+    arguments = dict(described)
+    name = arguments.pop("layer")
+    kind = getattr(nn, name, None) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(
+            f"layers must be those of torch.nn, got {name}; build the net and give it as into=."
+        )
+    return partial(kind, **arguments) if arguments else kind

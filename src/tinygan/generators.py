@@ -17,7 +17,7 @@ from tinygan import sampling
 from tinygan._run import checkpoint, checks
 from tinygan.nets import traits
 from tinygan.nets.dcgan import DCGANGenerator
-from tinygan.nets.saved import CONFIG, DECLARED, WEIGHTS, checksum, layer_of, save_generator
+from tinygan.nets.saved import CONFIG, WEIGHTS, checksum, facts_in, layer_of, save_generator
 
 __all__ = ["load_generator", "save_generator"]
 
@@ -60,16 +60,14 @@ def load_generator(
     file, config, weights = _read(_file_of(where))
     net = into if into is not None else _made(file, config, weights)
     try:
-        net.load_state_dict(weights)
+        net.load_state_dict(weights, assign=into is None)
     except RuntimeError as error:
         raise ValueError(
             f"weights must fit the net, got those of a {config.get('class', 'net')} in {file} for "
             f"a {type(net).__name__}; build it with the same arguments, and give it as into=.\n"
             f"{error}"
         ) from error
-    own = {"class", "prior", "value_range", *DECLARED, *inspect.signature(type(net)).parameters}
-    facts = {name: value for name, value in config.items() if name not in own}
-    object.__setattr__(net, "facts", facts)
+    object.__setattr__(net, "facts", facts_in(config, net))
     if into is None:  # one's own net may not work in it
         net.to(memory_format=traits.layout(device))
     return net.to(device).eval()
@@ -124,7 +122,8 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if "crc32" in metadata and metadata["crc32"] != str(checksum(weights)):
+        written = metadata.get("crc32")
+        if written and written != str(checksum(metadata.get("config", ""), weights)):
             raise ValueError("its checksum is wrong")
         beside = file.parent / CONFIG
         if "config" not in metadata and file.name == WEIGHTS and beside.exists():
@@ -165,7 +164,8 @@ def _made(file: Path, config: dict[str, Any], weights: Mapping[str, torch.Tensor
             for name, value in config.items()
             if name in inspect.signature(kind).parameters
         }
-        net = kind(**arguments)
+        with torch.device("meta"):  # no weights are drawn, and none too large are allocated
+            net = kind(**arguments)
         if (prior := config.get("prior", "normal")) != "normal":
             object.__setattr__(net, "prior", PRIORS[prior])
     except (KeyError, TypeError, ValueError) as error:

@@ -21,12 +21,7 @@ from tinygan.gan_trainer import GANTrainer
 from tinygan.hook import Hook
 from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator
 from tinygan.nets.weights import spectral_norm, weights_init
-from tinygan.optimizers import OptimizerFactory
 from tinygan.schedules import Schedule
-
-__all__ = [
-    "RECIPES", "Nets", "Recipe", "dcgan_nets", "hinge", "r1", "relativistic", "tutorial", "wgan_gp",
-]  # fmt: skip
 
 Nets: TypeAlias = Callable[..., tuple[nn.Module, nn.Module]]
 """Makes G and D anew. Keyword arguments, such as ``norm=None`` or ``join=2``, are for D; and
@@ -35,24 +30,22 @@ Nets: TypeAlias = Callable[..., tuple[nn.Module, nn.Module]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a GAN is made of: nets, and all that decides what they learn.
-
-    It is for one trainer, which trains these very nets; ``dataclasses.replace`` changes it.
+    """What a GAN is made of, for one trainer: it trains these very nets.
 
     Args:
-        generator, discriminator: the nets.
-        optimizer: makes each player's optimizer.
-        loss, penalties, augment, d_steps, ema_half_life: as for ``GANTrainer``.
+        optimizer: makes each player's optimizer, by a ``functools.partial``.
         hooks: what belongs to the recipe, such as ``hooks.Schedule``.
+        generator, discriminator: these and all others are as for ``GANTrainer``.
 
     Examples:
+        >>> from dataclasses import replace
         >>> made = tutorial(dcgan_nets(8, width=4))
-        >>> made.trainer(seed=1).fit([torch.zeros(16, 3, 8, 8)], epochs=1)
+        >>> trainer = replace(made, optimizer=partial(made.optimizer, lr=1e-4)).trainer(seed=1)
     """
 
     generator: nn.Module
     discriminator: nn.Module
-    optimizer: OptimizerFactory
+    optimizer: partial[torch.optim.Optimizer]
     loss: losses.Loss | losses.PairedLoss = losses.non_saturating
     penalties: Sequence[penalties_.Penalty] = ()
     augment: Sequence[Augmentation] = ()
@@ -69,7 +62,7 @@ class Recipe:
         execution: Execution = Execution(),  # noqa: B008 - it is a constant
         accumulate: int = 1,
     ) -> GANTrainer:
-        """Return the trainer; arguments are its own, and hooks come after the recipe's."""
+        """Return the trainer; ``hooks`` come after the recipe's."""
         return GANTrainer(
             self.generator, self.discriminator, loss=self.loss, penalties=self.penalties,
             augment=self.augment, d_steps=self.d_steps, accumulate=accumulate,
@@ -110,55 +103,46 @@ def dcgan_nets(
     return nets
 
 
-def _adam(lr: float, beta1: float, beta2: float) -> OptimizerFactory:
-    return partial(torch.optim.Adam, lr=lr, betas=(beta1, beta2), fused=True)
+def _adam(lr: float, *betas: float) -> partial[torch.optim.Optimizer]:
+    return partial(torch.optim.Adam, lr=lr, betas=betas, fused=True)
 
 
-def tutorial(nets: Nets, *, lr: float = 2e-4, beta1: float = 0.5) -> Recipe:
-    """Return the DCGAN tutorial's recipe: non-saturating loss, batch norm in both nets.
+def tutorial(nets: Nets) -> Recipe:
+    """Return the DCGAN tutorial's recipe: the non-saturating loss, and batch norm in both nets.
 
     Examples:
         >>> of_pairs = tutorial(partial(dcgan_nets(8, width=4), join=2))
     """
-    return Recipe(*nets(), _adam(lr, beta1, 0.999))
+    return Recipe(*nets(), _adam(2e-4, 0.5, 0.999))
 
 
-def hinge(nets: Nets, *, lr: float = 2e-4, beta1: float = 0.5) -> Recipe:
-    """Return the hinge loss with spectral norm in D (Miyato et al. 2018).
+def hinge(nets: Nets) -> Recipe:
+    """Return the hinge loss, with spectral norm in D (Miyato et al. 2018).
 
     Examples:
         >>> recipe = hinge(dcgan_nets(8, width=4))
     """
-    return Recipe(*nets(norm=None, bounded=True), _adam(lr, beta1, 0.999), losses.hinge)
+    return Recipe(*nets(norm=None, bounded=True), _adam(2e-4, 0.5, 0.999), losses.hinge)
 
 
-def r1(
-    nets: Nets,
-    *,
-    gamma: float | Schedule = 10.0,
-    every: int = 16,
-    lr: float = 2e-4,
-    beta1: float = 0.5,
-) -> Recipe:
-    """Return the non-saturating loss with R1, a penalty on D's slope (Mescheder et al. 2018).
-
-    ``gamma`` is the penalty's weight, and ``every`` how many steps lie between two times.
+def r1(nets: Nets, *, gamma: float | Schedule = 10.0, every: int = 16) -> Recipe:
+    """Return the non-saturating loss, with R1 of weight ``gamma`` (Mescheder et al. 2018).
 
     Examples:
         >>> recipe = r1(dcgan_nets(8, width=4), gamma=1.0)
     """
     terms = [penalties_.r1(gamma, every=every)]
-    return Recipe(*nets(norm=None), _adam(lr, beta1, 0.999), penalties=terms)
+    return Recipe(*nets(norm=None), _adam(2e-4, 0.5, 0.999), penalties=terms)
 
 
-def wgan_gp(nets: Nets, *, d_steps: int = 5, lr: float = 1e-4, beta1: float = 0.0) -> Recipe:
-    """Return WGAN-GP (Gulrajani et al. 2017): each batch is split among the turns of D.
+def wgan_gp(nets: Nets, *, d_steps: int = 5) -> Recipe:
+    """Return WGAN-GP (Gulrajani et al. 2017); a batch is split among the turns of D.
 
     Examples:
         >>> recipe = wgan_gp(dcgan_nets(8, width=4), d_steps=1)
     """
-    critic = losses.wasserstein, [penalties_.wgan_gp()]
-    return Recipe(*nets(norm=None), _adam(lr, beta1, 0.9), *critic, d_steps=d_steps)
+    loss, terms = losses.wasserstein, [penalties_.wgan_gp()]
+    return Recipe(*nets(norm=None), _adam(1e-4, 0.0, 0.9), loss, terms, d_steps=d_steps)
 
 
 def relativistic(
@@ -167,24 +151,20 @@ def relativistic(
     gamma: float | Schedule = 0.5,
     every: int = 4,
     ema_half_life: float | Schedule | None = 10_000,
-    lr: float = 5e-4,
-    beta1: float = 0.0,
 ) -> Recipe:
-    """Return the relativistic pairing loss with R1 and R2, and an average of G.
+    """Return R3GAN's game with nets of your own (Huang et al. 2024), and an average of G.
 
-    It is R3GAN's game (Huang et al. 2024) with nets of your own. ``gamma`` is the weight of both
-    penalties, and ``every`` how many steps lie between two times.
+    That is the relativistic pairing loss, with R1 and R2 of weight ``gamma``.
 
     Examples:
         >>> recipe = relativistic(dcgan_nets(8, width=4))
     """
     terms = [penalties_.r1(gamma, every=every), penalties_.r2(gamma, every=every)]
-    adam, loss = _adam(lr, beta1, 0.99), losses.relativistic
+    adam, loss = _adam(5e-4, 0.0, 0.99), losses.relativistic
     return Recipe(*nets(norm=None), adam, loss, terms, ema_half_life=ema_half_life)
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "tutorial": tutorial, "hinge": hinge, "r1": r1, "wgan-gp": wgan_gp,
-    "relativistic": relativistic,
+RECIPES: dict[str, Callable[[Nets], Recipe]] = {
+    "tutorial": tutorial, "hinge": hinge, "r1": r1, "wgan-gp": wgan_gp, "relativistic": relativistic
 }  # fmt: skip
-"""The recipes by name; each takes ``nets``, and ``lr`` and ``beta1`` of Adam by keyword."""
+"""The recipes by name."""

@@ -69,7 +69,7 @@ def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -
         config = json.dumps(describe(net) | known, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts must be plain values, got {known!r} ({error}).") from error
-    metadata = {"format": "pt", "config": config, "crc32": str(checksum(weights))}
+    metadata = {"format": "pt", "config": config, "crc32": str(checksum(config, weights))}
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
     else:
@@ -81,9 +81,9 @@ def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -
         disk.write(file, to_safetensors(weights, metadata))
 
 
-def checksum(weights: Mapping[str, torch.Tensor]) -> int:
-    """Return a checksum of all weights: safetensors has none."""
-    found = 0
+def checksum(config: str, weights: Mapping[str, torch.Tensor]) -> int:
+    """Return a checksum of a file's configuration and weights: safetensors has none."""
+    found = zlib.crc32(config.encode())
     for name in sorted(weights):
         data = weights[name].reshape(-1).view(torch.uint8).numpy().data
         found = zlib.crc32(data, zlib.crc32(name.encode(), found))
@@ -105,6 +105,12 @@ def describe(net: nn.Module) -> dict[str, Any]:
     prior = getattr(net, "prior", None)
     config["prior"] = getattr(prior, "__name__", str(prior)) if prior else "normal"
     return config | {"value_range": [-1, 1], "tinygan": __version__}
+
+
+def facts_in(config: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
+    """Return what a configuration says besides what a net is, and how it was made."""
+    own = {*describe(net), *inspect.signature(type(net)).parameters} - {"tinygan"}
+    return {name: value for name, value in config.items() if name not in own}
 
 
 def _plain(value: Any) -> Any:

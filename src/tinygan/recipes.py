@@ -1,7 +1,4 @@
-"""Recipes: small functions that return all that a GAN is made of, in one place.
-
-The guide shows them, benchmarks measure them, and ``tinygan train --recipe`` knows them by name.
-"""
+"""Recipes: small functions that return all that a GAN is made of, in one place."""
 
 from __future__ import annotations
 
@@ -23,34 +20,29 @@ from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator
 from tinygan.nets.weights import spectral_norm, weights_init
 from tinygan.schedules import Schedule
 
+Value: TypeAlias = float | Schedule
 Nets: TypeAlias = Callable[..., tuple[nn.Module, nn.Module]]
-"""Makes G and D anew. Keyword arguments, such as ``norm=None`` or ``join=2``, are for D; and
-``bounded=True`` divides D's weights by their spectral norm."""
+"""Makes G and D anew; keyword arguments are for D, and ``bounded=True`` is its spectral norm."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a GAN is made of, for one trainer: it trains these very nets.
+    """What a GAN is made of, for one trainer; names are those of ``GANTrainer``.
 
-    Args:
-        optimizer: makes each player's optimizer, by a ``functools.partial``.
-        hooks: what belongs to the recipe, such as ``hooks.Schedule``.
-        generator, discriminator: these and all others are as for ``GANTrainer``.
+    ``optimizer`` makes each player's, ``hooks`` are the recipe's own, such as a schedule.
 
     Examples:
-        >>> from dataclasses import replace
-        >>> made = tutorial(dcgan_nets(8, width=4))
-        >>> trainer = replace(made, optimizer=partial(made.optimizer, lr=1e-4)).trainer(seed=1)
+        >>> trainer = tutorial(dcgan_nets(8, width=4)).trainer(seed=1)
     """
 
     generator: nn.Module
     discriminator: nn.Module
-    optimizer: partial[torch.optim.Optimizer]
+    optimizer: partial[Any]
     loss: losses.Loss | losses.PairedLoss = losses.non_saturating
     penalties: Sequence[penalties_.Penalty] = ()
     augment: Sequence[Augmentation] = ()
     d_steps: int = 1
-    ema_half_life: float | Schedule | None = None
+    ema_half_life: Value | None = None
     hooks: Sequence[Hook] = ()
 
     def trainer(
@@ -81,30 +73,29 @@ def dcgan_nets(
     num_classes: int | None = None,
     seed: int = 999,
 ) -> Nets:
-    """Return what makes DCGAN's nets, ``width`` wide, with the weights that ``seed`` names.
+    """Return what makes DCGAN's nets; ``width`` is the ``base_channels`` of both.
 
-    They are those of ``torch.manual_seed(seed)``, then G with ``weights_init``, then D with it. The
-    global random state stays as it is.
+    Weights are as after ``torch.manual_seed(seed)``, G's first; global random state does not move.
 
     Examples:
         >>> generator, discriminator = dcgan_nets(8, width=4)(norm=None)
     """
 
     def nets(*, bounded: bool = False, **of_d: Any) -> tuple[nn.Module, nn.Module]:
-        size, of_d = (image_size, channels), {"base_channels": width} | of_d
         # On the CPU, whose generator alone is seeded, so that only its state must be put back.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)
-            g = DCGANGenerator(*size, latent_dim, width, num_classes=num_classes)
+            g = DCGANGenerator(image_size, channels, latent_dim, width, num_classes=num_classes)
             g.apply(weights_init)
-            d = DCGANDiscriminator(*size, num_classes=num_classes, **of_d).apply(weights_init)
+            d = DCGANDiscriminator(image_size, channels, width, num_classes=num_classes, **of_d)
+            d.apply(weights_init)
             return g, spectral_norm(d) if bounded else d
 
     return nets
 
 
-def _adam(lr: float, *betas: float) -> partial[torch.optim.Optimizer]:
-    return partial(torch.optim.Adam, lr=lr, betas=betas, fused=True)
+def _adam(lr: float, beta1: float, beta2: float) -> partial[Any]:
+    return partial(torch.optim.Adam, lr=lr, betas=(beta1, beta2), fused=True)
 
 
 def tutorial(nets: Nets) -> Recipe:
@@ -125,7 +116,7 @@ def hinge(nets: Nets) -> Recipe:
     return Recipe(*nets(norm=None, bounded=True), _adam(2e-4, 0.5, 0.999), losses.hinge)
 
 
-def r1(nets: Nets, *, gamma: float | Schedule = 10.0, every: int = 16) -> Recipe:
+def r1(nets: Nets, *, gamma: Value = 10.0, every: int = 16) -> Recipe:
     """Return the non-saturating loss, with R1 of weight ``gamma`` (Mescheder et al. 2018).
 
     Examples:
@@ -146,15 +137,9 @@ def wgan_gp(nets: Nets, *, d_steps: int = 5) -> Recipe:
 
 
 def relativistic(
-    nets: Nets,
-    *,
-    gamma: float | Schedule = 0.5,
-    every: int = 4,
-    ema_half_life: float | Schedule | None = 10_000,
+    nets: Nets, *, gamma: Value = 0.5, every: int = 4, ema_half_life: Value | None = 10_000
 ) -> Recipe:
-    """Return R3GAN's game with nets of your own (Huang et al. 2024), and an average of G.
-
-    That is the relativistic pairing loss, with R1 and R2 of weight ``gamma``.
+    """Return R3GAN's game (Huang et al. 2024): pairing loss, R1 and R2; and an average of G.
 
     Examples:
         >>> recipe = relativistic(dcgan_nets(8, width=4))

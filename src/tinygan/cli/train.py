@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import time
@@ -27,47 +26,35 @@ def run(a: argparse.Namespace) -> None:
     """Train, or go on, and say what there is then; a dry run only says what would happen."""
     if a.ngpu > 1 and not a.dry_run and not distributed.is_launched():
         distributed.launch(a.ngpu)
-    trainer = None
     try:
         _complete(a)
         _trainer(a, None)  # a bad flag is found now, not after decoding
-        images = _images(a)
         given = {"seed": a.seed, "flip": a.flip, "workers": a.workers, "device": a.device}
-        loader = data.Loader(images, a.batch_size, **given)
-        if a.dry_run:
-            return _rehearse(a, loader, images)
-        # Some thirty pictures make a good animation; the tutorial's 500 steps suit long runs.
-        every = min(500, max(1, a.num_epochs * len(loader) // 30))
-        facts = {"classes": images.classes, "trained_on": a.data}
-        trainer = _trainer(a, images.num_classes, hooks.usual(a.out, every=every, **facts))
-        resumed = trainer.resume(a.resume or a.out, allow=a.allow)
-        ranks = "" if trainer.ranks.count == 1 else f"{trainer.ranks.count} ranks on "
-        _say(f"{a.num_epochs} epochs of {len(loader)} steps on {ranks}{a.device.type}.")
-        if resumed is not None:
-            _say(f"Found {resumed}, to go on from; another --out begins anew.")
-        trainer.fit(loader, epochs=a.num_epochs)
-    except (KeyboardInterrupt, SystemExit) as end:
-        saved = "nothing is saved."
-        if trainer is not None and trainer.step > 0:
-            saved = f"step {trainer.step} is saved in {a.out}; the same command goes on."
-        _say(f"\nStopped; {saved}")
-        # What a shell expects of Ctrl-C, or of another signal.
-        raise SystemExit(130 if isinstance(end, KeyboardInterrupt) else end.code) from None
+        loader = data.Loader(_images(a), a.batch_size, **given)
+        (_rehearse if a.dry_run else _train)(a, loader, loader.dataset)
     except ValueError as error:
         call = r"trainer\.resume\(\.\.\., allow=\[(.*)\]\)"
         words = re.sub(call, lambda at: f"--allow {at[1].replace(', ', ' ')}", str(error))
         raise ValueError(words) from error
-    _say(
-        f"Done: {trainer.step} steps. Look into {a.out.resolve()}: progress.html plays what was "
-        "learned, real_beside_fake.png shows the end.\n"
-        f"Next: tinygan sample {a.out}; tinygan explore {a.out}; tinygan info {a.out}"
-    )
 
 
-def _say(words: str) -> None:
-    """Print, on one of the ranks."""
-    if distributed.join().is_first:
-        print(words, flush=True)
+def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
+    # Some thirty pictures make a good animation; the tutorial's 500 steps suit long runs.
+    every = min(500, max(1, a.num_epochs * len(loader) // 30))
+    watching = hooks.usual(a.out, every=every, classes=images.classes, trained_on=a.data)
+    trainer = _trainer(a, images.num_classes, watching)
+    resumed = trainer.resume(a.resume or a.out, allow=a.allow)
+    first, count = trainer.ranks.is_first, trainer.ranks.count
+    if first:
+        print(f"{len(images)} images, {a.num_epochs} epochs of {len(loader)} steps", end=" ")
+        print(f"on {a.device.type}{f', on {count} ranks' if count > 1 else ''}.", flush=True)
+    if first and resumed is not None:
+        print(f"Found {resumed}, to go on from; another --out begins anew.", flush=True)
+    trainer.fit(loader, epochs=a.num_epochs)
+    if first:
+        print(f"Done: {trainer.step} steps. Look into {a.out.resolve()}: progress.html plays")
+        print("what was learned, and real_beside_fake.png shows the end. Now try:")
+        print(f"  tinygan sample {a.out}\n  tinygan explore {a.out}\n  tinygan info {a.out}")
 
 
 def _complete(a: argparse.Namespace) -> None:
@@ -84,23 +71,18 @@ def _complete(a: argparse.Namespace) -> None:
     root = Path("faces" if a.data == "-" else a.data).resolve()
     a.out = a.out or Path("runs", root.stem)
     # Folders of one name may lie in several places.
-    name = f"{root.stem}-{zlib.crc32(os.fsencode(root)):08x}"
+    name = f"{root.stem}-{zlib.crc32(bytes(root)):08x}"
     a.packed = a.out.parent / f"{name}_{a.image_size}x{a.image_size}x{a.nc}.npy"
-    if a.dry_run:
-        a.workers = 0
-    else:
+    if not a.dry_run:
         prepared(a.out)
 
 
 def _images(a: argparse.Namespace) -> Any:
     """Draw faces, or open the user's images, packed unless that is not wanted."""
     if a.data == "-":
-        _say(f"Training on {a.num_faces} built-in drawn faces.")
         return data.CartoonFaces(a.num_faces, a.image_size, a.nc)
     if a.no_pack or a.dry_run:
         return data.image_folder(a.data, a.image_size, a.nc, labels=a.labels)
-    if not a.packed.exists():
-        _say(f"Decoding the images of {a.data} once, into {a.packed}.")
     return data.pack(a.data, a.packed, a.image_size, a.nc, labels=a.labels, workers=a.workers)
 
 
@@ -127,26 +109,24 @@ def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     """Train some steps on one batch in memory, and say what the run would do and need."""
     import resource  # which Windows lacks
 
-    ends: list[float] = []
-    clock = hooks.every(1, lambda _, report: ends.append(time.time() * bool(report.floats())))
-    trainer = _trainer(a, images.num_classes, [clock])
-    # Three to warm up, then as many as lie between two times of the rarest penalty.
-    trainer.fit([next(iter(loader))], steps=19)
-    steps = a.num_epochs * len(loader)
+    trainer = _trainer(a, images.num_classes)
+    batch, steps = [next(iter(loader))], a.num_epochs * len(loader)
+    trainer.fit(batch, steps=4)  # to warm up
+    begin = time.perf_counter()
+    trainer.fit(batch, steps=20)  # 16, among which is each lazy penalty
+    minutes = (time.perf_counter() - begin) / 16 * steps / 60
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (sys.platform == "darwin" or 1024)
     if a.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     d, g = (sum(w.numel() for w in player.module.parameters()) for player in trainer.players)
-    packed = 0 if a.data == "-" or a.no_pack else len(images) * a.nc * a.image_size**2
-    saved = len(checkpoint.to_bytes(trainer.state_dict()))
-    print(
-        f"Without --dry-run, which writes nothing, this command would train on {a.device.type}:\n"
-        f"images   {len(images)} of {a.image_size} pixels\n"
-        f"classes  {', '.join(images.classes) if images.num_classes else 'none'}\n"
-        f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}\n"
-        f"steps    {steps:,}: {a.num_epochs} epochs of {len(loader)}, of {a.batch_size} images\n"
-        f"files    {a.out}" + f", {a.packed}" * (packed > 0) + "\n"
-        f"time     about {(ends[-1] - ends[2]) / 16 * steps / 60:.1f} minutes, by 16 steps\n"
-        f"memory   {peak / 1e9:.1f} GB at its peak\n"
-        f"disk     {packed / 1e6:.0f} MB of images, two checkpoints of {saved / 1e6:.0f} MB"
-    )
+    saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
+    packed = len(images) * a.nc * a.image_size**2 / 1e6
+    print("Without --dry-run, which writes nothing, this command would train")
+    print(f"images   {len(images)}, of classes: {', '.join(images.classes or ['none'])}")
+    print(f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}")
+    print(f"steps    {steps}: {a.num_epochs} epochs of {len(loader)}, of {a.batch_size} images")
+    print(f"time     about {minutes:.1f} minutes on {a.device.type}, estimated by 16 steps")
+    print(f"memory   {peak / 1e9:.1f} GB at its peak")
+    print(f"files    {a.out}, with two checkpoints of {saved:.0f} MB")
+    if a.data != "-" and not a.no_pack:
+        print(f"         {a.packed}, the images, {packed:.0f} MB")

@@ -14,10 +14,10 @@ from tinygan.hooks.logs import JSONLog, LossPlot, ProgressBar, TutorialLog
 
 
 def usual(folder: str | os.PathLike[str], *, every: int = 500, **facts: Any) -> list[Hook]:
-    """Return what watches a usual run of a ``GANTrainer``: a progress bar, and what is written.
+    """Return what a run of a ``GANTrainer`` usually has: a bar, logs, pictures and checkpoints.
 
-    Samples, the generator and the checkpoint are written every so many steps. ``facts`` are the
-    generator's, see ``SaveGenerator``. Without matplotlib there is a warning instead of a plot.
+    Samples, the generator, with its ``facts``, and the checkpoint are written every so many steps.
+    Without matplotlib there is a warning instead of the loss plot.
 
     Examples:
         >>> watching = usual("runs/faces", every=100)

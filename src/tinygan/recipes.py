@@ -29,21 +29,19 @@ Nets: TypeAlias = Callable[..., tuple[nn.Module, nn.Module]]
 class Recipe:
     """What a GAN is made of, for one trainer; names are those of ``GANTrainer``.
 
-    ``optimizer`` makes each player's, ``hooks`` are the recipe's own, such as a schedule.
-
     Examples:
         >>> trainer = tutorial(dcgan_nets(8, width=4)).trainer(seed=1)
     """
 
     generator: nn.Module
     discriminator: nn.Module
-    optimizer: partial[Any]
+    optimizer: partial[Any]  # makes each player's
     loss: losses.Loss | losses.PairedLoss = losses.non_saturating
     penalties: Sequence[penalties_.Penalty] = ()
     augment: Sequence[Augmentation] = ()
     d_steps: int = 1
     ema_half_life: Value | None = None
-    hooks: Sequence[Hook] = ()
+    hooks: Sequence[Hook] = ()  # the recipe's own, such as a schedule
 
     def trainer(
         self,

@@ -41,17 +41,17 @@ def run(a: argparse.Namespace) -> None:
 def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     # Some thirty pictures make a good animation; the tutorial's 500 steps suit long runs.
     every = min(500, max(1, a.num_epochs * len(loader) // 30))
-    watching = hooks.usual(a.out, every=every, classes=images.classes, trained_on=a.data)
+    facts = {"classes": getattr(images, "classes", None), "trained_on": a.data}
+    watching = hooks.usual(a.out, every=every, **facts)
     trainer = _trainer(a, images.num_classes, watching)
     resumed = trainer.resume(a.resume or a.out, allow=a.allow)
-    first, count = trainer.ranks.is_first, trainer.ranks.count
-    if first:
-        print(f"{len(images)} images, {a.num_epochs} epochs of {len(loader)} steps", end=" ")
-        print(f"on {a.device.type}{f', on {count} ranks' if count > 1 else ''}.", flush=True)
-    if first and resumed is not None:
-        print(f"Found {resumed}, to go on from; another --out begins anew.", flush=True)
+    if trainer.ranks.is_first:
+        where = a.device.type + (f", {n} ranks" if (n := trainer.ranks.count) > 1 else "")
+        print(f"{len(images)} images, {a.num_epochs} epochs of {len(loader)} steps on {where}.")
+        if resumed is not None:
+            print(f"Found {resumed}, to go on from; another --out begins anew.")
     trainer.fit(loader, epochs=a.num_epochs)
-    if first:
+    if trainer.ranks.is_first:
         print(f"Done: {trainer.step} steps. Look into {a.out.resolve()}: progress.html plays")
         print("what was learned, and real_beside_fake.png shows the end. Now try:")
         print(f"  tinygan sample {a.out}\n  tinygan explore {a.out}\n  tinygan info {a.out}")
@@ -91,16 +91,13 @@ def _trainer(a: argparse.Namespace, classes: int | None, watching: Any = ()) -> 
     shape = {"width": a.width, "latent_dim": a.nz, "num_classes": classes, "seed": a.seed}
     recipe = recipes.RECIPES[a.recipe](recipes.dcgan_nets(a.image_size, a.nc, **shape))
     adam = dict(recipe.optimizer.keywords)
-    if a.lr is not None:
-        adam["lr"] = a.lr
-    if a.beta1 is not None:
-        adam["betas"] = a.beta1, adam["betas"][1]
+    adam |= {} if a.lr is None else {"lr": a.lr}
+    adam |= {} if a.beta1 is None else {"betas": (a.beta1, adam["betas"][1])}
     recipe = replace(
-        recipe,
-        optimizer=partial(recipe.optimizer, **adam),
+        recipe, optimizer=partial(recipe.optimizer, **adam),
         ema_half_life=recipe.ema_half_life if a.ema is None else a.ema,
         augment=[augmentations.diff_augment()] if a.diff_augment else [],
-    )
+    )  # fmt: skip
     execution = Execution(getattr(torch, a.dtype), compile=a.compile, capture=a.capture)
     return recipe.trainer(hooks=watching, seed=a.seed, device=a.device, execution=execution)
 
@@ -120,13 +117,13 @@ def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
         peak = torch.cuda.max_memory_allocated()
     d, g = (sum(w.numel() for w in player.module.parameters()) for player in trainer.players)
     saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
-    packed = len(images) * a.nc * a.image_size**2 / 1e6
     print("Without --dry-run, which writes nothing, this command would train")
-    print(f"images   {len(images)}, of classes: {', '.join(images.classes or ['none'])}")
+    classes = getattr(images, "classes", None) or ["none"]
+    print(f"images   {len(images)}; classes: {', '.join(classes)}")
     print(f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}")
     print(f"steps    {steps}: {a.num_epochs} epochs of {len(loader)}, of {a.batch_size} images")
     print(f"time     about {minutes:.1f} minutes on {a.device.type}, estimated by 16 steps")
     print(f"memory   {peak / 1e9:.1f} GB at its peak")
-    print(f"files    {a.out}, with two checkpoints of {saved:.0f} MB")
+    print(f"files    {a.out}, two checkpoints of {saved:.1f} MB")
     if a.data != "-" and not a.no_pack:
-        print(f"         {a.packed}, the images, {packed:.0f} MB")
+        print(f"         {a.packed}, {len(images) * a.nc * a.image_size**2 / 1e6:.1f} MB of images")

@@ -16,7 +16,7 @@ from tinygan.hooks.logs import JSONLog, LossPlot, ProgressBar, TutorialLog
 def usual(folder: str | os.PathLike[str], *, every: int = 500, **facts: Any) -> list[Hook]:
     """Return what a run of a ``GANTrainer`` usually has: a bar, logs, pictures and checkpoints.
 
-    Samples, the generator, with its ``facts``, and the checkpoint are written every so many steps.
+    Samples, the generator with its ``facts``, and the checkpoint are written every so many steps.
     Without matplotlib there is a warning instead of the loss plot.
 
     Examples:

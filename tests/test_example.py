@@ -24,8 +24,8 @@ from helpers import assert_identical
 SCRIPT = Path(__file__).parents[1] / "examples" / "celeba_faces.py"
 SMALL = ["--image-size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--num-epochs", "2"]
 WRITTEN = {
-    "checkpoints", "generator", "generator.pt", "log.jsonl", "log.txt", "loss_plot.png", "progress.gif",
-    "progress.html", "real_beside_fake.png", "samples", "training_images.png",
+    "checkpoints", "generator", "generator.pt", "log.jsonl", "log.txt", "loss_plot.png",
+    "progress.gif", "progress.html", "real_beside_fake.png", "samples", "training_images.png",
 }  # fmt: skip
 
 

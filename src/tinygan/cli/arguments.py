@@ -31,6 +31,22 @@ def argument_parser() -> argparse.ArgumentParser:
     _train(_command(commands, "train", "train a GAN on images, or go on where it stood"))
     info = _command(commands, "info", "say what a run or a generator is, and how to go on")
     info.add_argument("run", type=Path, metavar="RUN|FILE", help=RUN)
+    evaluate = _command(commands, "evaluate", "compare a generator's images with real ones")
+    _generator(evaluate)
+    evaluate.add_argument(
+        "--real", required=True, metavar="FOLDER|ZIP|-", help="real images; - is the drawn faces"
+    )
+    evaluate.add_argument(
+        "-n", dest="count", type=int, default=5000, help="images, at most half the real ones [5000]"
+    )
+    evaluate.add_argument(
+        "--features",
+        choices=["inception", "random"],
+        default="inception",
+        help="the net of published values, which is downloaded once, or one of random weights, "
+        "which needs no download and says less [inception]",
+    )
+    evaluate.add_argument("--weights", type=Path, help="a file of Inception's weights")
     return parser
 
 

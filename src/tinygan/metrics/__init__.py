@@ -8,8 +8,10 @@ from tinygan.metrics.fidelity import (
     kid,
     precision_recall,
     quality,
+    with_errors,
 )
 from tinygan.metrics.modes import ModeCoverage, mode_coverage, nearest_mode
+from tinygan.metrics.random_net import random_net
 
 __all__ = [
     "AttributeReader",
@@ -23,4 +25,6 @@ __all__ = [
     "nearest_mode",
     "precision_recall",
     "quality",
+    "random_net",
+    "with_errors",
 ]

@@ -8,9 +8,10 @@ one net; other shapes, too few features or values that are not finite raise Valu
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -220,6 +221,37 @@ def quality(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
     precision, recall = precision_recall(real, fake)
     mean, _ = kid(real, fake, subsets=10, subset_size=min(1000, len(real), len(fake)))
     return {"fid": fid(real, fake), "kid": mean, "precision": precision, "recall": recall}
+
+
+def with_errors(
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    measure: Callable[[torch.Tensor, torch.Tensor], dict[str, float]] = quality,
+    *,
+    parts: int = 5,
+) -> dict[str, tuple[float, float]]:
+    """Return each value of a measure with its standard error, by the jackknife (Tukey 1958).
+
+    The measure is taken again without each of ``parts`` parts of the rows, 2 or more. The error is
+    that of which images were drawn, not that of another training run. Rows must be in random order.
+
+    Examples:
+        >>> cloud = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> value, error = with_errors(cloud, cloud + 1)["fid"]
+    """
+    checks.count("parts", parts, at_least=2)
+    without = [
+        measure(
+            *(torch.cat([p for n, p in enumerate(x.tensor_split(parts)) if n != part])
+              for x in (real, fake))
+        )
+        for part in range(parts)
+    ]  # fmt: skip
+    errors = {}
+    for name, value in measure(real, fake).items():
+        values = torch.tensor([each[name] for each in without], dtype=torch.float64)
+        errors[name] = (value, float(values.std(correction=0) * math.sqrt(parts - 1)))
+    return errors
 
 
 def _library(module: str) -> Any:

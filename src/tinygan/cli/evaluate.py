@@ -1,0 +1,87 @@
+"""``tinygan evaluate``: a generator's images compared with real ones, in numbers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinygan import data, metrics, sampling, seeds
+from tinygan._run import checks, notebook
+from tinygan.cli.loaded import generator_of
+
+BATCH = 100
+PARTS = 5
+
+
+def run(a: argparse.Namespace) -> None:
+    """Print FID, KID, precision and recall of N images, with errors, beside those of real ones."""
+    generator: Any = generator_of(a)
+    real = _real(a.real, generator.image_size, generator.channels)
+    count = min(checks.count("-n", a.count), len(real) // 2)
+    if count < 10:
+        raise ValueError(f"--real must hold 20 images or more, got {len(real)}; add more.")
+    device = torch.device(a.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if a.features == "inception":
+        net = metrics.inception(weights=a.weights, device=device)
+    else:
+        net = metrics.random_net(generator.channels).to(device)
+    loader = data.Loader(real, BATCH, seed=a.seed, workers=2)
+    with notebook.bar(total=3 * count, unit=" images", leave=False) as bar:
+        known = metrics.features(_counted(_first(loader, 2 * count), bar), net)
+        made = metrics.features(_counted(_made(generator, count, a.seed), bar), net)
+    if a.features == "random":  # or a few loud features would decide
+        mean, deviation = known.mean(0), known.std(0).clamp(min=1e-6)
+        known, made = (known - mean) / deviation, (made - mean) / deviation
+    print(
+        f"{count} images of each kind, by {a.features} features of {known.shape[1]} numbers; "
+        f"± is the standard error\n{'':14}{'FID':>18}{'KID':>20}{'precision':>16}{'recall':>16}"
+    )
+    for name, images in {"generated": made, "real": known[count:]}.items():
+        found = metrics.with_errors(known[:count], images, parts=PARTS)
+        texts = (f"{value:.4g} ± {error:.2g}" for value, error in found.values())
+        print(f"{name:14}" + "".join(f"{t:>{w}}" for t, w in zip(texts, (18, 20, 16, 16))))
+    print("The second line is the best that can be had: other real images in place of generated.")
+    if count <= known.shape[1]:
+        print(f"FID of {count} images means nothing: it needs more than it has numbers.")
+    if a.features == "random":
+        print("These are no published FID and KID: compare them with each other only.")
+
+
+def _real(root: str, size: tuple[int, int], channels: int) -> Any:
+    """Open real images as a generator has them."""
+    if root == "-":
+        return data.CartoonFaces(4000, size, channels, seed=1)
+    if Path(root).suffix == ".npy":
+        return data.open_packed(root)
+    return data.image_folder(root, size, channels)
+
+
+def _first(loader: data.Loader, count: int) -> Iterator[torch.Tensor]:
+    """Yield batches of real images, of so many in all."""
+    for batch in loader:
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        yield images[:count]
+        count -= len(images)
+        if count <= 0:
+            return
+
+
+def _made(generator: Any, count: int, seed: int) -> Iterator[torch.Tensor]:
+    """Yield batches of generated images, of each class in turn."""
+    prior = getattr(generator, "prior", sampling.normal)
+    z = prior(count, generator.latent_dim, seeds.generator(seed, "evaluate"))
+    turn = torch.arange(count)
+    for part, numbers in zip(z.split(BATCH), turn.split(BATCH)):
+        classes = generator.num_classes
+        labels = None if classes is None else numbers % classes
+        yield sampling.generate(generator, part, labels=labels).clamp(-1, 1)
+
+
+def _counted(batches: Iterator[torch.Tensor], bar: Any) -> Iterator[torch.Tensor]:
+    for batch in batches:
+        yield batch
+        bar.update(len(batch))

@@ -75,7 +75,10 @@ def test_without_data_it_trains_on_drawn_faces(tmp_path, capsys):
     assert "\n  tinygan sample runs/faces\n  tinygan explore runs/faces\n" in out
     assert {path.name for path in Path("runs/faces").iterdir()} == WRITTEN
     generator = tinygan.load_generator("runs/faces")
-    assert (generator.image_size, generator.facts["trained_on"]) == ((16, 16), "-")
+    assert (generator.image_size, generator.facts["trained_on"]) == (
+        (16, 16),
+        "drawn faces",
+    )
 
 
 def test_images_are_packed_beside_the_run_and_the_run_is_the_same_without(pets):

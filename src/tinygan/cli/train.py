@@ -41,7 +41,8 @@ def run(a: argparse.Namespace) -> None:
 def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     # Some thirty pictures make a good animation; the tutorial's 500 steps suit long runs.
     every = min(500, max(1, a.num_epochs * len(loader) // 30))
-    facts = {"classes": getattr(images, "classes", None), "trained_on": a.data}
+    name = "drawn faces" if a.data == "-" else Path(a.data).name
+    facts = {"classes": getattr(images, "classes", None), "trained_on": name}
     watching = hooks.usual(a.out, every=every, **facts)
     trainer = _trainer(a, images.num_classes, watching)
     resumed = trainer.resume(a.resume or a.out, allow=a.allow)

@@ -99,7 +99,7 @@ def test_classes_are_trained(pets):
     assert (generator.num_classes, generator.facts["classes"]) == (2, ["cat", "dog"])
 
 
-def test_every_flag_is_heeded(pets, tmp_path):
+def test_every_flag_is_heeded(pets, tmp_path, monkeypatch):
     """Each reaches what it is for."""
     flags = {
         "workers": 1, "batch-size": 2, "image-size": 21, "nc": 1, "nz": 7, "width": 3,
@@ -127,6 +127,11 @@ def test_every_flag_is_heeded(pets, tmp_path):
     assert next(iter(data.Loader(images, 2))).shape == (2, 1, 21, 21)
     a.data = "-"
     assert len(train._images(a)) == 5
+    loaders = []
+    monkeypatch.setattr(train, "_train", lambda a, loader, images: loaders.append(loader))
+    assert run(pets, *given) == 0
+    (loader,) = loaders
+    assert (loader.batch_size, loader.seed, loader.flip, loader.workers) == (2, 4, True, 1)
 
 
 def test_sizes_suit_the_data_and_the_machine():
@@ -260,7 +265,7 @@ def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
     ("words", "sentence"),
     [
         (["-", "--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
-        (["-", "--lr", "nan"], "Invalid learning rate: nan"),
+        (["pets", "--lr", "nan", "--workers", "0"], "Invalid learning rate: nan"),
         (["-", "--nc", "5"], "channels must be 1 or 3, got 5; use 3 for colour."),
         (["-", "--workers", "-1"], "--workers must be at least 0, got -1; use 0 or more."),
         (["-", "--num-faces", "0"], "length must be at least 1, got 0; use 1 or more."),

@@ -202,6 +202,7 @@ def test_public_docstrings(name, thing):
     assert text
     if name in (
         "ImageFiles", "PackedImages", "Player", "Players", "Report", "save_gif", "save_html",
+        "save_images", "save_mp4",
         "RankError", "LostRankError", "DifferentRanksError",
     ):  # fmt: skip
         return  # not for users to make, or shown by the hook that calls them
@@ -232,7 +233,7 @@ before = state()
 import tinygan
 assert state() == before
 assert not torch.cuda.is_initialized()
-heavy = {"IPython", "matplotlib", "tensorboard", "torch_fidelity", "torchvision"}
+heavy = {"IPython", "av", "matplotlib", "tensorboard", "torch_fidelity", "torchvision"}
 assert not heavy & set(sys.modules)
 print("quiet")
 """

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib.util
 import io
-from collections.abc import Sequence
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import TypeAlias
 
+import numpy as np
 import torch
-from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
+from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, ImageOps
 
 from tinygan._run import checks, disk
 
-__all__ = ["grid", "save_gif", "save_html", "titled"]
+__all__ = ["grid", "save_gif", "save_html", "save_images", "save_mp4", "titled"]
 
 LEGIBLE = 64  # pixels; images with a smaller side are magnified in grids
 WIDEST = 1100  # pixels; animations and notebooks show wider pictures smaller
+Frame: TypeAlias = Image.Image | Path | str
 
 
-def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
+def grid(
+    images: torch.Tensor,
+    *,
+    columns: int = 8,
+    labels: Sequence[str] | None = None,
+    padding: int = 2,
+) -> Image.Image:
     """Lay images (N, C, H, W), in [-1, 1] or uint8, out in rows of eight, ``padding`` pixels apart.
 
+    By ``labels``, the names of all images' classes, each class has rows of its own, after its name.
     One channel is shown grey, of two the first, of more the first three. Small images are magnified
     by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes and
     ranges.
@@ -34,6 +50,12 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
     """
     checks.count("padding", padding, at_least=0)
     value_range(images)
+    if labels is not None:
+        if len(labels) != len(images):
+            raise ValueError(f"labels must name {len(images)} classes, got {len(labels)}.")
+        rows = {name: images[[each == name for each in labels]] for name in labels}
+        made = {name: grid(some, columns=columns, padding=padding) for name, some in rows.items()}
+        return _named(made)
     # Here, because it takes as long to import as PyTorch.
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
@@ -41,8 +63,22 @@ def grid(images: torch.Tensor, *, padding: int = 2) -> Image.Image:
     cells = in_bytes(images.detach()[:, : 3 if images.shape[1] >= 3 else 1]).cpu()
     factor = max(1, round(LEGIBLE / min(cells.shape[2:])))
     cells = cells.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    picture: Image.Image = to_pil_image(make_grid(cells, 8, padding))
+    picture: Image.Image = to_pil_image(make_grid(cells, columns, padding))
     return picture
+
+
+def _named(rows: dict[str, Image.Image]) -> Image.Image:
+    """Put pictures below each other, each beside its name."""
+    font = ImageFont.load_default(size=22)
+    left = round(max(map(font.getlength, rows))) + 24
+    width, height = max(row.width for row in rows.values()), sum(r.height for r in rows.values())
+    page, y = Image.new("RGB", (left + width, height), "white"), 0
+    for name, row in rows.items():
+        page.paste(row, (left, y))
+        place = (left - 12, y + row.height / 2)
+        ImageDraw.Draw(page).text(place, name, "black", font, anchor="rm")
+        y += row.height
+    return page
 
 
 def in_bytes(images: torch.Tensor) -> torch.Tensor:
@@ -96,68 +132,144 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=22)
     x = margin
     for title, picture in panels:
-        draw.text((x + picture.width / 2, line / 2), title, "black", font, anchor="mm")
+        fits = 22 * picture.width / font.getlength(title)  # a long title is smaller, but legible
+        own = ImageFont.load_default(min(22, max(12, fits)))
+        draw.text((x + picture.width / 2, line / 2), title, "black", own, anchor="mm")
         page.paste(picture, (x, line))
         x += picture.width + margin
     return page
 
 
-def small(path: Path | str) -> Image.Image:
-    """Read a picture, in colour and not wider than fits a page."""
-    with Image.open(path) as file:
+def fitting(frame: Frame) -> Image.Image:
+    """Return a frame in colour, as large as fits a page; a small one by a whole factor."""
+    with frame.copy() if isinstance(frame, Image.Image) else Image.open(frame) as file:
         picture = file.convert("RGB")
     picture.thumbnail((WIDEST, picture.height))
-    return picture
+    factor = max(1, min(512 // min(picture.size), WIDEST // picture.width))  # half a screen high
+    return ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
 
 
 def save_gif(
-    frames: Sequence[Path | str], path: Path | str, *, seconds_per_frame: float = 0.25
+    frames: Iterable[Frame], path: Path | str, *, seconds_per_frame: float = 0.25, rest: float = 2
 ) -> None:
-    """Write picture files of one size as a GIF that loops and shows the last for 2 seconds more.
+    """Write pictures or their files, of one size, as a GIF that loops and ``rest`` s at the end.
 
-    Frames wider than 1,100 pixels are made smaller. Raises ValueError for no frames.
+    Those wider than 1,100 pixels are made smaller, small ones larger. Raises ValueError for none.
     """
-    checks.count("the number of frames", len(frames))
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     with disk.renamed(Path(path)) as file:
         # One by one: Pillow's own writer keeps all of them.
-        for number, frame in enumerate(frames, 1):
-            picture = small(frame).convert("P", palette=Image.Palette.ADAPTIVE)
+        frames, number = iter(frames), 0
+        following = next(frames, None)
+        while (frame := following) is not None:
+            number, following = number + 1, next(frames, None)
+            picture = fitting(frame).convert("P", palette=Image.Palette.ADAPTIVE)
             if number == 1:
                 file.writelines(GifImagePlugin.getheader(picture, info={"loop": 0})[0])
-            duration = round(1000 * seconds_per_frame) + 2000 * (number == len(frames))
+            duration = round(1000 * (seconds_per_frame + rest * (following is None)))
             blocks = GifImagePlugin.getdata(picture, duration=duration, include_color_table=True)
             file.writelines(blocks)
             blocks.clear()  # or Pillow would keep them until Python's collector comes
+        checks.count("the number of frames", number)
         file.write(b";")
 
 
 def save_html(
-    frames: Sequence[Path | str],
+    frames: Iterable[Frame],
     path: Path | str,
     *,
-    captions: Sequence[str],
+    captions: Iterable[str],
     seconds_per_frame: float = 0.25,
+    rest: float = 2,
+    title: str = "The same noise, as the generator learns",
 ) -> None:
-    """Write picture files, each with its caption, as one page with play, pause and a slider.
+    """Write frames as for ``save_gif``, each with its caption, as one page with play and a slider.
 
-    Frames wider than 1,100 pixels are made smaller. Raises ValueError for no frames, or another
-    number of captions.
+    Raises ValueError for no frames, or another number of captions.
     """
-    checks.count("the number of frames", len(frames))
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
     page = Template(template).substitute(
-        frames="\0", last=len(frames) - 1, milliseconds=round(1000 * seconds_per_frame)
+        frames="\0", title=title, rest=1000 * rest, milliseconds=round(1000 * seconds_per_frame)
     )
-    head, tail = page.encode().split(b"\0")
+    (head, tail), number = page.encode().split(b"\0"), -1
     with disk.renamed(Path(path)) as file:
         disk.write(file, head)
         for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
             # A quarter of the size of PNG for photographs, without a difference to the eye.
             memory = io.BytesIO()
-            small(frame).save(memory, "WEBP", quality=90)
+            fitting(frame).save(memory, "WEBP", quality=90)
             content = base64.b64encode(memory.getvalue()).decode()
             image = f'<img src="data:image/webp;base64,{content}" alt="{html.escape(caption)}">'
             disk.write(file, ("\n" * (number > 0) + image).encode())
+        checks.count("the number of frames", number + 1)
         disk.write(file, tail)
+
+
+def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> None:
+    """Write frames as for ``save_gif`` as a film in H.264, of even sides; by PyAV, or by ffmpeg."""
+    if importlib.util.find_spec("av") is None and (program := shutil.which("ffmpeg")):
+        _by_ffmpeg(program, frames, Path(path), checks.count("fps", fps))
+        return
+    checks.require("av", extra="video", wanted_by="an .mp4, other than a .gif or an .html,")
+    import av
+
+    with disk.renamed(Path(path)) as file, av.open(file, "w", format="mp4") as film:
+        stream = film.add_stream("libx264", checks.count("fps", fps))
+        stream.options, number = {"crf": "17"}, 0  # without a difference to the eye
+        for number, picture in enumerate(map(fitting, frames), 1):
+            if number == 1:
+                size = picture.width + picture.width % 2, picture.height + picture.height % 2
+                stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            even = np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(even)))
+        checks.count("the number of frames", number)
+        film.mux(stream.encode())
+
+
+def _by_ffmpeg(program: str, frames: Iterable[Frame], path: Path, fps: int) -> None:
+    """Write a film by the program, which doubles a line of an odd side too."""
+    options = "-c:v libx264 -crf 17 -pix_fmt yuv420p -sws_flags neighbor -f mp4 -y"
+    even = ["-vf", "scale=ceil(iw/2)*2:ceil(ih/2)*2"]
+    with disk.renamed(path) as file:
+        source = f"-loglevel error -f image2pipe -c:v ppm -r {fps} -i -".split()
+        command = [program, *source, *even, *options.split(), file.name]
+        number, ffmpeg = 0, subprocess.Popen(command, stdin=subprocess.PIPE)
+        with suppress(BrokenPipeError), ffmpeg:  # its exit code says more
+            assert ffmpeg.stdin is not None
+            for picture in map(fitting, frames):
+                picture.save(ffmpeg.stdin, "PPM")
+                number += 1
+        checks.count("the number of frames", number)
+        if ffmpeg.returncode:
+            raise OSError(f"{program} failed with exit code {ffmpeg.returncode}.")
+
+
+def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path | str) -> None:
+    """Write images (C, H, W) one by one, by name, as PNG files in a folder or a .zip, or none.
+
+    Or all at once as an array without names, an .npy, (N, H, W, C) of uint8. Raises ValueError for
+    another ending.
+    """
+    path = checks.path("out", path)
+    if path.suffix not in ("", ".zip", ".npy"):
+        raise ValueError(f"out must be a folder, a .zip or an .npy, got {path}; choose one.")
+    if path.suffix == ".npy":
+        arrays = [in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images]
+        with disk.renamed(path) as array:
+            np.save(array, np.stack(arrays))
+        return
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
+        for name, image in zip(names, images):
+            pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()
+            shown = pixels[..., :3] if len(image) >= 3 else pixels[..., 0]
+            Image.fromarray(shown).save(Path(folder, f"{name}.png"))
+        pngs = sorted(Path(folder).iterdir())
+        if path.suffix == ".zip":
+            with disk.renamed(path) as whole, zipfile.ZipFile(whole, "w") as archive:
+                for png in pngs:
+                    archive.write(png, png.name)
+            return
+        path.mkdir(exist_ok=True)
+        for png in pngs:
+            disk.replace(png, path / png.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def argument_parser() -> argparse.ArgumentParser:
     _train(_command(commands, "train", "train a GAN on images, or go on where it stood"))
     info = _command(commands, "info", "say what a run or a generator is, and how to go on")
     info.add_argument("run", type=Path, metavar="RUN|FILE", help=RUN)
+    sample = _command(commands, "sample", "make images, each of a seed of its own")
+    sample.add_argument("--grid", action="store_true", help="make one picture: OUT/grid.png")
+    walk = _command(commands, "interpolate", "film a walk from seed to seed, and back to the first")
+    walk.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
+    walk.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")
+    kinds = (
+        (sample, 64, "DIR or .zip for PNG files; .npy (N, H, W, C)"),
+        (walk, 6, "an .mp4, .gif or .html"),
+    )
+    for command, n, out in kinds:
+        _generator(command)
+        command.add_argument("-n", type=int, default=n, help=f"seeds, from --seed on [{n}]")
+        command.add_argument("--out", type=Path, required=True, help=out)
+        command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
+        command.add_argument("--labels", help="classes by name or number: cat,3; a film fades")
+        command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
     evaluate = _command(commands, "evaluate", "compare a generator's images with real ones")
     _generator(evaluate)
     evaluate.add_argument(
@@ -48,6 +65,15 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--weights", type=Path, help="a file of Inception's weights")
     return parser
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the seeds of "1-64,70"."""
+    ends = [part.split("-") for part in text.split(",") if re.fullmatch(r"[0-9]+(-[0-9]+)?", part)]
+    found = [range(int(part[0]), int(part[-1]) + 1) for part in ends]
+    if len(found) <= text.count(",") or not all(found):
+        raise argparse.ArgumentTypeError(f"must be as 1-64,70, got {text!r}")
+    return [seed for some in found for seed in some]
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

@@ -62,7 +62,7 @@ class FolderHook(Hook):
 
     def _show(self, path: Path) -> None:
         if notebook.is_here():
-            self._display = notebook.show(pictures.small(path), self._display)
+            self._display = notebook.show(pictures.fitting(path), self._display)
 
 
 def prepared(folder: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import time
+import traceback
 import zlib
 from dataclasses import replace
 from functools import partial
@@ -51,7 +52,17 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
         print(f"{len(images)} images, {a.num_epochs} epochs of {len(loader)} steps on {where}.")
         if resumed is not None:
             print(f"Found {resumed}, to go on from; another --out begins anew.")
-    trainer.fit(loader, epochs=a.num_epochs)
+    start = trainer.step
+    try:
+        trainer.fit(loader, epochs=a.num_epochs)
+    except distributed.RankError as error:  # each rank has one; they say whose fault it was
+        print(f"tinygan train, rank {trainer.ranks.rank}: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except (ValueError, ImportError, OSError):
+        if trainer.step == start:  # a bad input
+            raise
+        traceback.print_exc()  # after hours one wants to know where
+        raise SystemExit(1) from None
     if trainer.ranks.is_first:
         print(f"Done: {trainer.step} steps. Look into {a.out.resolve()}: progress.html plays")
         print("what was learned, and real_beside_fake.png shows the end. Now try:")

@@ -74,11 +74,14 @@ class Mixture:
         data = f"{self.means.tolist()}, {self.sd}, {self.scale}, {self.batch}, {self.samples}"
         return {"rates": str(RATES), "data": data}
 
-    def nets(self, *, join: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
-        """Return G and D: neither has batch norm here."""
-        if sharp:
-            return PointGenerator(latent_dim=2, hidden=4), PointDiscriminator(join, octaves=6)
-        return PointGenerator(latent_dim=4, hidden=3), PointDiscriminator(join, octaves=4)
+    def nets(
+        self, *, norm: None = None, join: int = 1, bounded: bool = False, sharp: bool = False
+    ) -> tuple[nn.Module, nn.Module]:
+        """Return G and D: neither has batch norm here. ``sharp`` nets see and make finer points."""
+        hidden, octaves = (4, 6) if sharp else (3, 4)
+        generator = PointGenerator(latent_dim=2 if sharp else 4, hidden=hidden)
+        discriminator = PointDiscriminator(join, octaves=octaves)
+        return generator, tinygan.spectral_norm(discriminator) if bounded else discriminator
 
     def hooks(self, steps: int) -> list[tinygan.Hook]:
         """Return what a run of so many steps needs: rates that end at 0."""

@@ -8,15 +8,12 @@ the pairing loss diverge.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
-from torch import nn
-
-import tinygan
-from tinygan import losses, penalties, schedules
-from tinygan.losses import Loss, PairedLoss
-from tinygan.penalties import Penalty
+from tinygan import losses, penalties, recipes, schedules
+from tinygan.recipes import Nets, Recipe
+from tinygan.schedules import Schedule
 
 EVERY = 4
 """In which steps R1 and R2 are applied: they double a step's time otherwise."""
@@ -24,64 +21,33 @@ EVERY = 4
 FALL = 40
 """What their weight is divided by at the end, where it falls."""
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a run may differ in.
-
-    Args:
-        loss: what the players pay.
-        penalty: makes what D pays besides, from a set's weight of zero-centred penalties and the
-            images of a run.
-        join: images that D sees at once.
-        bounded: divide D's weights by their spectral norm.
-        sharp: of points, let D see finer waves and G bend more.
-        ema_half_life: images after which weights count half in the average that is sampled from.
-    """
-
-    loss: Loss | PairedLoss = losses.non_saturating
-    penalty: Callable[[float, int], tuple[Penalty, ...]] = lambda weight, images: ()
-    join: int = 1
-    bounded: bool = False
-    sharp: bool = False
-    ema_half_life: float | None = None
-
-    @property
-    def batch_norm(self) -> bool:
-        """Whether D may have batch norm, which mixes the slopes that are penalised or bounded."""
-        return not self.bounded and not self.penalty(1.0, 1)
-
-    def judged(self, discriminator: nn.Module) -> nn.Module:
-        """Return D as the recipe wants it."""
-        return tinygan.spectral_norm(discriminator) if self.bounded else discriminator
+Make = Callable[[Nets, float, int], Recipe]
+"""Makes a recipe of a set's nets, its weight of zero-centred penalties, and a run's images."""
 
 
-def _r1(weight: float, images: int) -> tuple[Penalty, ...]:
-    return (penalties.r1(weight, every=EVERY),)
+def _r3gan(nets: Nets, gamma: float | Schedule, half_life: float | None) -> Recipe:
+    return recipes.relativistic(nets, gamma=gamma, every=EVERY, ema_half_life=half_life)
 
 
-def _r1_and_r2(weight: float | schedules.Schedule, images: int) -> tuple[Penalty, ...]:
-    return penalties.r1(weight, every=EVERY), penalties.r2(weight, every=EVERY)
+def _sharp(nets: Nets, gamma: float, images: int) -> Recipe:
+    falling = schedules.exponential(gamma, gamma / FALL, until=images)
+    return _r3gan(partial(nets, sharp=True), falling, 10_000)
 
 
-def _falling(weight: float, images: int) -> tuple[Penalty, ...]:
-    return _r1_and_r2(schedules.exponential(weight, weight / FALL, until=images), images)
-
-
-_r3gan = partial(Recipe, losses.relativistic)
-
-RECIPES = {
-    "plain": Recipe(),
-    "pack2": Recipe(join=2),
-    "pack4": Recipe(join=4),
-    "least-squares": Recipe(loss=losses.least_squares),
-    "hinge-sn": Recipe(loss=losses.hinge, bounded=True),
-    "wgan-gp": Recipe(
-        loss=losses.wasserstein, penalty=lambda weight, images: (penalties.wgan_gp(),)
+RECIPES: dict[str, Make] = {
+    "plain": lambda nets, gamma, images: recipes.tutorial(nets),
+    "pack2": lambda nets, gamma, images: recipes.tutorial(partial(nets, join=2)),
+    "pack4": lambda nets, gamma, images: recipes.tutorial(partial(nets, join=4)),
+    "least-squares": lambda nets, gamma, images: replace(
+        recipes.tutorial(nets), loss=losses.least_squares
     ),
-    "dragan": Recipe(penalty=lambda weight, images: (penalties.dragan(),)),
-    "r1": Recipe(penalty=_r1),
-    "r3gan": _r3gan(_r1_and_r2),
-    "r3gan-ema": _r3gan(_r1_and_r2, ema_half_life=10_000),
-    "r3gan-sharp": _r3gan(_falling, ema_half_life=10_000, sharp=True),
+    "hinge-sn": lambda nets, gamma, images: recipes.hinge(nets),
+    "wgan-gp": lambda nets, gamma, images: recipes.wgan_gp(nets, d_steps=1),
+    "dragan": lambda nets, gamma, images: replace(
+        recipes.tutorial(partial(nets, norm=None)), penalties=[penalties.dragan()]
+    ),
+    "r1": lambda nets, gamma, images: recipes.r1(nets, gamma=gamma, every=EVERY),
+    "r3gan": lambda nets, gamma, images: _r3gan(nets, gamma, None),
+    "r3gan-ema": lambda nets, gamma, images: _r3gan(nets, gamma, 10_000),
+    "r3gan-sharp": _sharp,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,13 +53,13 @@ class Stacked:
         digits = zlib.crc32(self.digits.images.numpy().tobytes())
         return {"data": f"{len(self)} of {digits}, {self.batch}, {self.samples}"}
 
-    def nets(self, *, join: int, batch_norm: bool, sharp: bool) -> tuple[nn.Module, nn.Module]:
-        """Return DCGAN's nets of width 64; D without batch norm if it is to be penalised."""
-        norm = nn.BatchNorm2d if batch_norm else None
-        return (
-            tinygan.DCGANGenerator(28).apply(tinygan.weights_init),
-            tinygan.DCGANDiscriminator(28, norm=norm, join=join).apply(tinygan.weights_init),
-        )
+    def nets(
+        self, *, bounded: bool = False, sharp: bool = False, **of_d: Any
+    ) -> tuple[nn.Module, nn.Module]:
+        """Return DCGAN's nets of width 64; ``sharp`` is for points alone."""
+        generator = tinygan.DCGANGenerator(28).apply(tinygan.weights_init)
+        discriminator = tinygan.DCGANDiscriminator(28, **of_d).apply(tinygan.weights_init)
+        return generator, tinygan.spectral_norm(discriminator) if bounded else discriminator
 
     def hooks(self, steps: int) -> list[tinygan.Hook]:
         """Return what a run needs: nothing, its rates stay."""

@@ -16,7 +16,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ import tinygan
 from tinygan import Report, hooks
 
 from mode_mixtures import Mixture, grid, ring
-from mode_recipes import RECIPES, Recipe
+from mode_recipes import RECIPES, Make
 from mode_stacked_mnist import Stacked
 
 Set = Mixture | Stacked
@@ -121,26 +121,14 @@ class Clock(tinygan.Hook):
 
 
 def trainer_of(
-    modes: Set, recipe: Recipe, seed: int, steps: int, watching: Sequence[tinygan.Hook], device: str
+    modes: Set, make: Make, seed: int, steps: int, watching: Sequence[tinygan.Hook], device: str
 ) -> tinygan.GANTrainer:
-    """Return the trainer of a recipe on a set."""
+    """Return the trainer of a recipe on a set, with the set's own optimizer."""
     torch.manual_seed(seed)  # the nets' first weights
-    generator, discriminator = modes.nets(
-        join=recipe.join, batch_norm=recipe.batch_norm, sharp=recipe.sharp
-    )
-    generator.prior = modes.prior
-    return tinygan.GANTrainer(
-        generator,
-        recipe.judged(discriminator),
-        loss=recipe.loss,
-        penalties=recipe.penalty(modes.weight, steps * modes.batch),
-        ema_half_life=recipe.ema_half_life,
-        generator_optimizer=modes.optimizer,
-        discriminator_optimizer=modes.optimizer,
-        hooks=watching,
-        seed=seed,
-        device=device,
-    )
+    recipe = make(modes.nets, modes.weight, steps * modes.batch)
+    recipe.generator.prior = modes.prior
+    recipe = replace(recipe, optimizer=modes.optimizer)
+    return recipe.trainer(hooks=watching, seed=seed, device=device)
 
 
 def _run(modes: Set, name: str, seed: int, steps: int, folder: Path, device: str) -> None:

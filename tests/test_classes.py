@@ -212,10 +212,12 @@ def test_missing_labels_are_refused():
             "labels must be None for nets without classes, got 1"
         ),
         partial(conditional().sample, 2, labels=3): "labels must be in [0, 3), got [3, 3]",
-        partial(conditional().sample, 2, labels=0.5): "(N,) of integers, got (2,) of torch.float32",
-        partial(
-            conditional().sample, 8, labels=labels[:3]
-        ): "(N,) of integers, got (3,) of torch.int",
+        partial(conditional().sample, 2, labels=0.5): (
+            "(N,) of integers or shares (N, 3) of floats, got (2,) of torch.float32"
+        ),
+        partial(conditional().sample, 8, labels=labels[:3]): (
+            "(N,) of integers or shares (N, 3) of floats, got (3,) of torch.int"
+        ),
         partial(with_classes[0], torch.randn(2, 5)): "labels must be given to a net with num_cl",
         partial(plain[1], images, labels): "labels must be given to a net with num_classes, and",
         partial(tinygan.DCGANDiscriminator, 8, join=2, num_classes=3): (

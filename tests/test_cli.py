@@ -123,7 +123,6 @@ def run(tmp_path_factory):
                 folder,
                 classes=["bald", "short", "long", "curly"],
                 trained_on="64 images of pets.zip",
-                command="tinygan train pets.zip --out pets",
             ),
             hooks.Quality(folder, faces.pixels, every=2, count=20, module=torch.nn.Flatten()),
             hooks.Checkpoint(folder),
@@ -139,12 +138,12 @@ def test_info_says_what_a_run_is(run, capsys):
     said = capsys.readouterr().out
     found = dict(re.findall(r"^  (.{20})(.*)$", said, re.MULTILINE))
     found = {name.strip(): text for name, text in found.items()}
-    assert said.startswith(f"{run} holds a DCGANGenerator\n")
+    assert said.startswith(f"{run} holds a DCGANGenerator.\n")
     assert found["images"] == "8 x 8 pixels, channels: 3"
     assert found["classes"] == "4: bald, short, long, curly"
     assert found["trained"] == "6 steps, 96 images"
     assert found["trained on"] == "64 images of pets.zip"
-    assert found["to train on"] == "tinygan train pets.zip --out pets"
+    assert found["to go on"] == "run the command that began it again"
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     mean = sum(row["loss_generator"] for row in rows) / 6
     assert found["loss_generator"].startswith(f"{mean:.4g} on average")
@@ -162,6 +161,7 @@ def test_info_of_a_file(run, capsys, tmp_path):
     assert "16 x 16 pixels, channels: 1" in said
     assert "7 numbers" in said
     assert "trained" not in said
+    assert "to go on" not in said
 
 
 def test_evaluate_compares_with_real_images(run, capsys):

@@ -44,6 +44,7 @@ def readers(folder, every=2, curves=True):
         hooks.SampleGrid(folder, every=every),
         hooks.Animation(folder),
         hooks.RealBesideFake(folder),
+        hooks.SaveGenerator(folder, every=every),
         hooks.every(every, lambda trainer, report: None),
     ]
 
@@ -356,6 +357,24 @@ def test_a_folder_may_be_spelt_in_two_ways(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "progress.html").exists()
 
 
+def early(count):
+    """Return what the title says of fakes after few images."""
+    return f" (after {count:,} images: too early to judge)"
+
+
+@pytest.mark.parametrize(("limit", "note"), [(25, early(24)), (24, "")])
+def test_fakes_that_are_too_young_to_judge_say_so(limit, note, tmp_path, monkeypatch):
+    """Before so many images, 10,000 by default, their title tells that; later it does not."""
+    assert hooks.images.EARLY == 10_000
+    monkeypatch.setattr(hooks.images, "EARLY", limit)
+    trainer = tiny_trainer(hooks=[hooks.RealBesideFake(tmp_path)])
+    trainer.fit(list(tiny_images().split(8)), epochs=1)
+    real, fake = pictures.grid(tiny_images()), pictures.grid(trainer.pictures())
+    expected = pictures.titled(("Real Images", real), ("Fake Images" + note, fake))
+    with Image.open(tmp_path / "real_beside_fake.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(expected))
+
+
 def test_training_images_and_real_beside_fake(tmp_path):
     """The first shows the first real images, the second the last; of small batches 64 too."""
     images = tiny_images(72)
@@ -365,7 +384,9 @@ def test_training_images_and_real_beside_fake(tmp_path):
     last, fake = pictures.grid(images[8:]), pictures.grid(trainer.generate(trainer.fixed_noise))
     for name, expected in {
         "training_images": pictures.grid(images[:64]),
-        "real_beside_fake": pictures.titled(("Real Images", last), ("Fake Images", fake)),
+        "real_beside_fake": pictures.titled(
+            ("Real Images", last), ("Fake Images" + early(72), fake)
+        ),
     }.items():
         written = Image.open(tmp_path / f"{name}.png")
         assert np.array_equal(np.asarray(written), np.asarray(expected)), name
@@ -411,7 +432,7 @@ def test_real_beside_fake_keeps_its_own_images(tmp_path):
     trainer = tiny_trainer(hooks=[hook])
     trainer.fit(Refills([0, 0]), epochs=1)
     real, fake = pictures.grid(images), pictures.grid(trainer.pictures())
-    expected = pictures.titled(("Real Images", real), ("Fake Images", fake))
+    expected = pictures.titled(("Real Images", real), ("Fake Images" + early(16), fake))
     with Image.open(tmp_path / "real_beside_fake.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
     with pytest.raises(ValueError, match=r"images must be \(N, C, H, W\), got \(4, 2\); "):
@@ -440,7 +461,7 @@ def test_hooks_hold_few_images(tmp_path, size):
     assert max(most) <= 127 * 4 * 3 * 8 * 8
     assert held(beside) == held(training) == 0
     real, fake = pictures.grid(images[-64:]), pictures.grid(trainer.pictures())
-    expected = pictures.titled(("Real Images", real), ("Fake Images", fake))
+    expected = pictures.titled(("Real Images", real), ("Fake Images" + early(200), fake))
     with Image.open(tmp_path / "real_beside_fake.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,16 +111,18 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, undrawn):
 
 def test_a_finished_run_of_another_recipe_is_refused(tmp_path, monkeypatch, undrawn):
     """A table does not take old results for those of a recipe or rates that were changed."""
+    plain = modes.RECIPES["plain"]
     run(tmp_path, "plain", steps=2)
     with monkeypatch.context() as patch:
         patch.setitem(mode_mixtures.RATES, "generator", 1.0)
         with pytest.raises(SystemExit, match=r"result\.json is of another rates; use another -"):
             run(tmp_path, "r1", steps=2)
     for change, told in (
-        ({"ema_half_life": 9.0}, r"generator\.ema_half_life"),
-        ({"sharp": True}, ".*nets.*"),
+        (lambda made: replace(made, ema_half_life=9.0), r"generator\.ema_half_life"),
+        (lambda made: replace(made, discriminator=nn.Linear(2, 1)), ".*nets.*"),
     ):
-        monkeypatch.setitem(modes.RECIPES, "plain", modes.Recipe(**change))
+        changed = lambda *given, change=change: change(plain(*given))  # noqa: E731 - in a loop
+        monkeypatch.setitem(modes.RECIPES, "plain", changed)
         with pytest.raises(SystemExit, match=rf"result\.json is of another {told}; use another"):
             run(tmp_path, "r1", steps=2)
 

@@ -72,7 +72,7 @@ def test_pictures_are_shown_each_in_one_place(displays, tmp_path, monkeypatch):
     trainer.fit([tiny_images()], steps=4)
     assert len(displays) == 7  # the training images were complete
     for name in ("samples/step_000004", "loss_plot", "real_beside_fake"):
-        written = pictures.small(tmp_path / f"{name}.png")
+        written = pictures.fitting(tmp_path / f"{name}.png")
         assert any(display.shown[-1] == written for display in displays[4:]), name
 
 

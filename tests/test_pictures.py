@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import gc
+import importlib.util
 import io
 import itertools
 import math
+import os
 import re
 import tracemalloc
+import zipfile
 from functools import partial
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -43,6 +47,27 @@ def test_grids_have_rows_of_eight():
     """Sixty-four images make the tutorial's square grid."""
     assert pictures.grid(torch.zeros(64, 3, 64, 64)).size == (530, 530)
     assert pictures.grid(torch.zeros(9, 3, 64, 64)).size == (530, 134)
+    assert pictures.grid(torch.zeros(9, 3, 64, 64), columns=3).size == (200, 200)
+
+
+def test_classes_have_rows_of_their_own():
+    """Each begins with its name; the class of the first image comes first."""
+    shades = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 3, 64, 64)
+    labels = ["cat", "dog", "cat", "cat", "dog", "cat"]
+    page = np.asarray(pictures.grid(shades, columns=3, labels=labels, padding=0))
+    left = page.shape[1] - 3 * 64
+    assert 40 < left < 80
+    rows = page[32::64, left + 32 :: 64, 0].tolist()
+    assert np.abs(np.subtract(rows, [[0, 102, 153], [255, 0, 0], [51, 204, 255]])).max() <= 1
+    for top, bottom in ((0, 128), (128, 192)):  # a name is in the middle of its rows
+        ink = np.nonzero(page[top:bottom, :left].min((1, 2)) < 128)[0]
+        assert abs(ink.mean() - (bottom - top) / 2) < 6
+
+
+def test_each_image_has_a_label():
+    """Another number of labels is refused."""
+    with pytest.raises(ValueError, match=r"^labels must name 3 classes, got 2\.$"):
+        pictures.grid(torch.zeros(3, 3, 8, 8), labels=["cat", "dog"])
 
 
 def test_colours_do_not_depend_on_the_batch():
@@ -80,6 +105,21 @@ def test_an_animation_is_whole_or_not_there(name, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["frame.png", name]
     save()
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("width", [530, 394])
+def test_a_long_title_stays_above_its_picture(width):
+    """It is written smaller where it would not fit; short ones are as they were."""
+    plain = Image.new("RGB", (width, 9))
+    page = pictures.titled(
+        ("Real", plain), ("Fake (after 9,999 images: too early to judge)", plain)
+    )
+    ink = np.asarray(page)[:40].min((0, 2)) < 128
+    assert ink[width + 48 : 2 * width + 48].any()
+    assert not ink[width + 24 : width + 48].any()
+    assert not ink[2 * width + 48 :].any()
+    alone = pictures.titled(("Real", plain))
+    assert np.array_equal(np.asarray(page)[:40, : width + 40], np.asarray(alone)[:40, : width + 40])
 
 
 def test_bytes_are_shown_as_they_are():
@@ -156,6 +196,194 @@ def shown(path):
         for encoded in re.findall(r"data:image/webp;base64,([^\"]+)", path.read_text()):
             with Image.open(io.BytesIO(base64.b64decode(encoded))) as frame:
                 yield frame.convert("RGB")
+
+
+def films(path):
+    """Return the frames of an .mp4, with its codec, colours and frames a second."""
+    with av.open(path) as film:
+        stream = film.streams.video[0]
+        frames = [frame.to_image() for frame in film.decode(stream)]
+        return frames, (stream.codec.name, stream.pix_fmt, stream.average_rate)
+
+
+COLOURS = [(200, 30, 40), (10, 120, 250), (0, 0, 0)]
+
+
+def save_any(frames, path):
+    """Make an animation of frames of any kind, of any of the three kinds."""
+    if path.suffix == ".mp4":
+        pictures.save_mp4(frames, path, fps=10)
+    elif path.suffix == ".gif":
+        pictures.save_gif(frames, path)
+    else:
+        pictures.save_html(frames, path, captions=map(str, itertools.count()))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.html", "a.mp4"])
+@pytest.mark.parametrize("size", [(64, 64), (47, 61), (1101, 301)])
+def test_frames_may_be_pictures_from_an_iterator(name, size, tmp_path):
+    """They are taken one by one, small ones by a whole factor; sides are even in H.264."""
+
+    def frames():
+        for index, colour in enumerate(COLOURS):
+            picture = Image.new("RGB", size, colour)
+            picture.putpixel((0, 0), (255, 255, 255))
+            yield picture
+            assert picture.size == size  # it is the caller's
+            taken.append(index)
+
+    taken, path = [], tmp_path / name
+    if name == "a.html":
+        pictures.save_html(frames(), path, captions=["one", "two", "three"])
+    else:
+        save_any(frames(), path)
+    made = films(path)[0] if name == "a.mp4" else [*shown(path)]
+    assert taken == [0, 1, 2]
+    factor = 1 if size[0] > 1100 else 512 // min(size)
+    wide = (min(1100, size[0] * factor), size[1] * factor)
+    if name == "a.mp4":
+        wide = tuple(side + side % 2 for side in wide)
+    assert [frame.size for frame in made] == [wide] * 3
+    for frame, colour in zip(made, COLOURS):
+        assert np.abs(np.array(frame.getpixel((wide[0] // 2, wide[1] // 2))) - colour).max() <= 4
+    if factor > 1:  # the one white pixel is a sharp square
+        corner = np.asarray(made[2]).astype(int).max(2)
+        assert corner[1 : factor - 2, 1 : factor - 2].min() > 200
+        assert corner[factor + 2 :, factor + 2 :].max() < 40
+
+
+def test_a_film_is_what_browsers_show(tmp_path):
+    """It is H.264 in yuv420p, at the speed that was asked for, and is whole or not there."""
+    path = tmp_path / "film.mp4"
+    save_any([Image.new("RGB", (64, 64), colour) for colour in COLOURS], path)
+    assert films(path)[1] == ("h264", "yuv420p", 10)
+    before = path.read_bytes()
+
+    def frames():
+        yield Image.new("RGB", (64, 64))
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        pictures.save_mp4(frames(), path)
+    with pytest.raises(ValueError, match="the number of frames must be at least 1, got 0"):
+        pictures.save_mp4([], path)
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.read_bytes() == before
+
+
+@pytest.fixture
+def program(tmp_path_factory, monkeypatch):
+    """Hide PyAV; put an ffmpeg on the path that keeps its input, and fails if it is told to."""
+    folder = tmp_path_factory.mktemp("bin")
+    script = "for last; do :; done; echo $@ > $0.args; cat > $last; exit ${FAILS:-0}"
+    (folder / "ffmpeg").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "ffmpeg").chmod(0o755)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder / "ffmpeg"
+
+
+def test_without_pyav_the_program_makes_the_film(program, tmp_path):
+    """An ffmpeg gets the frames one after the other, and what browsers need."""
+    save_any([Image.new("RGB", (64, 64), colour) for colour in COLOURS], tmp_path / "film.mp4")
+    content = (tmp_path / "film.mp4").read_bytes()
+    header = b"P6\n512 512\n255\n"
+    assert content.count(header) == 3
+    assert content.startswith(header + bytes(COLOURS[0]))
+    assert len(content) == 3 * (len(header) + 3 * 512 * 512)
+    arguments = program.with_suffix(".args").read_text()
+    assert "-c:v ppm -r 10 -i -" in arguments
+    assert "-c:v libx264" in arguments
+    assert "-pix_fmt yuv420p" in arguments
+
+
+def test_a_program_that_fails_leaves_nothing(program, tmp_path, monkeypatch):
+    """Its exit code is told, and so is a film without frames."""
+    with pytest.raises(ValueError, match="the number of frames must be at least 1, got 0"):
+        pictures.save_mp4([], tmp_path / "film.mp4")
+    monkeypatch.setenv("FAILS", "3")
+    with pytest.raises(OSError, match=r"ffmpeg failed with exit code 3\.$"):
+        pictures.save_mp4([Image.new("RGB", (64, 64))], tmp_path / "film.mp4")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_without_pyav_there_is_a_way_out(tmp_path, monkeypatch):
+    """The error names the pip command, and the kinds that need nothing."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImportError) as error:
+        pictures.save_mp4([], tmp_path / "film.mp4")
+    assert str(error.value) == (
+        'an .mp4, other than a .gif or an .html, needs av: pip install "tinygan[video]"'
+    )
+
+
+def test_a_gif_may_go_on_without_a_rest(tmp_path):
+    """A walk that closes shows its last frame no longer than others."""
+    frames = [Image.new("RGB", (64, 64), colour) for colour in COLOURS]
+    pictures.save_gif(frames, tmp_path / "a.gif", seconds_per_frame=0.05, rest=0)
+    with Image.open(tmp_path / "a.gif") as gif:
+        for frame in range(3):
+            gif.seek(frame)
+            assert gif.info["duration"] == 50
+
+
+def test_the_page_opens_on_the_last_picture(tmp_path):
+    """It stands still there, and Play begins with the first."""
+    pictures.save_html([Image.new("RGB", (9, 9))] * 3, tmp_path / "a.html", captions="abc")
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("show(frames.length - 1);") == 1
+    assert "schedule(0)" not in page
+    assert '<button id="toggle">Play</button>' in page
+    assert "(Number(slider.value) + 1) % frames.length" in page
+
+
+@pytest.mark.parametrize("name", ["images", "images.zip"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_are_saved_by_name(name, channels, tmp_path):
+    """Each is a PNG of its own size, in the colours that a grid has of any channels."""
+    images = torch.rand(3, channels, 8, 9) * 2 - 1
+    (tmp_path / "new").mkdir()
+    pictures.save_images(iter(images), ["a", "b", "c"], tmp_path / "new" / name)
+    path = tmp_path / "new" / name
+    if path.is_dir():
+        files = {file.name: file.read_bytes() for file in path.iterdir()}
+    else:
+        with zipfile.ZipFile(path) as archive:
+            files = {file: archive.read(file) for file in archive.namelist()}
+    assert sorted(files) == ["a.png", "b.png", "c.png"]
+    for image, file in zip(images, "abc"):
+        with Image.open(io.BytesIO(files[f"{file}.png"])) as picture:
+            assert picture.mode == ("L" if channels < 3 else "RGB")
+            pixels = np.asarray(picture.convert("RGB"))
+        grid = np.asarray(pictures.grid(image[None], padding=0))[::8, ::8]
+        assert np.array_equal(pixels, grid)
+    assert [*(tmp_path / "new").iterdir()] == [path]
+
+
+@pytest.mark.parametrize("name", ["images", "images.zip"])
+def test_images_that_fail_leave_nothing(name, tmp_path):
+    """An error in the middle leaves what was there before, and nothing half done."""
+
+    def images():
+        yield torch.zeros(3, 8, 8)
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        pictures.save_images(images(), ["a", "b"], tmp_path / name)
+    assert [*tmp_path.iterdir()] == []
+    pictures.save_images([torch.zeros(3, 8, 8)], ["a"], tmp_path / name)
+    pictures.save_images([torch.zeros(3, 8, 8)], ["b"], tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    if name == "images":  # a folder keeps what it has
+        assert sorted(file.name for file in (tmp_path / name).iterdir()) == ["a.png", "b.png"]
+
+
+def test_images_go_into_a_folder_or_a_zip(tmp_path):
+    """Another ending is refused before an image is made."""
+    with pytest.raises(ValueError) as error:
+        pictures.save_images(iter([]), [], "x.tar")
+    assert str(error.value) == "out must be a folder, a .zip or an .npy, got x.tar; choose one."
 
 
 def living():

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         metrics,
         penalties,
         pictures,
+        recipes,
         sampling,
         schedules,
         seeds,
     )
     from tinygan._execution.execution import Execution
     from tinygan.batch import Batch
+    from tinygan.exporting import export
     from tinygan.gan_trainer import GANTrainer
     from tinygan.generators import load_generator, save_generator
     from tinygan.hook import Hook
@@ -50,6 +52,7 @@ _HOMES = {
     "Players": "player",
     "Report": "report",
     "Trainer": "trainer",
+    "export": "exporting",
     "invert": "inversion",
     "join_images": "nets.dcgan",
     "load_generator": "generators",
@@ -73,6 +76,7 @@ __all__ = [
     "augmentations",
     "data",
     "distributed",
+    "export",
     "hooks",
     "invert",
     "join_images",
@@ -82,6 +86,7 @@ __all__ = [
     "metrics",
     "penalties",
     "pictures",
+    "recipes",
     "sampling",
     "save_generator",
     "schedules",

@@ -17,8 +17,7 @@ from tinygan._run import checks, disk
 from tinygan.latents import by_seed, slerp
 
 SIDE = 17  # images along each side of a map; of images over 64 pixels 9, so that files stay small
-POSITIONS = 9  # of a slider
-REACH = 4  # how far sliders go either way; along a direction, drawn z differ by about 1
+POSITIONS, REACH = 9, 4  # of sliders, which go from -4 to 4; drawn z differ by about 1 each way
 
 
 def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: int = 0) -> None:
@@ -61,8 +60,7 @@ def directions(generator: nn.Module, count: int = 6) -> tuple[torch.Tensor, bool
     """Return orthonormal directions of z, (count, Z), and whether the net's weights tell them.
 
     They are the main singular vectors (Shen and Zhou 2021, https://arxiv.org/abs/2007.06600) of the
-    first linear or convolutional layer that takes Z numbers, or Z and then the classes. For nets
-    without one they are random.
+    first linear or convolutional layer that takes z, or z and then classes; without one, random.
     """
     length, classes = by_seed(generator, [0]).shape[1], getattr(generator, "num_classes", None) or 0
     found, known = torch.linalg.qr(by_seed(generator, range(length)))[0], False

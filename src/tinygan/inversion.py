@@ -40,12 +40,11 @@ def invert(
 ) -> Inverted:
     """Find the z (N, Z) whose images are nearest to ``images``, (N, C, H, W) in [-1, 1].
 
-    Adam improves the z of the nearest of 1,024 random images, ``starts`` for each, and ``labels``
-    (N,) are found too unless given. z keeps a length that 95 % of drawn z have, as Bojanowski et
-    al. (2018, https://arxiv.org/abs/1707.05776) keep it in a ball. Distance is the root of pixels'
-    mean squared difference; that of ``features``, a net from images to anything, is searched by as
-    well. The generator does not change; the same seed finds the same z. Raises ValueError for
-    images of another shape or range, and unknown labels.
+    From the nearest of 1,024 random images, ``starts`` for each, by Adam; ``labels`` (N,) are found
+    as well if not given. z keeps a length that 95 % of drawn z have, as Bojanowski et al. (2018,
+    https://arxiv.org/abs/1707.05776) keep it in a ball. The mean squared differences of pixels and
+    of ``features``, a net from images to anything, add up; a distance is the root of the former.
+    Raises ValueError for images of another shape or range, and for unknown labels.
 
     Examples:
         >>> import tinygan

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from tinygan import sampling, seeds
 from tinygan._run import checks
 
-__all__ = ["by_seed", "slerp", "walk"]
+__all__ = ["by_seed", "fade", "slerp", "walk"]
 
 
 def by_seed(generator: nn.Module, numbers: Iterable[int], truncation: float = 1.0) -> torch.Tensor:
@@ -65,6 +65,17 @@ def walk(points: torch.Tensor, count: int) -> torch.Tensor:
     return slerp(points[part], points.roll(-1, 0)[part], t)
 
 
+def fade(shares: torch.Tensor, points: torch.Tensor, count: int) -> torch.Tensor:
+    """Return classes' shares (count, K) in each step of ``walk``, from those of its points, (P, K).
+
+    Examples:
+        >>> fade(torch.eye(2), torch.eye(2), 4)[1]
+        tensor([0.5000, 0.5000])
+    """
+    part, t = _places(points, count)
+    return shares[part].lerp(shares.roll(-1, 0)[part], t[:, None].to(shares))
+
+
 def _places(points: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the part of a walk that each step is in, and its place there, from 0 to 1."""
     angles = _angle(points.double(), points.roll(-1, 0).double())
@@ -88,10 +99,16 @@ def images(generator: nn.Module, z: torch.Tensor, *labels: torch.Tensor) -> Iter
         yield from sampling.generate(generator, some, labels=of_some[0] if of_some else None)
 
 
+def class_names(generator: nn.Module) -> list[str]:
+    """Return the names of a net's classes, or else their numbers."""
+    numbers = [str(number) for number in range(getattr(generator, "num_classes", None) or 0)]
+    return (numbers and getattr(generator, "facts", {}).get("classes")) or numbers
+
+
 def classes(generator: nn.Module, text: str | None) -> list[int]:
     """Return the classes of "cat,3", by their names, or else numbers; None is all there are."""
-    numbers = [str(number) for number in range(getattr(generator, "num_classes", None) or 0)]
-    names = (numbers and getattr(generator, "facts", {}).get("classes")) or numbers
+    names = class_names(generator)
+    numbers = [str(number) for number in range(len(names))]
     wanted = names if text is None else [name.strip() for name in text.split(",")]
     for name in wanted:
         if name not in names and name not in numbers:

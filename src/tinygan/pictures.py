@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib.util
 import io
+import shutil
+import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -23,14 +27,19 @@ __all__ = ["grid", "save_gif", "save_html", "save_images", "save_mp4", "titled"]
 
 LEGIBLE = 64  # pixels; images with a smaller side are magnified in grids
 WIDEST = 1100  # pixels; animations and notebooks show wider pictures smaller
-FILLING = 512  # pixels; frames with a smaller side are magnified in animations
-
 Frame: TypeAlias = Image.Image | Path | str
 
 
-def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.Image:
+def grid(
+    images: torch.Tensor,
+    *,
+    columns: int = 8,
+    labels: Sequence[str] | None = None,
+    padding: int = 2,
+) -> Image.Image:
     """Lay images (N, C, H, W), in [-1, 1] or uint8, out in rows of eight, ``padding`` pixels apart.
 
+    By ``labels``, the names of all images' classes, each class has rows of its own, after its name.
     One channel is shown grey, of two the first, of more the first three. Small images are magnified
     by a whole factor. Raises TypeError for what is no tensor, ValueError for other shapes and
     ranges.
@@ -41,6 +50,12 @@ def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.I
     """
     checks.count("padding", padding, at_least=0)
     value_range(images)
+    if labels is not None:
+        if len(labels) != len(images):
+            raise ValueError(f"labels must name {len(images)} classes, got {len(labels)}.")
+        rows = {name: images[[each == name for each in labels]] for name in labels}
+        made = {name: grid(some, columns=columns, padding=padding) for name, some in rows.items()}
+        return _named(made)
     # Here, because it takes as long to import as PyTorch.
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
@@ -50,6 +65,20 @@ def grid(images: torch.Tensor, *, columns: int = 8, padding: int = 2) -> Image.I
     cells = cells.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     picture: Image.Image = to_pil_image(make_grid(cells, columns, padding))
     return picture
+
+
+def _named(rows: dict[str, Image.Image]) -> Image.Image:
+    """Put pictures below each other, each beside its name."""
+    font = ImageFont.load_default(size=22)
+    left = round(max(map(font.getlength, rows))) + 24
+    width, height = max(row.width for row in rows.values()), sum(r.height for r in rows.values())
+    page, y = Image.new("RGB", (left + width, height), "white"), 0
+    for name, row in rows.items():
+        page.paste(row, (left, y))
+        place = (left - 12, y + row.height / 2)
+        ImageDraw.Draw(page).text(place, name, "black", font, anchor="rm")
+        y += row.height
+    return page
 
 
 def in_bytes(images: torch.Tensor) -> torch.Tensor:
@@ -103,7 +132,9 @@ def titled(*panels: tuple[str, Image.Image]) -> Image.Image:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=22)
     x = margin
     for title, picture in panels:
-        draw.text((x + picture.width / 2, line / 2), title, "black", font, anchor="mm")
+        fits = 22 * picture.width / font.getlength(title)  # a long title is smaller, but legible
+        own = ImageFont.load_default(min(22, max(12, fits)))
+        draw.text((x + picture.width / 2, line / 2), title, "black", own, anchor="mm")
         page.paste(picture, (x, line))
         x += picture.width + margin
     return page
@@ -114,7 +145,7 @@ def fitting(frame: Frame) -> Image.Image:
     with frame.copy() if isinstance(frame, Image.Image) else Image.open(frame) as file:
         picture = file.convert("RGB")
     picture.thumbnail((WIDEST, picture.height))
-    factor = max(1, min(round(FILLING / min(picture.size)), WIDEST // picture.width))
+    factor = max(1, min(512 // min(picture.size), WIDEST // picture.width))  # half a screen high
     return ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
 
 
@@ -149,6 +180,8 @@ def save_html(
     *,
     captions: Iterable[str],
     seconds_per_frame: float = 0.25,
+    rest: float = 2,
+    title: str = "The same noise, as the generator learns",
 ) -> None:
     """Write frames as for ``save_gif``, each with its caption, as one page with play and a slider.
 
@@ -156,7 +189,9 @@ def save_html(
     """
     checks.number("seconds_per_frame", seconds_per_frame, "(0, 60]")
     template = resources.files("tinygan").joinpath("animation.html").read_text("utf-8")
-    page = Template(template).substitute(frames="\0", milliseconds=round(1000 * seconds_per_frame))
+    page = Template(template).substitute(
+        frames="\0", title=title, rest=1000 * rest, milliseconds=round(1000 * seconds_per_frame)
+    )
     (head, tail), number = page.encode().split(b"\0"), -1
     with disk.renamed(Path(path)) as file:
         disk.write(file, head)
@@ -172,7 +207,10 @@ def save_html(
 
 
 def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> None:
-    """Write frames as for ``save_gif`` as a film in H.264, of even sides; needs PyAV."""
+    """Write frames as for ``save_gif`` as a film in H.264, of even sides; by PyAV, or by ffmpeg."""
+    if importlib.util.find_spec("av") is None and (program := shutil.which("ffmpeg")):
+        _by_ffmpeg(program, frames, Path(path), checks.count("fps", fps))
+        return
     checks.require("av", extra="video", wanted_by="an .mp4, other than a .gif or an .html,")
     import av
 
@@ -189,15 +227,38 @@ def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> Non
         film.mux(stream.encode())
 
 
+def _by_ffmpeg(program: str, frames: Iterable[Frame], path: Path, fps: int) -> None:
+    """Write a film by the program, which doubles a line of an odd side too."""
+    options = "-c:v libx264 -crf 17 -pix_fmt yuv420p -sws_flags neighbor -f mp4 -y"
+    even = ["-vf", "scale=ceil(iw/2)*2:ceil(ih/2)*2"]
+    with disk.renamed(path) as file:
+        source = f"-loglevel error -f image2pipe -c:v ppm -r {fps} -i -".split()
+        command = [program, *source, *even, *options.split(), file.name]
+        number, ffmpeg = 0, subprocess.Popen(command, stdin=subprocess.PIPE)
+        with suppress(BrokenPipeError), ffmpeg:  # its exit code says more
+            assert ffmpeg.stdin is not None
+            for picture in map(fitting, frames):
+                picture.save(ffmpeg.stdin, "PPM")
+                number += 1
+        checks.count("the number of frames", number)
+        if ffmpeg.returncode:
+            raise OSError(f"{program} failed with exit code {ffmpeg.returncode}.")
+
+
 def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path | str) -> None:
     """Write images (C, H, W) one by one, by name, as PNG files in a folder or a .zip, or none.
 
-    Raises ValueError for another ending.
+    Or all at once as an array without names, an .npy, (N, H, W, C) of uint8. Raises ValueError for
+    another ending.
     """
     path = checks.path("out", path)
-    if path.suffix not in ("", ".zip"):
-        raise ValueError(f"out must be a folder or a .zip, got {path}; choose one.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix not in ("", ".zip", ".npy"):
+        raise ValueError(f"out must be a folder, a .zip or an .npy, got {path}; choose one.")
+    if path.suffix == ".npy":
+        arrays = [in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images]
+        with disk.renamed(path) as array:
+            np.save(array, np.stack(arrays))
+        return
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
         for name, image in zip(names, images):
             pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()

@@ -70,9 +70,9 @@ def generate(
     """Return a generator's images of ``z`` (N, Z): (N, C, H, W) in [-1, 1], on its device.
 
     It runs in evaluation mode, so no image depends on the others, and it does not change.
-    ``labels``, for a net with classes alone, are (N,) of int64, or one for all; None makes each
-    class in turn. Raises TypeError for z that is no tensor, and ValueError for z of another shape
-    or labels that the net does not know.
+    ``labels``, for a net with classes alone, are (N,) of int64, one for all, or, for our own nets,
+    the shares of classes, (N, K) of floats; None makes each class in turn. Raises TypeError for z
+    that is no tensor, and ValueError for z of another shape or labels that the net does not know.
 
     Examples:
         >>> import tinygan
@@ -93,8 +93,9 @@ def generate(
         wanted = torch.arange(len(z), device="cpu") % num_classes if labels is None else labels
         labels = torch.as_tensor(wanted, device=getattr(wanted, "device", "cpu"))
         labels = labels.expand(len(z)) if labels.dim() == 0 else labels
-        labels = as_labels(labels, len(z))
-        check_labels(labels, num_classes)
+        if not labels.is_floating_point() or labels.shape != (len(z), num_classes):
+            labels = as_labels(labels, len(z), f" or shares (N, {num_classes}) of floats")
+            check_labels(labels, num_classes)
         inputs.append(labels.to(weights.device))
     elif labels is not None:
         raise ValueError(

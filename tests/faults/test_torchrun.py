@@ -52,7 +52,7 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1, stderr
     assert "got signal: 15" in stderr
-    assert stdout.count("the same command goes on") == 1
+    assert stderr.count("run the same command to go on") == 1
     status, stdout, stderr = run(tmp_path, *command)
     assert status == 0, stderr
     assert "Found runs/faces/checkpoints/step_0000" in stdout

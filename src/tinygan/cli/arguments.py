@@ -15,6 +15,10 @@ RUN = (
 )
 
 
+TUTORIAL = {"batch_size": 128, "image_size": 64, "width": 64, "num_epochs": 5}
+SMALL = {"batch_size": 32, "image_size": 32, "width": 32, "num_epochs": 10}  # minutes on 2 cores
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; ``command`` is the command's name."""
     parser = argparse.ArgumentParser(
@@ -25,21 +29,25 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tinygan {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
+    _train(_command(commands, "train", "train a GAN on images, or go on where it stood"))
     info = _command(commands, "info", "say what a run or a generator is, and how to go on")
     info.add_argument("run", type=Path, metavar="RUN|FILE", help=RUN)
 
     sample = _command(commands, "sample", "make images, each of a seed of its own")
-    sample.add_argument("-n", type=int, default=64, help="how many, from --seed on [64]")
-    sample.add_argument("--grid", action="store_true", help="make one picture of all, grid.png")
+    sample.add_argument("--grid", action="store_true", help="make one picture: OUT/grid.png")
     walk = _command(commands, "interpolate", "film a walk from seed to seed, and back to the first")
     walk.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
     walk.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")
-    walk.set_defaults(n=6)
-    for command, out in ((sample, "a folder, or a .zip, for PNG files"), (walk, "an .mp4 or .gif")):
+    kinds = (
+        (sample, 64, "DIR or .zip for PNG files; .npy (N, H, W, C)"),
+        (walk, 6, "an .mp4, .gif or .html"),
+    )
+    for command, n, out in kinds:
         _generator(command)
+        command.add_argument("-n", type=int, default=n, help=f"seeds, from --seed on [{n}]")
         command.add_argument("--out", type=Path, required=True, help=out)
         command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
-        command.add_argument("--labels", help="classes, by name or number: cat,3 [all, in turn]")
+        command.add_argument("--labels", help="classes by name or number: cat,3; a film fades")
         command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
 
     evaluate = _command(commands, "evaluate", "compare a generator's images with real ones")
@@ -58,7 +66,6 @@ def argument_parser() -> argparse.ArgumentParser:
         "which needs no download and says less [inception]",
     )
     evaluate.add_argument("--weights", type=Path, help="a file of Inception's weights")
-
     invert = _command(commands, "invert", "find the z whose images are nearest to pictures")
     invert.add_argument("--steps", type=int, default=300, help="of Adam [300]")
     invert.add_argument("--starts", type=int, default=4, help="for each picture [4]")
@@ -68,15 +75,22 @@ def argument_parser() -> argparse.ArgumentParser:
         _generator(command)
         command.add_argument("--out", type=Path, help=f"the file [RUN/{out}]")
     invert.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
+    export = _command(commands, "export", "write a generator as a file for other programs")
+    export.add_argument("run", type=Path, metavar="RUN", help=RUN)
+    forms = ["onnx", "torch.export", "torchscript", "safetensors"]
+    export.add_argument("--to", choices=forms, help="its format [onnx, or as FILE ends]")
+    export.add_argument("--out", type=Path, metavar="FILE", help="the file [RUN/generator.onnx]")
+    export.add_argument("--half", action="store_true", help="float16: half the bytes, for GPUs")
     return parser
 
 
 def _seeds(text: str) -> list[int]:
     """Return the seeds of "1-64,70"."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
+    ends = [part.split("-") for part in text.split(",") if re.fullmatch(r"[0-9]+(-[0-9]+)?", part)]
+    found = [range(int(part[0]), int(part[-1]) + 1) for part in ends]
+    if len(found) <= text.count(",") or not all(found):
         raise argparse.ArgumentTypeError(f"must be as 1-64,70, got {text!r}")
-    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
-    return [seed for part in ends for seed in range(part[0], part[-1] + 1)]
+    return [seed for some in found for seed in some]
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -85,6 +99,41 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         name, help=text, description=f"{text[0].upper()}{text[1:]}."
     )
     return made
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    """Add what ``tinygan train`` takes; names are the DCGAN tutorial's where it has one."""
+    add = command.add_argument
+    add("data", help="folder, zip or tar of images; - for drawn faces")
+    add("--out", type=Path, help="output folder [runs/NAME, by the name of the data]")
+    names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic")
+    add("--recipe", choices=names, default="relativistic", help="loss and so on [%(default)s]")
+    for name, text in (
+        ("image_size", "height and width of images in pixels, 8 or more"),
+        ("batch_size", "images per step"), ("num_epochs", "passes over the data"),
+        ("width", "channels of both nets next to the image"),
+    ):  # fmt: skip
+        sizes = f"[{TUTORIAL[name]}; drawn faces on a CPU: {SMALL[name]}]"
+        add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{text} {sizes}")
+    add("--nc", type=int, default=3, help="channels of the images, 3 or 1 [3]")
+    add("--nz", type=int, default=100, help="length of the latent vector [100]")
+    add("--lr", type=float, help="learning rate [the recipe's]")
+    add("--beta1", type=float, help="of Adam [the recipe's]")
+    add("--ema", type=float, help="half-life of G's average, in images [the recipe's]")
+    add("--diff-augment", action="store_true", help="for few images: augment all that D sees")
+    add("--flip", action="store_true", help="mirror images at random")
+    add("--labels", help='"folders" if sub-folders are classes, or a .csv or .json of them [none]')
+    add("--no-pack", action="store_true", help="keep no array of images: decode in each epoch")
+    add("--workers", type=int, default=2, help="processes that decode images [2]")
+    add("--num-faces", type=int, default=8000, help="how many faces to draw [8000]")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of nets")
+    add("--capture", action="store_true", help="replay steps as CUDA graphs, on a GPU")
+    add("--compile", action="store_true", help="apply the nets by torch.compile")
+    add("--ngpu", type=int, default=1, help="processes, each with a GPU; 0 for one on the CPU [1]")
+    add("--seed", type=int, default=999, help="decides every random draw [999]")
+    add("--resume", type=Path, help="checkpoint to go on from [the newest good one in --out]")
+    add("--allow", nargs="+", default=(), help="what may differ then, in the words of the error")
+    add("--dry-run", action="store_true", help="say what would happen and how long; write nothing")
 
 
 def _generator(command: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ def run(a: argparse.Namespace) -> None:
     height, width = generator.image_size
     weights = sum(parameter.numel() for parameter in generator.parameters())
     classes = facts.get("classes") or range(generator.num_classes or 0)
-    print(f"{a.run} holds a {type(generator).__name__}")
+    print(f"{a.run} holds a {type(generator).__name__}.")
     _print("images", f"{height} x {width} pixels, channels: {generator.channels}")
     _print("noise", f"{generator.latent_dim} numbers")
     _print("weights", f"{weights:,}")
@@ -39,8 +39,8 @@ def run(a: argparse.Namespace) -> None:
     if quality := [*_lines(a.run / "quality.jsonl")]:
         last = {name: value for name, value in quality[-1].items() if name != "images"}
         _print("quality", ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
-    if "command" in facts:
-        _print("to train on", facts["command"])
+    if (a.run / "checkpoints").is_dir():
+        _print("to go on", "run the command that began it again")
     _print("pictures", f"tinygan sample {a.run}")
     _print("a page", f"tinygan explore {a.run}")
 

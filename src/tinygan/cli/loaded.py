@@ -21,6 +21,7 @@ def generator_of(a: argparse.Namespace) -> nn.Module:
 def chosen(a: argparse.Namespace) -> tuple[nn.Module, list[int], torch.Tensor, list[torch.Tensor]]:
     """Return the generator, the seeds, the z of each, and the class of each if there are any."""
     generator, seeds = generator_of(a), a.seeds or [*range(a.seed, a.seed + a.n)]
+    a.out.parent.mkdir(parents=True, exist_ok=True)
     named = latents.classes(generator, a.labels)
     labels = [torch.tensor([named[seed % len(named)] for seed in seeds])] if named else []
     return generator, seeds, latents.by_seed(generator, seeds, a.truncation), labels

@@ -18,7 +18,9 @@ def run(a: argparse.Namespace) -> None:
     if a.grid:
         a.out.mkdir(parents=True, exist_ok=True)
         with disk.renamed(a.out / "grid.png") as file:
-            pictures.grid(torch.stack([*images])).save(file, "PNG")
+            names = latents.class_names(generator)
+            rows = [names[number] for number in labels[0].tolist()] if labels else None
+            pictures.grid(torch.stack([*images]), labels=rows).save(file, "PNG")
     else:
         pictures.save_images(images, (f"seed_{seed:04d}" for seed in seeds), a.out)
     print(f"{len(z)} images: {a.out / 'grid.png' if a.grid else a.out}")

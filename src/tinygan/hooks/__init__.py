@@ -7,6 +7,7 @@ from tinygan.hooks.images import Animation, RealBesideFake, SampleGrid, Training
 from tinygan.hooks.logs import JSONLog, LossPlot, ProgressBar, TensorBoard, TutorialLog
 from tinygan.hooks.quality import Quality
 from tinygan.hooks.rates import Schedule
+from tinygan.hooks.together import usual
 
 __all__ = [
     "Animation",
@@ -23,4 +24,5 @@ __all__ = [
     "TrainingGrid",
     "TutorialLog",
     "every",
+    "usual",
 ]

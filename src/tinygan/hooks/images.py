@@ -16,6 +16,7 @@ from tinygan.hooks.run_folder import FolderHook, not_fatal, prepared
 from tinygan.report import Report
 
 MAX_FRAMES = 100
+EARLY = 10_000  # images; until then a run that goes well looks no better than one that fails
 
 
 class TrainingGrid(FolderHook):
@@ -55,7 +56,7 @@ class TrainingGrid(FolderHook):
 class RealBesideFake(FolderHook):
     """At the end, write ``real_beside_fake.png``: the last 64 training images beside fakes.
 
-    The fakes are the 64 images of the fixed noise.
+    The fakes are the 64 images of the fixed noise. Before 10,000 images it says "too early".
 
     Examples:
         >>> picture = RealBesideFake("runs/faces")
@@ -76,7 +77,9 @@ class RealBesideFake(FolderHook):
         if self._last:  # else nothing has been trained
             with not_fatal(path := self.folder / "real_beside_fake.png", (ValueError,)):
                 real = pictures.grid(pictures.shown(torch.cat(self._last)[-64:]))
-                picture = pictures.titled(("Real Images", real), ("Fake Images", _grid(trainer)))
+                early = f" (after {trainer.images:,} images: too early to judge)"
+                title = "Fake Images" + early * (trainer.images < EARLY)
+                picture = pictures.titled(("Real Images", real), (title, _grid(trainer)))
                 self._save_picture(picture, path)
             self._last = []
 

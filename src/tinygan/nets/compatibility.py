@@ -157,13 +157,13 @@ def _made(names: Sequence[str], player: Any, *inputs: torch.Tensor) -> torch.Ten
     return made
 
 
-def as_labels(labels: torch.Tensor, count: int) -> torch.Tensor:
-    """Return labels (N,) of any integers as int64; raise ValueError for others."""
+def as_labels(labels: torch.Tensor, count: int, more: str = "") -> torch.Tensor:
+    """Return labels (N,) of any integers as int64; raise ValueError for others, or ``more``."""
     if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
-            f"labels must be (N,) of integers, got {tuple(labels.shape)} of {labels.dtype} for "
-            f"N={count}; give each example the number of its class, by labels.long(), or for (N, "
-            "1) by labels[:, 0], for one-hot labels by labels.argmax(1)."
+            f"labels must be (N,) of integers{more}, got {tuple(labels.shape)} of {labels.dtype} "
+            f"for N={count}; give each example the number of its class, by labels.long(), or for "
+            "(N, 1) by labels[:, 0], for one-hot labels by labels.argmax(1)."
         )
     return labels.long()
 

@@ -86,17 +86,19 @@ class DCGANGenerator(Generator):
         self.main = nn.Sequential(*layers, up, nn.Tanh())
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) of int64, to images (N, C, H, W)."""
+        """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) or shares (N, K), to (N, C, H, W)."""
         if z.dim() < 2 or z[0].numel() != self.latent_dim:
             raise ValueError(
                 f"z must be (N, {self.latent_dim}), got {tuple(z.shape)}; draw it with "
                 f"torch.randn(N, {self.latent_dim})."
             )
-        z = z.reshape(len(z), -1)
+        z = z.flatten(1)  # by len(z), an exported net would have one batch size for ever
         _check_labels(labels, self.num_classes)
         if labels is not None and self.num_classes is not None:
-            known = torch.arange(self.num_classes, device=z.device)
-            z = torch.cat([z, (labels[:, None] == known).to(z.dtype)], dim=1)
+            # type_as is for traced nets: there, device= is for ever that of the tracing.
+            known = torch.arange(self.num_classes, device=z.device).type_as(labels)
+            shares = labels if labels.dim() == 2 else labels[:, None] == known
+            z = torch.cat([z, shares.to(z.dtype)], dim=1)
         images: torch.Tensor = self.main(z[:, :, None, None])
         return images
 

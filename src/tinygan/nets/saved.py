@@ -95,13 +95,15 @@ def describe(net: nn.Module) -> dict[str, Any]:
     kind = type(net)
     module = "tinygan" if kind.__module__.startswith("tinygan.") else kind.__module__
     config: dict[str, Any] = {"class": f"{module}.{kind.__qualname__}"}
-    names = list(inspect.signature(kind).parameters) if isinstance(net, Generator) else DECLARED
-    for name in names:
-        if hasattr(net, name):
+    if isinstance(net, Generator):
+        for name, argument in inspect.signature(kind).parameters.items():
             value = getattr(net, name)
             # Functions that are the default are left out: other tools take them from the class.
-            if not callable(value) or value is not inspect.signature(kind).parameters[name].default:
+            if not callable(value) or value is not argument.default:
                 config[name] = _plain(value)
+    else:  # what other nets call by these names may be anything
+        declared = {name: getattr(net, name) for name in DECLARED if hasattr(net, name)}
+        config |= {k: v for k, v in declared.items() if isinstance(v, int | list | tuple | None)}
     prior = getattr(net, "prior", None)
     config["prior"] = getattr(prior, "__name__", str(prior)) if prior else "normal"
     return config | {"value_range": [-1, 1], "tinygan": __version__}

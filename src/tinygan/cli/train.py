@@ -1,0 +1,141 @@
+"""``tinygan train``: a GAN of anyone's images, by a named recipe."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+import traceback
+import zlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinygan import augmentations, data, distributed, hooks, recipes
+from tinygan._execution.execution import Execution
+from tinygan._run import checkpoint, checks
+from tinygan.cli.arguments import SMALL, TUTORIAL
+from tinygan.gan_trainer import GANTrainer
+from tinygan.hooks.run_folder import prepared
+
+
+def run(a: argparse.Namespace) -> None:
+    """Train, or go on, and say what there is then; a dry run only says what would happen."""
+    if a.ngpu > 1 and not a.dry_run and not distributed.is_launched():
+        distributed.launch(a.ngpu)
+    try:
+        _complete(a)
+        _trainer(a, None)  # a bad flag is found now, not after decoding
+        given = {"seed": a.seed, "flip": a.flip, "workers": a.workers, "device": a.device}
+        loader = data.Loader(_images(a), a.batch_size, **given)
+        (_rehearse if a.dry_run else _train)(a, loader, loader.dataset)
+    except ValueError as error:
+        call = r"trainer\.resume\(\.\.\., allow=\[(.*)\]\)"
+        words = re.sub(call, lambda at: f"--allow {at[1].replace(', ', ' ')}", str(error))
+        raise ValueError(words) from error
+
+
+def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
+    # Some thirty pictures make a good animation; the tutorial's 500 steps suit long runs.
+    every = min(500, max(1, a.num_epochs * len(loader) // 30))
+    name = "drawn faces" if a.data == "-" else Path(a.data).name
+    facts = {"classes": getattr(images, "classes", None), "trained_on": name}
+    watching = hooks.usual(a.out, every=every, **facts)
+    trainer = _trainer(a, images.num_classes, watching)
+    resumed = trainer.resume(a.resume or a.out, allow=a.allow)
+    if trainer.ranks.is_first:
+        where = a.device.type + (f", {n} ranks" if (n := trainer.ranks.count) > 1 else "")
+        print(f"{len(images)} images, {a.num_epochs} epochs of {len(loader)} steps on {where}.")
+        if resumed is not None:
+            print(f"Found {resumed}, to go on from; another --out begins anew.")
+    start = trainer.step
+    try:
+        trainer.fit(loader, epochs=a.num_epochs)
+    except distributed.RankError as error:  # each rank has one; they say whose fault it was
+        print(f"tinygan train, rank {trainer.ranks.rank}: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except (ValueError, ImportError, OSError):
+        if trainer.step == start:  # a bad input
+            raise
+        traceback.print_exc()  # after hours one wants to know where
+        raise SystemExit(1) from None
+    if trainer.ranks.is_first:
+        print(f"Done: {trainer.step} steps. Look into {a.out.resolve()}: progress.html plays")
+        print("what was learned, and real_beside_fake.png shows the end. Now try:")
+        print(f"  tinygan sample {a.out}\n  tinygan explore {a.out}\n  tinygan info {a.out}")
+
+
+def _complete(a: argparse.Namespace) -> None:
+    """Choose the device, and what was not given, by the data and the machine; check the rest."""
+    a.device = distributed.join().device if a.ngpu > 0 else torch.device("cpu")
+    small = a.data == "-" and a.device.type == "cpu"
+    for name, value in (SMALL if small else TUTORIAL).items():
+        if getattr(a, name) is None:
+            setattr(a, name, value)
+    for name, least in ("num_epochs", 1), ("batch_size", 1), ("workers", 0), ("ngpu", 0):
+        checks.count(f"--{name.replace('_', '-')}", getattr(a, name), at_least=least)
+    if a.resume is not None and not a.resume.is_file():
+        raise ValueError(f"--resume must be a checkpoint, a .pt file, got {a.resume}.")
+    root = Path("faces" if a.data == "-" else a.data).resolve()
+    a.out = a.out or Path("runs", root.stem)
+    # Folders of one name may lie in several places.
+    name = f"{root.stem}-{zlib.crc32(bytes(root)):08x}"
+    a.packed = a.out.parent / f"{name}_{a.image_size}x{a.image_size}x{a.nc}.npy"
+    if not a.dry_run:
+        prepared(a.out)
+
+
+def _images(a: argparse.Namespace) -> Any:
+    """Draw faces, or open the user's images, packed unless that is not wanted."""
+    if a.data == "-":
+        return data.CartoonFaces(a.num_faces, a.image_size, a.nc)
+    if a.no_pack or a.dry_run:
+        return data.image_folder(a.data, a.image_size, a.nc, labels=a.labels)
+    return data.pack(a.data, a.packed, a.image_size, a.nc, labels=a.labels, workers=a.workers)
+
+
+def _trainer(a: argparse.Namespace, classes: int | None, watching: Any = ()) -> GANTrainer:
+    """Return the trainer of the recipe, with what the flags change of it."""
+    shape = {"width": a.width, "latent_dim": a.nz, "num_classes": classes, "seed": a.seed}
+    recipe = recipes.RECIPES[a.recipe](recipes.dcgan_nets(a.image_size, a.nc, **shape))
+    adam = dict(recipe.optimizer.keywords)
+    adam |= {} if a.lr is None else {"lr": a.lr}
+    adam |= {} if a.beta1 is None else {"betas": (a.beta1, adam["betas"][1])}
+    recipe = replace(
+        recipe, optimizer=partial(recipe.optimizer, **adam),
+        ema_half_life=recipe.ema_half_life if a.ema is None else a.ema,
+        augment=[augmentations.diff_augment()] if a.diff_augment else [],
+    )  # fmt: skip
+    execution = Execution(getattr(torch, a.dtype), compile=a.compile, capture=a.capture)
+    return recipe.trainer(hooks=watching, seed=a.seed, device=a.device, execution=execution)
+
+
+def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
+    """Train some steps on one batch in memory, and say what the run would do and need."""
+    import resource  # which Windows lacks
+
+    trainer = _trainer(a, images.num_classes)
+    batch, steps = [next(iter(loader))], a.num_epochs * len(loader)
+    trainer.fit(batch, steps=4)  # to warm up
+    begin = time.perf_counter()
+    trainer.fit(batch, steps=20)  # 16, among which is each lazy penalty
+    minutes = (time.perf_counter() - begin) / 16 * steps / 60
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (sys.platform == "darwin" or 1024)
+    if a.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    d, g = (sum(w.numel() for w in player.module.parameters()) for player in trainer.players)
+    saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
+    print("Without --dry-run, which writes nothing, this command would train")
+    classes = getattr(images, "classes", None) or ["none"]
+    print(f"images   {len(images)}; classes: {', '.join(classes)}")
+    print(f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}")
+    print(f"steps    {steps}: {a.num_epochs} epochs of {len(loader)}, of {a.batch_size} images")
+    print(f"time     about {minutes:.1f} minutes on {a.device.type}, estimated by 16 steps")
+    print(f"memory   {peak / 1e9:.1f} GB at its peak")
+    print(f"files    {a.out}, two checkpoints of {saved:.1f} MB")
+    if a.data != "-" and not a.no_pack:
+        print(f"         {a.packed}, {len(images) * a.nc * a.image_size**2 / 1e6:.1f} MB of images")

@@ -1,0 +1,153 @@
+"""Recipes: small functions that return all that a GAN is made of, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from tinygan import losses
+from tinygan import penalties as penalties_
+from tinygan._execution.execution import Execution
+from tinygan.augmentations import Augmentation
+from tinygan.gan_trainer import GANTrainer
+from tinygan.hook import Hook
+from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator
+from tinygan.nets.weights import spectral_norm, weights_init
+from tinygan.schedules import Schedule
+
+Value: TypeAlias = float | Schedule
+Nets: TypeAlias = Callable[..., tuple[nn.Module, nn.Module]]
+"""Makes G and D anew; keyword arguments are for D, and ``bounded=True`` is its spectral norm."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a GAN is made of, for one trainer; names are those of ``GANTrainer``.
+
+    Examples:
+        >>> trainer = tutorial(dcgan_nets(8, width=4)).trainer(seed=1)
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    optimizer: partial[Any]  # makes each player's
+    loss: losses.Loss | losses.PairedLoss = losses.non_saturating
+    penalties: Sequence[penalties_.Penalty] = ()
+    augment: Sequence[Augmentation] = ()
+    d_steps: int = 1
+    ema_half_life: Value | None = None
+    hooks: Sequence[Hook] = ()  # the recipe's own, such as a schedule
+
+    def trainer(
+        self,
+        *,
+        hooks: Iterable[Hook] = (),
+        seed: int = 999,
+        device: torch.device | str | None = None,
+        execution: Execution = Execution(),  # noqa: B008 - it is a constant
+        accumulate: int = 1,
+    ) -> GANTrainer:
+        """Return the trainer; ``hooks`` come after the recipe's."""
+        return GANTrainer(
+            self.generator, self.discriminator, loss=self.loss, penalties=self.penalties,
+            augment=self.augment, d_steps=self.d_steps, accumulate=accumulate,
+            ema_half_life=self.ema_half_life, generator_optimizer=self.optimizer,
+            discriminator_optimizer=self.optimizer, hooks=[*self.hooks, *hooks], seed=seed,
+            device=device, execution=execution,
+        )  # fmt: skip
+
+
+def dcgan_nets(
+    image_size: int | tuple[int, int] = 64,
+    channels: int = 3,
+    *,
+    width: int = 64,
+    latent_dim: int = 100,
+    num_classes: int | None = None,
+    seed: int = 999,
+) -> Nets:
+    """Return what makes DCGAN's nets; ``width`` is the ``base_channels`` of both.
+
+    Weights are as after ``torch.manual_seed(seed)``, G's first; global random state does not move.
+
+    Examples:
+        >>> generator, discriminator = dcgan_nets(8, width=4)(norm=None)
+    """
+
+    def nets(*, bounded: bool = False, **of_d: Any) -> tuple[nn.Module, nn.Module]:
+        # On the CPU, whose generator alone is seeded, so that only its state must be put back.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(seed)
+            g = DCGANGenerator(image_size, channels, latent_dim, width, num_classes=num_classes)
+            g.apply(weights_init)
+            d = DCGANDiscriminator(image_size, channels, width, num_classes=num_classes, **of_d)
+            d.apply(weights_init)
+            return g, spectral_norm(d) if bounded else d
+
+    return nets
+
+
+def _adam(lr: float, beta1: float, beta2: float) -> partial[Any]:
+    return partial(torch.optim.Adam, lr=lr, betas=(beta1, beta2), fused=True)
+
+
+def tutorial(nets: Nets) -> Recipe:
+    """Return the DCGAN tutorial's recipe: the non-saturating loss, and batch norm in both nets.
+
+    Examples:
+        >>> of_pairs = tutorial(partial(dcgan_nets(8, width=4), join=2))
+    """
+    return Recipe(*nets(), _adam(2e-4, 0.5, 0.999))
+
+
+def hinge(nets: Nets) -> Recipe:
+    """Return the hinge loss, with spectral norm in D (Miyato et al. 2018).
+
+    Examples:
+        >>> recipe = hinge(dcgan_nets(8, width=4))
+    """
+    return Recipe(*nets(norm=None, bounded=True), _adam(2e-4, 0.5, 0.999), losses.hinge)
+
+
+def r1(nets: Nets, *, gamma: Value = 10.0, every: int = 16) -> Recipe:
+    """Return the non-saturating loss, with R1 of weight ``gamma`` (Mescheder et al. 2018).
+
+    Examples:
+        >>> recipe = r1(dcgan_nets(8, width=4), gamma=1.0)
+    """
+    terms = [penalties_.r1(gamma, every=every)]
+    return Recipe(*nets(norm=None), _adam(2e-4, 0.5, 0.999), penalties=terms)
+
+
+def wgan_gp(nets: Nets, *, d_steps: int = 5) -> Recipe:
+    """Return WGAN-GP (Gulrajani et al. 2017); a batch is split among the turns of D.
+
+    Examples:
+        >>> recipe = wgan_gp(dcgan_nets(8, width=4), d_steps=1)
+    """
+    loss, terms = losses.wasserstein, [penalties_.wgan_gp()]
+    return Recipe(*nets(norm=None), _adam(1e-4, 0.0, 0.9), loss, terms, d_steps=d_steps)
+
+
+def relativistic(
+    nets: Nets, *, gamma: Value = 0.5, every: int = 4, ema_half_life: Value | None = 10_000
+) -> Recipe:
+    """Return R3GAN's game (Huang et al. 2024): pairing loss, R1 and R2; and an average of G.
+
+    Examples:
+        >>> recipe = relativistic(dcgan_nets(8, width=4))
+    """
+    terms = [penalties_.r1(gamma, every=every), penalties_.r2(gamma, every=every)]
+    adam, loss = _adam(5e-4, 0.0, 0.99), losses.relativistic
+    return Recipe(*nets(norm=None), adam, loss, terms, ema_half_life=ema_half_life)
+
+
+RECIPES: dict[str, Callable[[Nets], Recipe]] = {
+    "tutorial": tutorial, "hinge": hinge, "r1": r1, "wgan-gp": wgan_gp, "relativistic": relativistic
+}  # fmt: skip
+"""The recipes by name."""

@@ -1,0 +1,303 @@
+"""``tinygan train``, run as a user runs it, small."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import tinygan
+from tinygan import data, hooks
+from tinygan.cli import train
+from tinygan.cli.arguments import argument_parser
+from tinygan.cli.main import main
+from tinygan.hooks import logs
+
+import processes
+import ranks
+from helpers import assert_identical
+
+SMALL = ["--image-size", "16", "--width", "4", "--batch-size", "8", "--num-epochs", "2"]
+WRITTEN = {
+    "checkpoints", "generator", "log.jsonl", "log.txt", "loss_plot.png", "progress.gif",
+    "progress.html", "real_beside_fake.png", "samples", "training_images.png",
+}  # fmt: skip
+
+
+def command(*words):
+    """Run the command line with Python's warnings as errors; for a child."""
+    warnings.simplefilter("error")
+    main(["train", *map(str, words)])
+
+
+def start(*words, folder):
+    """Start the command in another process, within ``folder``."""
+    folder.mkdir(exist_ok=True)
+    return processes.Child(folder, command, *words)
+
+
+def run(*words):
+    """Run the command here; return its exit code."""
+    try:
+        main(["train", *map(str, words)])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Return a folder of 16 images in two sub-folders."""
+    for index in range(16):
+        folder = tmp_path / "pets" / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (18, 22), (9 * index, 0, 0)).save(folder / f"{index}.png")
+    return "pets"
+
+
+def test_without_data_it_trains_on_drawn_faces(tmp_path, capsys):
+    """It writes all pictures and a generator that loads, and says where and what comes next."""
+    assert run("-", *SMALL, "--num-faces", 40, "--ngpu", 0) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("40 images, 2 epochs of 5 steps on cpu.\n")
+    assert f"Look into {tmp_path / 'runs' / 'faces'}: " in out
+    assert "\n  tinygan sample runs/faces\n  tinygan explore runs/faces\n" in out
+    assert {path.name for path in Path("runs/faces").iterdir()} == WRITTEN
+    generator = tinygan.load_generator("runs/faces")
+    assert (generator.image_size, generator.facts["trained_on"]) == (
+        (16, 16),
+        "drawn faces",
+    )
+
+
+def test_images_are_packed_beside_the_run_and_the_run_is_the_same_without(pets):
+    """The output folder has the data's name; --no-pack changes nothing that is learned."""
+    assert run(pets, *SMALL, "--workers", 1, "--flip") == 0
+    (packed,) = Path("runs").glob("pets-*_16x16x3.npy")
+    assert len(data.open_packed(packed)) == 16
+    assert run(pets, *SMALL, "--workers", 0, "--flip", "--no-pack", "--out", "other/run") == 0
+    assert [path.name for path in Path("other").iterdir()] == ["run"]
+    both = [Path(folder, "log.jsonl").read_bytes() for folder in ("runs/pets", "other/run")]
+    assert both[0] == both[1]
+
+
+def test_classes_are_trained(pets):
+    """A class per sub-folder, if that is asked for; the generator knows their names."""
+    assert run(pets, *SMALL, "--labels", "folders", "--workers", 0) == 0
+    generator = tinygan.load_generator("runs/pets")
+    assert (generator.num_classes, generator.facts["classes"]) == (2, ["cat", "dog"])
+
+
+def test_every_flag_is_heeded(pets, tmp_path, monkeypatch):
+    """Each reaches what it is for."""
+    flags = {
+        "workers": 1, "batch-size": 2, "image-size": 21, "nc": 1, "nz": 7, "width": 3,
+        "num-epochs": 9, "lr": 0.001, "beta1": 0.4, "ema": 77, "ngpu": 0, "seed": 4,
+        "num-faces": 5, "recipe": "r1", "out": tmp_path / "deep" / "out", "dtype": "bfloat16",
+    }  # fmt: skip
+    given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    given += ["--flip", "--capture", "--compile", "--diff-augment"]
+    a = argument_parser().parse_args(["train", pets, *given])
+    train._complete(a)
+    trainer = train._trainer(a, None)
+    generator = trainer.generator
+    assert (generator.image_size, generator.channels, generator.latent_dim) == ((21, 21), 1, 7)
+    assert generator.main[-2].in_channels == trainer.discriminator.main[0].out_channels == 3
+    for player in trainer.players:
+        (group,) = player.optimizer.param_groups
+        assert (group["lr"], group["betas"]) == (0.001, (0.4, 0.999))
+    assert (trainer.seed, trainer.device.type, trainer.dtype) == (4, "cpu", torch.bfloat16)
+    assert trainer.average.half_life == 77
+    words = trainer.state_dict()["configuration"]
+    assert {"penalties.0.every", "augment.0.draw"} <= words.keys()
+    assert type(trainer._step).__name__ == "CapturedStep"
+    images = train._images(a)
+    assert (images.path.parent, len(images)) == (tmp_path / "deep", 16)
+    assert next(iter(data.Loader(images, 2))).shape == (2, 1, 21, 21)
+    a.data = "-"
+    assert len(train._images(a)) == 5
+    loaders = []
+    monkeypatch.setattr(train, "_train", lambda a, loader, images: loaders.append(loader))
+    assert run(pets, *given) == 0
+    (loader,) = loaders
+    assert (loader.batch_size, loader.seed, loader.flip, loader.workers) == (2, 4, True, 1)
+
+
+def test_sizes_suit_the_data_and_the_machine():
+    """The tutorial's sizes are the default for the user's images, smaller ones for drawn faces."""
+
+    def sizes(*words):
+        a = argument_parser().parse_args(["train", *words, "--ngpu", "0"])
+        train._complete(a)
+        return a.batch_size, a.image_size, a.width, a.num_epochs
+
+    assert sizes("pictures") == (128, 64, 64, 5)
+    assert sizes("-") == (32, 32, 32, 10)
+    assert sizes("-", "--width", "8") == (32, 32, 8, 10)
+
+
+@pytest.mark.parametrize("where", ["-", "pets"])
+def test_a_dry_run_writes_nothing(where, pets, tmp_path, capsys):
+    """It says what would happen, and how long; the disk and the next run are as without it."""
+    before = sorted(tmp_path.rglob("*"))
+    words = [where, *SMALL, "--labels", "folders", "--num-faces", 40, "--workers", 0]
+    assert run(*words, "--dry-run") == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    said = capsys.readouterr().out.splitlines()
+    images, steps, classes = (40, 10, "none") if where == "-" else (16, 4, "cat, dog")
+    assert said[1] == f"images   {images}; classes: {classes}"
+    assert "weights of G and" in said[2]
+    assert said[3] == f"steps    {steps}: 2 epochs of {steps // 2}, of 8 images"
+    assert said[4].startswith("time     about ")
+    assert said[5].startswith("memory   ")
+    assert said[6].startswith(f"files    runs/{'faces' if where == '-' else 'pets'}, two checkp")
+    assert [line.endswith("0.0 MB of images") for line in said[7:]] == [True] * (where != "-")
+
+
+def test_without_matplotlib_there_is_no_plot(monkeypatch, caplog):
+    """One sentence says so; all else is there."""
+    whole = [type(hook).__name__ for hook in hooks.usual("run", every=7, trained_on="me")]
+
+    def missing(module, *, extra, wanted_by):
+        raise ImportError(f'{wanted_by} needs {module}: pip install "tinygan[{extra}]"')
+
+    monkeypatch.setattr(logs.checks, "require", missing)
+    left = [type(hook).__name__ for hook in hooks.usual("run")]
+    assert left == [name for name in whole if name != "LossPlot"]
+    assert caplog.messages == [
+        'there will be no loss_plot.png: LossPlot needs matplotlib: pip install "tinygan[plots]"'
+    ]
+
+
+# 4 epochs of 4 steps, as in the example's tests: time enough for a signal before the end.
+LONGER = ("-", *SMALL, "--num-faces", 64, "--batch-size", 16, "--num-epochs", 4, "--flip")
+
+
+def written(folder):
+    """Return what a run has written, as bytes by name, and the weights it ended with."""
+    files = {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.suffix in (".txt", ".jsonl", ".png", ".html")
+    }
+    return files, tinygan.load_generator(folder).state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Start a run that is never interrupted; return a function that returns what it has written."""
+    folder = tmp_path_factory.mktemp("whole")
+    child = start(*LONGER, "--out", "whole", folder=folder)
+
+    @cache
+    def wait():
+        assert child.wait().returncode == 0
+        return written(folder / "whole")
+
+    return wait
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_same_command_finishes_an_interrupted_run(tmp_path, number, whole):
+    """Interrupted at some step, however, and started again, it ends with the very same files."""
+    log = tmp_path / "parts" / "log.txt"
+    child = start(*LONGER, "--out", "parts", folder=tmp_path)
+    processes.eventually(lambda: log.exists() and "[1/4][0/4]" in log.read_text())
+    child.signal(number)
+    broken = child.wait()
+    assert broken.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert "saved in parts/checkpoints; run the same command to go on" in broken.stderr
+    again = start(*LONGER, "--out", "parts", folder=tmp_path).wait()
+    assert again.returncode == 0, again.stderr
+    assert "Found parts/checkpoints/step_0000" in again.stdout
+
+    (files, weights), (our_files, our_weights) = whole(), written(tmp_path / "parts")
+    assert files.keys() == our_files.keys()
+    assert [name for name in files if files[name] != our_files[name]] == []
+    assert_identical(weights, our_weights)
+
+
+def test_what_cannot_go_on_is_named(capsys):
+    """Other flags than the run's end it with the differences, in words of the command line."""
+    words = ("-", *SMALL, "--num-faces", 40)
+    assert run(*words) == 0
+    more = (*words, "--num-epochs", 3)
+    for flags, sentence in (
+        (("--num-faces", 48), "size: 40 when saved, 48 now"),
+        (("--width", 8), "generator.main.0.weight"),
+        (("--seed", 1), "To resume anyway: --allow 'seed'"),
+        (("--recipe", "hinge"), "ema_half_life: 10000"),
+        (("--resume", "runs"), "--resume must be a checkpoint, a .pt file, got runs."),
+        (("--resume", "no.pt"), "--resume must be a checkpoint, a .pt file, got no.pt."),
+    ):
+        capsys.readouterr()
+        assert run(*more, *flags) == 2, flags
+        assert sentence in capsys.readouterr().err
+    allowed = ("--lr", 0.1, "--allow", "generator optimizer.lr", "discriminator optimizer.lr")
+    assert run(*more, *allowed) == 0
+    assert "Found runs/faces/checkpoints/step_000010.pt" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
+    """A run in another folder begins where the named one stood."""
+    words = ("-", *SMALL, "--num-faces", 40)
+    assert run(*words) == 0
+    file = "runs/faces/checkpoints/step_000009.pt"
+    assert run(*words, "--resume", file, "--out", "second") == 0
+    assert f"Found {file}, to go on from" in capsys.readouterr().out
+    both = (tinygan.load_generator(folder).state_dict() for folder in ("runs/faces", "second"))
+    assert_identical(*both)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-", "--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
+        (["pets", "--lr", "nan", "--workers", "0"], "Invalid learning rate: nan"),
+        (["-", "--nc", "5"], "channels must be 1 or 3, got 5; use 3 for colour."),
+        (["-", "--workers", "-1"], "--workers must be at least 0, got -1; use 0 or more."),
+        (["-", "--num-faces", "0"], "length must be at least 1, got 0; use 1 or more."),
+        (["-", "--num-epochs", "0"], "--num-epochs must be at least 1, got 0; use 1 or more."),
+        (["-", "--ema", "0"], "ema_half_life, in images, must be in [1, inf], got 0.0; use a num"),
+        (["-", "--out", "/dev/null/run"], "folder must be writable, got /dev/nu"),
+        (["/dev", "--batch-size", "0"], "--batch-size must be at least 1, got 0; use 1 or more."),
+        (["nowhere"], "root must be a folder, a zip or a tar that is not compressed, got now"),
+        (["pets", "--labels", "none.csv", "--workers", "0"], "none.csv"),
+        (
+            ["-", "--num-faces", "40", "--batch-size", "41"],
+            "batch_size must be at most the number of images, 40, got 41",
+        ),
+    ],
+)
+def test_bad_flags_are_named(words, sentence, pets, tmp_path, capsys):
+    """A bad value ends the command with one line, before it decodes or writes anything."""
+    before = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert run(*words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("tinygan train: error: ")
+    assert sentence in said.err
+    assert said.out == ""
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == before
+
+
+def test_two_ranks_are_one_run(tmp_path):
+    """Rank 0 speaks and writes; the other is silent."""
+    flags = ["-", *SMALL, "--num-faces", "40", "--out", str(tmp_path / "out")]
+    one, other = ranks.run(tmp_path, 2, command, *flags)
+    assert one.stdout.count("40 images, 2 epochs of 5 steps on cpu, 2 ranks.") == 1
+    assert one.stdout.count("Done: 10 steps.") == 1
+    # PyTorch 2.10 prints a line for each group of ranks.
+    assert [line for line in other.stdout.splitlines() if not line.startswith("[Gloo]")] == []
+    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 10

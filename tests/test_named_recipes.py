@@ -1,0 +1,126 @@
+"""The recipes that have names: what each is made of, and that each trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+import tinygan
+from tinygan import augmentations, hooks, losses, penalties, recipes, schedules
+from tinygan.cli.arguments import argument_parser
+
+NETS = recipes.dcgan_nets(8, width=4, latent_dim=5)
+
+
+def adam(lr, *betas):
+    """Return what makes both players' optimizers."""
+    return partial(torch.optim.Adam, lr=lr, betas=betas, fused=True)
+
+
+# By hand, what each name stands for.
+MADE_OF = {
+    "tutorial": {"rates": adam(2e-4, 0.5, 0.999)},
+    "hinge": {"rates": adam(2e-4, 0.5, 0.999), "loss": losses.hinge},
+    "r1": {"rates": adam(2e-4, 0.5, 0.999), "penalties": penalties.r1(10.0, every=16)},
+    "wgan-gp": {
+        "rates": adam(1e-4, 0.0, 0.9),
+        "loss": losses.wasserstein,
+        "penalties": penalties.wgan_gp(10.0),
+        "d_steps": 5,
+    },
+    "relativistic": {
+        "rates": adam(5e-4, 0.0, 0.99),
+        "loss": losses.relativistic,
+        "penalties": [penalties.r1(0.5, every=4), penalties.r2(0.5, every=4)],
+        "ema_half_life": 10_000,
+    },
+}
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_each_name_is_made_of_what_it_says(name):
+    """A checkpoint of the recipe's trainer fits one that was put together by hand."""
+    made = dict(MADE_OF[name])
+    rates = made.pop("rates")
+    generator, d = NETS() if name == "tutorial" else NETS(norm=None, bounded=name == "hinge")
+    by_hand = tinygan.GANTrainer(
+        generator, d, generator_optimizer=rates, discriminator_optimizer=rates, **made
+    )
+    trainer = recipes.RECIPES[name](NETS).trainer()
+    assert trainer.state_dict()["configuration"] == by_hand.state_dict()["configuration"]
+    assert str(trainer.discriminator) == str(d)
+    for mine, other in zip(trainer.players, by_hand.players):
+        state = other.module.state_dict()
+        assert all(torch.equal(w, state[n]) for n, w in mine.module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_each_recipe_trains_with_diff_augment_too(name):
+    """Both nets move, by finite steps."""
+    recipe = replace(recipes.RECIPES[name](NETS), augment=[augmentations.diff_augment()])
+    trainer = recipe.trainer(seed=3)
+    before = [w.clone() for player in trainer.players for w in player.module.parameters()]
+    trainer.fit([torch.randn(20, 3, 8, 8).clamp(-1, 1)], epochs=2)
+    after = [w for player in trainer.players for w in player.module.parameters()]
+    assert not any(torch.equal(old, new) for old, new in zip(before, after))
+    assert all(torch.isfinite(w).all() for w in after)
+    assert not trainer.skipped.counts.any()
+
+
+def test_nets_have_the_weights_that_a_seed_names():
+    """Those of torch.manual_seed, as a script draws them; the global state does not move."""
+    state = torch.get_rng_state()
+    made = recipes.dcgan_nets((12, 9), 1, width=4, latent_dim=5, num_classes=3, seed=4)(norm=None)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    wanted = (
+        tinygan.DCGANGenerator((12, 9), 1, 5, 4, num_classes=3).apply(tinygan.weights_init),
+        tinygan.DCGANDiscriminator((12, 9), 1, 4, norm=None, num_classes=3).apply(
+            tinygan.weights_init
+        ),
+    )
+    for net, by_hand in zip(made, wanted):
+        assert str(net) == str(by_hand)
+        state = by_hand.state_dict()
+        assert all(torch.equal(w, state[name]) for name, w in net.state_dict().items())
+
+
+def test_nets_with_spectral_norm_are_the_same_each_time():
+    """Its vectors are drawn by the seed as well, and not by what was drawn before."""
+    states = []
+    for number in range(2):
+        torch.manual_seed(number)
+        states.append(NETS(norm=None, bounded=True)[1].state_dict())
+    assert all(torch.equal(w, states[1][name]) for name, w in states[0].items())
+
+
+def test_a_recipe_takes_schedules_and_brings_hooks_of_its_own():
+    """Its hooks come first; a falling weight and half-life are the trainer's."""
+    falling = schedules.exponential(1.0, 0.1, until=100)
+    recipe = recipes.relativistic(
+        NETS, gamma=falling, ema_half_life=schedules.cosine(1, 9, until=9)
+    )
+    rates = hooks.Schedule(lr=schedules.cosine(1e-3, 1e-4, until=32))
+    seen = []
+    watch = hooks.every(1, lambda trainer, _: seen.append(_rate(trainer)))
+    trainer = replace(recipe, hooks=[rates]).trainer(hooks=[watch], accumulate=2)
+    assert trainer.hooks == (rates, watch)
+    trainer.fit([torch.zeros(16, 3, 8, 8)], epochs=3)
+    assert seen == pytest.approx([1e-3, 5.5e-4, 1e-4])
+    words = trainer.state_dict()["configuration"]
+    assert "exponential" in " ".join(words.values())
+
+
+def _rate(trainer):
+    return trainer.players.generator.optimizer.param_groups[0]["lr"]
+
+
+def test_the_command_line_knows_every_name():
+    """``--recipe`` takes the names of RECIPES; it cannot import them for its help."""
+    for name in recipes.RECIPES:
+        assert argument_parser().parse_args(["train", "-", "--recipe", name]).recipe == name
+    with pytest.raises(SystemExit):
+        argument_parser().parse_args(["train", "-", "--recipe", "plain"])

@@ -237,7 +237,10 @@ def test_the_command_refuses_bad_input(saved, capsys):
         ([str(saved / "none.png")], "none.png (No such file or directory)."),
         ([own, str(saved / "bad.png")], "bad.png (no JPEG, PNG, "),
         ([own, "--labels", "cat"], "labels must be known classes, got 'cat'; these are: 0, 1."),
-        ([own, own, "--labels", "1"], "labels must be (N,) of integers, got (1,)"),
+        (
+            [own, own, "--labels", "1"],
+            "labels must be (N,) of integers or shares (N, 2) of floats, got (1,)",
+        ),
     ):
         with pytest.raises(SystemExit) as end:
             main(["invert", str(saved / "run"), *arguments])

@@ -84,9 +84,8 @@ def invert(
             adam = torch.optim.Adam([point], betas=(0.9, 0.99))  # 0.999 remembers for too long
             for step in range(steps):
                 seen = generator(point.to(example(generator)), *given).float()
-                differences = [view(seen) - aim for view, aim in zip(views, aims)]
-                costs = [each.square().flatten(1).mean(1).sum() for each in differences]
-                (point.grad,) = torch.autograd.grad(torch.stack(costs).sum(), point)
+                costs = [(view(seen) - aim).square().mean() for view, aim in zip(views, aims)]
+                (point.grad,) = torch.autograd.grad(torch.stack(costs).sum() * len(part), point)
                 adam.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
                 adam.step()
                 length = point.detach().norm(dim=1, keepdim=True)

@@ -264,7 +264,7 @@ def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["-", "--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
+        (["-", "--image-size", "4"], "--image-size must be at least 8, got 4; use 8 or more."),
         (["pets", "--lr", "nan", "--workers", "0"], "Invalid learning rate: nan"),
         (["-", "--nc", "5"], "channels must be 1 or 3, got 5; use 3 for colour."),
         (["-", "--workers", "-1"], "--workers must be at least 0, got -1; use 0 or more."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_the_command(saved, capsys):
     assert [line.rpartition(" of ")[0] for line in said[1:3]] == [
         f"{path}: found to a PSNR" for path in (own, other)
     ]
-    near, far = (float(line.split()[-2]) for line in said[1:3])
+    near, far = (float(re.search(r"([0-9.]+) dB, as [01]$", line)[1]) for line in said[1:3])
     assert near > 35 > far
     assert said[3:] == [f"Both are in {run}/inverted.png, z is in {run}/inverted.npy."]
     assert np.load(saved / "run" / "inverted.npy").shape == (2, 6)
@@ -238,8 +239,8 @@ def test_the_command_refuses_bad_input(saved, capsys):
         ([own, str(saved / "bad.png")], "bad.png (no JPEG, PNG, "),
         ([own, "--labels", "cat"], "labels must be known classes, got 'cat'; these are: 0, 1."),
         (
-            [own, own, "--labels", "1"],
-            "labels must be (N,) of integers or shares (N, 2) of floats, got (1,)",
+            [own, own, own, "--labels", "1,0"],
+            "labels must be one, or one for each picture, got '1,0'.",
         ),
     ):
         with pytest.raises(SystemExit) as end:

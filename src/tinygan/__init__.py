@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from tinygan._execution.execution import Execution
     from tinygan.batch import Batch
+    from tinygan.explorer import save_explorer
     from tinygan.exporting import export
     from tinygan.gan_trainer import GANTrainer
     from tinygan.generators import load_generator, save_generator
@@ -56,6 +57,7 @@ _HOMES = {
     "invert": "inversion",
     "join_images": "nets.dcgan",
     "load_generator": "generators",
+    "save_explorer": "explorer",
     "save_generator": "generators",
     "spectral_norm": "nets.weights",
     "weights_init": "nets.weights",
@@ -88,6 +90,7 @@ __all__ = [
     "pictures",
     "recipes",
     "sampling",
+    "save_explorer",
     "save_generator",
     "schedules",
     "seeds",

@@ -34,7 +34,10 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
     height, width = pictures.shown(sampling.generate(generator, z[:1])).shape[2:]
     side = SIDE if height * width <= 64 * 64 else 9
     ways, known = directions(generator)
-    moves = torch.linspace(-REACH, REACH, POSITIONS)[:, None] * ways[:, None]
+    moves = (
+        torch.linspace(-REACH, REACH, POSITIONS, dtype=torch.float32, device="cpu")[:, None]
+        * ways[:, None]
+    )
 
     def sheets(points: torch.Tensor, columns: int) -> Iterator[str]:
         for kind in kinds:  # a picture of all points, as a data: URL
@@ -77,6 +80,7 @@ def directions(generator: nn.Module, count: int = 6) -> tuple[torch.Tensor, bool
 
 def _between(corners: torch.Tensor, side: int) -> torch.Tensor:
     """Return z on a square with four corners, row by row: (side * side, Z)."""
-    t, (a, b, c, d) = torch.linspace(0, 1, side), corners[:, None].expand(-1, side, -1)
+    t = torch.linspace(0, 1, side, dtype=torch.float32, device="cpu")
+    a, b, c, d = corners[:, None].expand(-1, side, -1)
     left, right = (way.repeat_interleave(side, 0) for way in (slerp(a, c, t), slerp(b, d, t)))
     return slerp(left, right, t.repeat(side))

@@ -43,7 +43,7 @@ def export(generator: Any, path: Path | str, to: str | None = None, half: bool =
         checks.require(module, extra="onnx", wanted_by="export to ONNX")
     draws, classes = torch.Generator().manual_seed(0), getattr(generator, "num_classes", None)
     noise = [sampling.normal(count, generator.latent_dim, draws) for count in (3, 1, 5)]
-    tried = [(z, torch.arange(len(z)) % classes) if classes else (z,) for z in noise]
+    tried = [(z, torch.arange(len(z), device="cpu") % classes) if classes else (z,) for z in noise]
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk.renamed(path) as out, TemporaryDirectory() as folder, catch_warnings(action="ignore"):
         made = Path(folder, f"made{FORMATS[form]}")

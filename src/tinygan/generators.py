@@ -122,16 +122,18 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        written = metadata.get("crc32")
-        if written and written != str(checksum(metadata.get("config", ""), weights)):
-            raise ValueError("its checksum is wrong")
-        beside = file.parent / CONFIG
-        if "config" not in metadata and file.name == WEIGHTS and beside.exists():
-            metadata["config"] = beside.read_text("utf-8")  # by other tools
-        config = json.loads(metadata.get("config", "{}"))
+        text, beside = "{}", file.parent / CONFIG
+        if "tinygan" in metadata:
+            own = json.loads(metadata["tinygan"])
+            text = own["config"]
+            if own["crc32"] != checksum(text, weights):
+                raise ValueError("its checksum is wrong")
+        elif file.name == WEIGHTS and beside.exists():
+            text = beside.read_text("utf-8")  # by other tools
+        config = json.loads(text)
         if not isinstance(config, dict):
             raise ValueError("its configuration is no JSON object")
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"generator must be whole, got {file}: {error}; copy it again, or load a checkpoint."
         ) from error

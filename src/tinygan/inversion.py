@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -62,37 +63,73 @@ def invert(
             f"images must be floats (N, {str(tuple(made.shape[1:]))[1:]} as the generator makes "
             f"them, got {images.dtype} {tuple(images.shape)}; data.image_folder resizes and scales."
         )
-    wanted, classes = images.to(made.device).float(), getattr(generator, "num_classes", None)
-    candidates = sampling.generate(generator, pool).float()  # each class in turn
-    distances = torch.cdist(wanted.flatten(1), candidates.flatten(1)).cpu()
-    kinds = torch.arange(CANDIDATES) % (classes or 1)
+    wanted = images.to(made.device).float()
     if labels is not None:
-        labels = torch.as_tensor(labels).cpu().expand(len(images))
+        labels = torch.as_tensor(labels, device="cpu").expand(len(images))
+    z, kinds = _nearest(generator, wanted, pool, labels, starts)
+    wanted = wanted.repeat_interleave(starts, 0)
+    views = [nn.Identity(), *([features] if features else [])]
+    lengths = [float(pool.norm(dim=1).quantile(share)) for share in (0.025, 0.975)]
+    parts, found = torch.arange(len(z), device="cpu").split(TOGETHER), []
+    bar = notebook.bar(desc="inverting", total=steps * len(parts), delay=1, shown=progress)
+    with bar, evaluating(generator, *views):
+        for part in parts:
+            given = [] if kinds is None else [kinds[part].to(made.device)]
+
+            def make(point: torch.Tensor, given: list[torch.Tensor] = given) -> torch.Tensor:
+                images: torch.Tensor = generator(point.to(example(generator)), *given)
+                return images.float()
+
+            found.append(_improved(make, z[part], wanted[part], views, lengths, steps, bar))
+    z = torch.cat(found)
+    made = sampling.generate(generator, z, labels=kinds).float()
+    errors = (made - wanted).square().flatten(1).mean(1).sqrt().cpu()
+    best = errors.view(-1, starts).argmin(1) + starts * torch.arange(len(images), device="cpu")
+    return Inverted(z[best], made[best], errors[best], None if kinds is None else kinds[best])
+
+
+def _nearest(
+    generator: nn.Module,
+    wanted: torch.Tensor,
+    pool: torch.Tensor,
+    labels: torch.Tensor | None,
+    starts: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the z, and the classes if there are any, of the images nearest to each wanted one."""
+    classes = getattr(generator, "num_classes", None)
+    made = sampling.generate(generator, pool).float()  # of each class in turn
+    distances = torch.cdist(wanted.flatten(1), made.flatten(1)).cpu()
+    kinds = torch.arange(len(pool), device="cpu") % (classes or 1)
+    if labels is not None:
         distances[labels[:, None] != kinds] = math.inf
     nearest = distances.topk(starts, largest=False).indices.flatten()
-    of_image = torch.arange(len(images)).repeat_interleave(starts)
-    z, kinds = pool[nearest], kinds[nearest] if labels is None else labels[of_image]
-    lengths = pool.norm(dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    views = [nn.Identity(), *([features] if features else [])]
-    parts = torch.arange(len(z)).split(TOGETHER)
-    bar = notebook.bar(desc="inverting", total=steps * len(parts), delay=1, shown=progress)
-    with bar, evaluating(generator, *views), torch.enable_grad():
-        for part in parts:
-            point = z[part].to(made.device).requires_grad_()
-            given = [kinds[part].to(made.device)] if classes else []
-            aims = [view(wanted[of_image[part]]).detach() for view in views]
-            adam = torch.optim.Adam([point], betas=(0.9, 0.99))  # 0.999 remembers for too long
-            for step in range(steps):
-                seen = generator(point.to(example(generator)), *given).float()
-                costs = [(view(seen) - aim).square().mean() for view, aim in zip(views, aims)]
-                (point.grad,) = torch.autograd.grad(torch.stack(costs).sum() * len(part), point)
-                adam.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
-                adam.step()
-                length = point.detach().norm(dim=1, keepdim=True)
-                point.detach().mul_(length.clamp(*lengths) / length)
-                bar.update()
-            z[part] = point.detach().cpu()
-    made = sampling.generate(generator, z, labels=kinds if classes else None).float()
-    errors = (made - wanted[of_image]).square().flatten(1).mean(1).sqrt().cpu()
-    best = errors.view(-1, starts).argmin(1) + torch.arange(0, len(z), starts)
-    return Inverted(z[best], made[best], errors[best], kinds[best] if classes else None)
+    if labels is not None:  # also where the pool has too few of a class
+        return pool[nearest], labels.repeat_interleave(starts)
+    return pool[nearest], kinds[nearest] if classes else None
+
+
+@torch.enable_grad()
+def _improved(
+    make: Callable[[torch.Tensor], torch.Tensor],
+    z: torch.Tensor,
+    wanted: torch.Tensor,
+    views: Sequence[nn.Module],
+    lengths: Sequence[float],
+    steps: int,
+    bar: Any,
+) -> torch.Tensor:
+    """Return z after some steps of Adam towards the wanted images, cut to a range of lengths."""
+    point = z.to(wanted.device).clone().requires_grad_()
+    aims = [view(wanted).detach() for view in views]
+    adam = torch.optim.Adam([point], betas=(0.9, 0.99))  # 0.999 remembers for too long
+    for step in range(steps):
+        seen = make(point)
+        differences = [view(seen) - aim for view, aim in zip(views, aims)]
+        costs = [each.square().flatten(1).mean(1).sum() for each in differences]
+        (point.grad,) = torch.autograd.grad(torch.stack(costs).sum(), point)
+        adam.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
+        adam.step()
+        length = point.detach().norm(dim=1, keepdim=True)
+        point.detach().mul_(length.clamp(*lengths) / length)
+        bar.update()
+    return point.detach().cpu()

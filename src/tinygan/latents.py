@@ -93,10 +93,15 @@ def _angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))
 
 
-def images(generator: nn.Module, z: torch.Tensor, *labels: torch.Tensor) -> Iterator[torch.Tensor]:
+def images(
+    generator: nn.Module, z: torch.Tensor, labels: torch.Tensor | None = None
+) -> Iterator[torch.Tensor]:
     """Make the images (C, H, W) of z (N, Z) one by one; 64 are in memory."""
-    for some, *of_some in zip(*(each.split(64) for each in (z, *labels))):
-        yield from sampling.generate(generator, some, labels=of_some[0] if of_some else None)
+    for first in range(0, len(z), 64):
+        part = slice(first, first + 64)
+        yield from sampling.generate(
+            generator, z[part], labels=None if labels is None else labels[part]
+        )
 
 
 def class_names(generator: nn.Module) -> list[str]:

@@ -30,58 +30,23 @@ def argument_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     _train(_command(commands, "train", "train a GAN on images, or go on where it stood"))
+    _sample(_command(commands, "sample", "make images, each of a seed of its own"))
+    _interpolate(_command(commands, "interpolate", "film a walk from seed to seed, and back"))
+    _evaluate(_command(commands, "evaluate", "compare a generator's images with real ones"))
+    _export(_command(commands, "export", "write a generator as a file for other programs"))
+    _invert(_command(commands, "invert", "find the z whose images are nearest to pictures"))
+    _explore(_command(commands, "explore", "write a page to look at a generator in a browser"))
     info = _command(commands, "info", "say what a run or a generator is, and how to go on")
-    info.add_argument("run", type=Path, metavar="RUN|FILE", help=RUN)
-
-    sample = _command(commands, "sample", "make images, each of a seed of its own")
-    sample.add_argument("--grid", action="store_true", help="make one picture: OUT/grid.png")
-    walk = _command(commands, "interpolate", "film a walk from seed to seed, and back to the first")
-    walk.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
-    walk.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")
-    kinds = (
-        (sample, 64, "DIR or .zip for PNG files; .npy (N, H, W, C)"),
-        (walk, 6, "an .mp4, .gif or .html"),
-    )
-    for command, n, out in kinds:
-        _generator(command)
-        command.add_argument("-n", type=int, default=n, help=f"seeds, from --seed on [{n}]")
-        command.add_argument("--out", type=Path, required=True, help=out)
-        command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
-        command.add_argument("--labels", help="classes by name or number: cat,3; a film fades")
-        command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
-
-    evaluate = _command(commands, "evaluate", "compare a generator's images with real ones")
-    _generator(evaluate)
-    evaluate.add_argument(
-        "--real", required=True, metavar="FOLDER|ZIP|-", help="real images; - is the drawn faces"
-    )
-    evaluate.add_argument(
-        "-n", dest="count", type=int, default=5000, help="images, at most half the real ones [5000]"
-    )
-    evaluate.add_argument(
-        "--features",
-        choices=["inception", "random"],
-        default="inception",
-        help="the net of published values, which is downloaded once, or one of random weights, "
-        "which needs no download and says less [inception]",
-    )
-    evaluate.add_argument("--weights", type=Path, help="a file of Inception's weights")
-    invert = _command(commands, "invert", "find the z whose images are nearest to pictures")
-    invert.add_argument("--steps", type=int, default=300, help="of Adam [300]")
-    invert.add_argument("--starts", type=int, default=4, help="for each picture [4]")
-    invert.add_argument("--labels", help="a class for each, by name or number: cat,3 [found too]")
-    explore = _command(commands, "explore", "write a page to look at a generator in a browser")
-    for command, out in ((invert, "inverted.png, and .npy for z"), (explore, "explore.html")):
-        _generator(command)
-        command.add_argument("--out", type=Path, help=f"the file [RUN/{out}]")
-    invert.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
-    export = _command(commands, "export", "write a generator as a file for other programs")
-    export.add_argument("run", type=Path, metavar="RUN", help=RUN)
-    forms = ["onnx", "torch.export", "torchscript", "safetensors"]
-    export.add_argument("--to", choices=forms, help="its format [onnx, or as FILE ends]")
-    export.add_argument("--out", type=Path, metavar="FILE", help="the file [RUN/generator.onnx]")
-    export.add_argument("--half", action="store_true", help="float16: half the bytes, for GPUs")
+    info.add_argument("run", type=Path, metavar="RUN", help=RUN)
     return parser
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """Return a new command's parser."""
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    return made
 
 
 def _seeds(text: str) -> list[int]:
@@ -93,14 +58,6 @@ def _seeds(text: str) -> list[int]:
     return [seed for some in found for seed in some]
 
 
-def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """Return a new command's parser."""
-    made: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}."
-    )
-    return made
-
-
 def _train(command: argparse.ArgumentParser) -> None:
     """Add what ``tinygan train`` takes; names are the DCGAN tutorial's where it has one."""
     add = command.add_argument
@@ -109,12 +66,13 @@ def _train(command: argparse.ArgumentParser) -> None:
     names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic")
     add("--recipe", choices=names, default="relativistic", help="loss and so on [%(default)s]")
     for name, text in (
-        ("image_size", "height and width of images in pixels, 8 or more"),
+        ("image_size", "height and width of images in pixels, 8 or more, or both, as 61x47"),
         ("batch_size", "images per step"), ("num_epochs", "passes over the data"),
         ("width", "channels of both nets next to the image"),
     ):  # fmt: skip
         sizes = f"[{TUTORIAL[name]}; drawn faces on a CPU: {SMALL[name]}]"
-        add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{text} {sizes}")
+        kind = _size if name == "image_size" else int
+        add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{text} {sizes}")
     add("--nc", type=int, default=3, help="channels of the images, 3 or 1 [3]")
     add("--nz", type=int, default=100, help="length of the latent vector [100]")
     add("--lr", type=float, help="learning rate [the recipe's]")
@@ -129,6 +87,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of nets")
     add("--capture", action="store_true", help="replay steps as CUDA graphs, on a GPU")
     add("--compile", action="store_true", help="apply the nets by torch.compile")
+    add("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
     add("--ngpu", type=int, default=1, help="processes, each with a GPU; 0 for one on the CPU [1]")
     add("--seed", type=int, default=999, help="decides every random draw [999]")
     add("--resume", type=Path, help="checkpoint to go on from [the newest good one in --out]")
@@ -136,8 +95,72 @@ def _train(command: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="say what would happen and how long; write nothing")
 
 
-def _generator(command: argparse.ArgumentParser) -> None:
+def _generator(command: argparse.ArgumentParser, out: str) -> None:
     """Add what every command on a trained generator takes."""
     command.add_argument("run", type=Path, metavar="RUN", help=RUN)
+    command.add_argument("--out", type=Path, help=out)
     command.add_argument("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
     command.add_argument("--seed", type=int, default=0, help="decides what is drawn [0]")
+
+
+def _chosen(command: argparse.ArgumentParser, count: int) -> None:
+    """Add what chooses seeds and classes."""
+    command.add_argument("-n", type=int, default=count, help=f"seeds, from --seed on [{count}]")
+    command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
+    command.add_argument("--labels", help="classes by name or number, such as cat,3")
+    command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
+
+
+def _sample(command: argparse.ArgumentParser) -> None:
+    _generator(command, "folder or .zip of PNG files, or .npy of bytes (N, H, W, C) [RUN/images]")
+    _chosen(command, 64)
+    command.add_argument("--grid", action="store_true", help="make one picture: OUT/grid.png")
+
+
+def _interpolate(command: argparse.ArgumentParser) -> None:
+    _generator(command, "an .mp4, .gif or .html [RUN/walk.mp4, or .gif without PyAV]")
+    _chosen(command, 6)
+    command.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
+    command.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("run", type=Path, metavar="RUN", help=RUN)
+    add("--real", required=True, metavar="DATA", help="folder, zip, tar or .npy; - for drawn faces")
+    add(
+        "-n", dest="count", type=int, default=5000, help="images of each, of real ones twice [5000]"
+    )
+    nets = "Inception's, downloaded once, or a random net's, which say less [inception]"
+    add("--features", choices=("inception", "random"), default="inception", help=nets)
+    add("--weights", type=Path, help="a file of Inception's weights")
+    add("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
+    add("--seed", type=int, default=0, help="decides what is drawn [0]")
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    forms = ("onnx", "torch.export", "torchscript", "safetensors")
+    command.add_argument("run", type=Path, metavar="RUN", help=RUN)
+    command.add_argument("--to", choices=forms, help="its format [onnx, or as OUT ends]")
+    command.add_argument("--out", type=Path, help="the file [RUN/generator.onnx]")
+    command.add_argument("--half", action="store_true", help="float16: half the bytes, for GPUs")
+
+
+def _invert(command: argparse.ArgumentParser) -> None:
+    _generator(command, "the picture of both; z is beside it, as .npy [RUN/inverted.png]")
+    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
+    command.add_argument("--steps", type=int, default=300, help="of Adam [300]")
+    command.add_argument("--starts", type=int, default=4, help="for each picture [4]")
+    command.add_argument("--labels", help="a class for each, by name or number: cat,3 [found too]")
+
+
+def _explore(command: argparse.ArgumentParser) -> None:
+    _generator(command, "the page [RUN/explore.html]")
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """Return the size of "64" or "61x47"."""
+    if not re.fullmatch("[0-9]+(x[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"must be as 64 or 61x47, got {text!r}")
+    height, _, width = text.partition("x")
+    return (int(height), int(width)) if width else int(height)

@@ -74,7 +74,7 @@ def _made(generator: Any, count: int, seed: int) -> Iterator[torch.Tensor]:
     """Yield batches of generated images, of each class in turn."""
     prior = getattr(generator, "prior", sampling.normal)
     z = prior(count, generator.latent_dim, seeds.generator(seed, "evaluate"))
-    turn = torch.arange(count)
+    turn = torch.arange(count, device="cpu")
     for part, numbers in zip(z.split(BATCH), turn.split(BATCH)):
         classes = generator.num_classes
         labels = None if classes is None else numbers % classes

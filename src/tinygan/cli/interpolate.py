@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 
 import torch
 
 from tinygan import latents, pictures
 from tinygan._run import checks, notebook
-from tinygan.cli.loaded import chosen
+from tinygan.cli.loaded import chosen, folder_of, generator_of
+
+FORMATS = (".mp4", ".gif", ".html")
 
 
 def run(a: argparse.Namespace) -> None:
     """Write the film, and say where."""
-    if a.out.suffix not in (".mp4", ".gif", ".html"):
-        raise ValueError(f"out must end in .mp4, .gif or .html, got {a.out}; choose one.")
-    generator, seeds, z, labels = chosen(a)
-    checks.count("the number of seeds", len(seeds), at_least=2)
-    if a.labels and "," in a.labels:  # one for each seed, in their order
-        labels = [torch.tensor(latents.classes(generator, a.labels))]
-        if len(labels[0]) != len(seeds):
-            raise ValueError(f"labels must be one, or one for each seed, got {a.labels!r}.")
+    suffix = ".mp4" if importlib.util.find_spec("av") else ".gif"
+    out = a.out or folder_of(a.run) / f"walk{suffix}"
+    if out.suffix not in FORMATS:
+        raise ValueError(f"out must end in .mp4, .gif or .html, got {out}; choose one.")
     # A GIF's clock counts hundredths of a second, and browsers slow down those of less than 2.
-    fps = min(checks.count("fps", a.fps), 20 if a.out.suffix == ".gif" else 240)
+    fps = min(checks.count("fps", a.fps), 20 if out.suffix == ".gif" else 240)
     count = max(1, round(fps * checks.number("seconds", a.seconds, "(0, 3600]")))
-    every = torch.eye(len(latents.classes(generator, None)))
-    shares = (latents.fade(every[label], z, count) for label in labels)
-    images = latents.images(generator, latents.walk(z, count), *shares)
+    generator = generator_of(a)
+    seeds, z, labels = chosen(a, generator)
+    checks.count("the number of seeds", len(seeds), at_least=2)
+    if labels is not None:
+        if a.labels and "," in a.labels:  # one for each seed, in their order
+            named = latents.classes(generator, a.labels)
+            if len(named) != len(seeds):
+                raise ValueError(f"labels must be one, or one for each seed, got {a.labels!r}.")
+            labels = torch.as_tensor(named, device="cpu")
+        classes = torch.arange(len(latents.class_names(generator)), device="cpu")
+        labels = latents.fade((labels[:, None] == classes).float(), z, count)
+    images = latents.images(generator, latents.walk(z, count), labels)
     grids = (pictures.grid(image[None], padding=0) for image in images)
-    frames = notebook.bar(iterable=grids, total=count)
-    if a.out.suffix == ".mp4":
-        pictures.save_mp4(frames, a.out, fps=fps)
-    elif a.out.suffix == ".gif":
-        pictures.save_gif(frames, a.out, seconds_per_frame=1 / fps, rest=0)
+    frames = notebook.bar(iterable=grids, total=count, delay=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".mp4":
+        pictures.save_mp4(frames, out, fps=fps)
+    elif out.suffix == ".gif":
+        pictures.save_gif(frames, out, seconds_per_frame=1 / fps, rest=0)
     else:
         times, title = (f"{step / fps:.1f} s" for step in range(count)), "A walk through the noise"
         pictures.save_html(
-            frames, a.out, captions=times, seconds_per_frame=1 / fps, rest=0, title=title
+            frames, out, captions=times, seconds_per_frame=1 / fps, rest=0, title=title
         )
-    print(f"{count} frames: {a.out}")
+    print(f"{count} frames: {out}")

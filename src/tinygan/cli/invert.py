@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 import numpy as np
 import torch
@@ -30,12 +31,21 @@ def run(a: argparse.Namespace) -> None:
             print(f"{path}: {picture.width} x {picture.height} pixels, cut to {width} x {height}")
         images.append(decoding.scale(decoding.to_pixels(picture, (height, width))))
     wanted = torch.stack(images)
-    labels = torch.tensor(latents.classes(generator, a.labels)) if a.labels else None
+    labels = None
+    if a.labels:
+        labels = torch.as_tensor(latents.classes(generator, a.labels), device="cpu")
+        if len(labels) not in (1, len(wanted)):
+            raise ValueError(f"labels must be one, or one for each picture, got {a.labels!r}.")
+        labels = labels.expand(len(wanted))
     found = invert(generator, wanted, steps=a.steps, starts=a.starts, labels=labels, seed=a.seed)
     sides = ("Wanted", wanted), ("Found", pictures.shown(found.images))
+    out.parent.mkdir(parents=True, exist_ok=True)
     with disk.renamed(out) as file, disk.renamed(out.with_suffix(".npy")) as array:
         pictures.titled(*((name, pictures.grid(x)) for name, x in sides)).save(file, "PNG")
         np.save(array, found.z.numpy())
-    for path, decibels in zip(a.images, (20 * torch.log10(2 / found.distances)).tolist()):
-        print(f"{path}: found to a PSNR of {decibels:.1f} dB")
+    names = latents.class_names(generator)
+    for number, path in enumerate(a.images):
+        kind = "" if found.labels is None else f", as {names[int(found.labels[number])]}"
+        decibels = 20 * math.log10(2 / max(float(found.distances[number]), 1e-9))
+        print(f"{path}: found to a PSNR of {decibels:.1f} dB{kind}")
     print(f"Both are in {out}, z is in {out.with_suffix('.npy')}.")

@@ -18,13 +18,14 @@ def generator_of(a: argparse.Namespace) -> nn.Module:
     return load_generator(a.run, device=device)
 
 
-def chosen(a: argparse.Namespace) -> tuple[nn.Module, list[int], torch.Tensor, list[torch.Tensor]]:
-    """Return the generator, the seeds, the z of each, and the class of each if there are any."""
-    generator, seeds = generator_of(a), a.seeds or [*range(a.seed, a.seed + a.n)]
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    named = latents.classes(generator, a.labels)
-    labels = [torch.tensor([named[seed % len(named)] for seed in seeds])] if named else []
-    return generator, seeds, latents.by_seed(generator, seeds, a.truncation), labels
+def chosen(
+    a: argparse.Namespace, generator: nn.Module
+) -> tuple[list[int], torch.Tensor, torch.Tensor | None]:
+    """Return the seeds, the z of each, and the class of each if there are any, by seed in turn."""
+    seeds, labels = a.seeds or [*range(a.seed, a.seed + a.n)], None
+    if named := latents.classes(generator, a.labels):
+        labels = torch.as_tensor([named[seed % len(named)] for seed in seeds], device="cpu")
+    return seeds, latents.by_seed(generator, seeds, a.truncation), labels
 
 
 def folder_of(run: Path) -> Path:

@@ -8,19 +8,23 @@ import torch
 
 from tinygan import latents, pictures
 from tinygan._run import disk, notebook
-from tinygan.cli.loaded import chosen
+from tinygan.cli.loaded import chosen, folder_of, generator_of
 
 
 def run(a: argparse.Namespace) -> None:
     """Write the images, and say where."""
-    generator, seeds, z, labels = chosen(a)
-    images = notebook.bar(iterable=latents.images(generator, z, *labels), total=len(z))
+    generator = generator_of(a)
+    seeds, z, labels = chosen(a, generator)
+    out = a.out or folder_of(a.run) / "images"
+    images = notebook.bar(iterable=latents.images(generator, z, labels), total=len(z), delay=1)
     if a.grid:
-        a.out.mkdir(parents=True, exist_ok=True)
-        with disk.renamed(a.out / "grid.png") as file:
-            names = latents.class_names(generator)
-            rows = [names[number] for number in labels[0].tolist()] if labels else None
+        out /= "grid.png"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        names = latents.class_names(generator)
+        rows = None if labels is None else [names[number] for number in labels.tolist()]
+        with disk.renamed(out) as file:
             pictures.grid(torch.stack([*images]), labels=rows).save(file, "PNG")
     else:
-        pictures.save_images(images, (f"seed_{seed:04d}" for seed in seeds), a.out)
-    print(f"{len(z)} images: {a.out / 'grid.png' if a.grid else a.out}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pictures.save_images(images, (f"seed_{seed:04d}" for seed in seeds), out)
+    print(f"{len(z)} images: {out}")

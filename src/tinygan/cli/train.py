@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -71,7 +72,8 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
 
 def _complete(a: argparse.Namespace) -> None:
     """Choose the device, and what was not given, by the data and the machine; check the rest."""
-    a.device = distributed.join().device if a.ngpu > 0 else torch.device("cpu")
+    own = distributed.join().device if a.ngpu > 0 else "cpu"
+    a.device = checks.device(own if a.device is None else a.device)
     small = a.data == "-" and a.device.type == "cpu"
     for name, value in (SMALL if small else TUTORIAL).items():
         if getattr(a, name) is None:
@@ -84,7 +86,8 @@ def _complete(a: argparse.Namespace) -> None:
     a.out = a.out or Path("runs", root.stem)
     # Folders of one name may lie in several places.
     name = f"{root.stem}-{zlib.crc32(bytes(root)):08x}"
-    a.packed = a.out.parent / f"{name}_{a.image_size}x{a.image_size}x{a.nc}.npy"
+    height, width = checks.size("--image-size", a.image_size, at_least=8)
+    a.packed = a.out.parent / f"{name}_{height}x{width}x{a.nc}.npy"
     if not a.dry_run:
         prepared(a.out)
 
@@ -116,17 +119,12 @@ def _trainer(a: argparse.Namespace, classes: int | None, watching: Any = ()) -> 
 
 def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     """Train some steps on one batch in memory, and say what the run would do and need."""
-    import resource  # which Windows lacks
-
     trainer = _trainer(a, images.num_classes)
     batch, steps = [next(iter(loader))], a.num_epochs * len(loader)
     trainer.fit(batch, steps=4)  # to warm up
     begin = time.perf_counter()
     trainer.fit(batch, steps=20)  # 16, among which is each lazy penalty
     minutes = (time.perf_counter() - begin) / 16 * steps / 60
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (sys.platform == "darwin" or 1024)
-    if a.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
     d, g = (sum(w.numel() for w in player.module.parameters()) for player in trainer.players)
     saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
     print("Without --dry-run, which writes nothing, this command would train")
@@ -135,7 +133,20 @@ def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     print(f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}")
     print(f"steps    {steps}: {a.num_epochs} epochs of {len(loader)}, of {a.batch_size} images")
     print(f"time     about {minutes:.1f} minutes on {a.device.type}, estimated by 16 steps")
-    print(f"memory   {peak / 1e9:.1f} GB at its peak")
+    print(f"memory   {_peak(a.device) / 1e9:.1f} GB at its peak")
     print(f"files    {a.out}, two checkpoints of {saved:.1f} MB")
     if a.data != "-" and not a.no_pack:
-        print(f"         {a.packed}, {len(images) * a.nc * a.image_size**2 / 1e6:.1f} MB of images")
+        size = len(images) * a.nc * math.prod(checks.size("--image-size", a.image_size))
+        print(f"         {a.packed}, {size / 1e6:.1f} MB of images")
+
+
+def _peak(device: torch.device) -> float:
+    """Return the most memory that was in use at once, in bytes, of a GPU or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return math.nan
+    import resource  # which Windows lacks
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -146,11 +147,11 @@ def fid(real: torch.Tensor, fake: torch.Tensor) -> float:
         18.0
     """
     library = _library("metric_fid")
-    statistics = (
+    moments = (
         {"mu": each.mean(0).numpy(), "sigma": torch.atleast_2d(each.T.cov()).numpy()}
         for each in _checked(real, fake, 2)
     )
-    found = library.fid_statistics_to_metric(*statistics, verbose=False)
+    found = library.fid_statistics_to_metric(*moments, verbose=False)
     return float(found[library.KEY_METRIC_FID])
 
 
@@ -249,8 +250,8 @@ def with_errors(
     ]  # fmt: skip
     errors = {}
     for name, value in measure(real, fake).items():
-        values = torch.tensor([each[name] for each in without], dtype=torch.float64)
-        errors[name] = (value, float(values.std(correction=0) * math.sqrt(parts - 1)))
+        deviation = statistics.pstdev(each[name] for each in without)
+        errors[name] = (value, math.sqrt(parts - 1) * deviation)
     return errors
 
 

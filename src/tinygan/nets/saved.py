@@ -69,7 +69,8 @@ def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -
         config = json.dumps(describe(net) | known, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts must be plain values, got {known!r} ({error}).") from error
-    metadata = {"format": "pt", "config": config, "crc32": str(checksum(config, weights))}
+    # One entry: safetensors writes several in a random order, and equal runs have equal files.
+    metadata = {"tinygan": json.dumps({"config": config, "crc32": checksum(config, weights)})}
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
     else:

@@ -42,7 +42,8 @@ class Scale(nn.Module):
         self.factor = factor
 
     def forward(self, features):
-        """Multiply."""
+        """Multiply; as all that is compared, in evaluation mode."""
+        assert not self.training
         return self.factor * features
 
 
@@ -228,6 +229,10 @@ def test_the_command(saved, capsys):
     assert np.load(saved / "run" / "inverted.npy").shape == (2, 6)
     with Image.open(saved / "run" / "inverted.png") as picture:
         assert picture.size == (2 * 134 + 3 * 24, 68 + 64)
+    for out, made in ("new/a.png", "new/a"), ("b", "b/inverted"), ("c.npy", "c.npy/inverted"):
+        main(["invert", run, own, "--steps", "0", "--out", str(saved / out)])
+        assert (saved / f"{made}.png").is_file()
+        assert np.load(saved / f"{made}.npy").shape == (1, 6)
 
 
 def test_the_command_refuses_bad_input(saved, capsys):
@@ -240,7 +245,7 @@ def test_the_command_refuses_bad_input(saved, capsys):
         ([own, "--labels", "cat"], "labels must be known classes, got 'cat'; these are: 0, 1."),
         (
             [own, own, own, "--labels", "1,0"],
-            "labels must be one, or one for each picture, got '1,0'.",
+            "labels must be one, or 3, one for each, got '1,0'.",
         ),
     ):
         with pytest.raises(SystemExit) as end:

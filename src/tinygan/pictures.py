@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import io
-import shutil
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -207,10 +203,7 @@ def save_html(
 
 
 def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> None:
-    """Write frames as for ``save_gif`` as a film in H.264, of even sides; by PyAV, or by ffmpeg."""
-    if importlib.util.find_spec("av") is None and (program := shutil.which("ffmpeg")):
-        _by_ffmpeg(program, frames, Path(path), checks.count("fps", fps))
-        return
+    """Write frames as for ``save_gif`` as a film in H.264, of even sides, by PyAV."""
     checks.require("av", extra="video", wanted_by="an .mp4, other than a .gif or an .html,")
     import av
 
@@ -225,24 +218,6 @@ def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> Non
             film.mux(stream.encode(av.VideoFrame.from_ndarray(even)))
         checks.count("the number of frames", number)
         film.mux(stream.encode())
-
-
-def _by_ffmpeg(program: str, frames: Iterable[Frame], path: Path, fps: int) -> None:
-    """Write a film by the program, which doubles a line of an odd side too."""
-    options = "-c:v libx264 -crf 17 -pix_fmt yuv420p -sws_flags neighbor -f mp4 -y"
-    even = ["-vf", "scale=ceil(iw/2)*2:ceil(ih/2)*2"]
-    with disk.renamed(path) as file:
-        source = f"-loglevel error -f image2pipe -c:v ppm -r {fps} -i -".split()
-        command = [program, *source, *even, *options.split(), file.name]
-        number, ffmpeg = 0, subprocess.Popen(command, stdin=subprocess.PIPE)
-        with suppress(BrokenPipeError), ffmpeg:  # its exit code says more
-            assert ffmpeg.stdin is not None
-            for picture in map(fitting, frames):
-                picture.save(ffmpeg.stdin, "PPM")
-                number += 1
-        checks.count("the number of frames", number)
-        if ffmpeg.returncode:
-            raise OSError(f"{program} failed with exit code {ffmpeg.returncode}.")
 
 
 def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path | str) -> None:

@@ -235,7 +235,7 @@ def test_a_walk_has_one_class_or_one_for_each_seed(zoo, capsys):
     """Two for three seeds is an error."""
     line = "interpolate run --seeds 1,2,3 --labels cat,dog --out x.gif"
     assert refusal(capsys, line) == (
-        "tinygan interpolate: error: labels must be one, or 3, one for each, got 'cat,dog'."
+        "tinygan interpolate: error: labels must be one, or one for each of 3, got 'cat,dog'."
     )
 
 

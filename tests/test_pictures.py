@@ -346,12 +346,15 @@ def test_images_that_fail_leave_nothing(name, tmp_path):
 
 
 def test_images_go_into_a_folder_or_a_zip(tmp_path):
-    """Another ending is refused before an image is made; a number after a dot is none."""
+    """Other endings and other files are refused at once; a number after a dot is no ending."""
     pictures.save_images([torch.zeros(3, 8, 8)], ["a"], tmp_path / "scaled_0.7")
     assert (tmp_path / "scaled_0.7" / "a.png").is_file()
-    with pytest.raises(ValueError) as error:
-        pictures.save_images(iter([]), [], "x.tar")
-    assert str(error.value) == "out must be a folder, a .zip or an .npy, got x.tar; choose one."
+    for path in ("x.tar", tmp_path / "scaled_0.7" / "a.png", "/dev/null"):
+        with pytest.raises(ValueError) as error:
+            pictures.save_images(iter([]), [], path)
+        assert (
+            str(error.value) == f"out must be a folder, a .zip or an .npy, got {path}; choose one."
+        )
 
 
 def living():

@@ -226,8 +226,9 @@ def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path
     An .npy is one array without names, (N, H, W, C) of uint8. Raises ValueError for other endings.
     """
     path = checks.path("out", path)
-    # "faces.tar" is refused, "truncated_0.7" is a folder.
-    if path.suffix[1:].isalpha() and path.suffix not in (".zip", ".npy") and not path.is_dir():
+    # "faces.tar" and files that are there are refused, "truncated_0.7" is a folder.
+    is_one = path.is_dir() or not (path.suffix[1:].isalpha() or path.exists())
+    if path.suffix not in (".zip", ".npy") and not is_one:
         raise ValueError(f"out must be a folder, a .zip or an .npy, got {path}; choose one.")
     if path.suffix == ".npy":
         arrays = [in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images]

@@ -32,7 +32,7 @@ def labels_of(a: argparse.Namespace, generator: nn.Module, count: int) -> torch.
     """Return ``--labels``, one for all or one for each of ``count``, in their order."""
     named = torch.as_tensor(latents.classes(generator, a.labels), device="cpu")
     if len(named) not in (1, count):
-        raise ValueError(f"labels must be one, or {count}, one for each, got {a.labels!r}.")
+        raise ValueError(f"labels must be one, or one for each of {count}, got {a.labels!r}.")
     return named.expand(count)
 
 

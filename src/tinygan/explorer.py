@@ -28,7 +28,7 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
 
     Examples:
         >>> import tinygan
-        >>> save_explorer(tinygan.DCGANGenerator(8, base_channels=4), "page.html")
+        >>> save_explorer(tinygan.DCGANGenerator(16, base_channels=4), "explore.html")
     """
     file = checks.path("path", path)
     classes = getattr(generator, "num_classes", None)

@@ -105,6 +105,17 @@ def test_samples_in_a_zip(net, tmp_path):
             assert close(np.asarray(Image.open(file)), expected(net, [2], 0.5)[0])
 
 
+def test_a_seed_that_is_given_twice_is_one_image(net, tmp_path, capsys):
+    """As many files are made as the command says, and equal commands make equal files."""
+    command("sample run --seeds 5,3-5,5 --out a")
+    assert capsys.readouterr().out == "3 images: a\n"
+    assert sorted(pixels(tmp_path / "a")) == [f"seed_000{seed}.png" for seed in (3, 4, 5)]
+    for name in "bc":
+        command(f"sample run --seeds 5,5 --out {name}.zip")
+    assert capsys.readouterr().out == "1 images: b.zip\n1 images: c.zip\n"
+    assert Path("b.zip").read_bytes() == Path("c.zip").read_bytes()
+
+
 def test_samples_in_a_grid(net, tmp_path, capsys):
     """With --grid there is one picture of all, in rows of eight."""
     command("sample run -n 16 --out new/folder --grid")
@@ -114,6 +125,8 @@ def test_samples_in_a_grid(net, tmp_path, capsys):
     with Image.open("new/folder/grid.png") as picture:
         assert close(np.asarray(picture), whole)
     assert len([*(tmp_path / "new" / "folder").iterdir()]) == 1
+    command("sample run -n 2 --grid --out new/grid_2.png")
+    assert Path("new/grid_2.png").is_file()
 
 
 def test_samples_as_an_array(net, capsys):
@@ -222,7 +235,7 @@ def test_a_walk_has_one_class_or_one_for_each_seed(zoo, capsys):
     """Two for three seeds is an error."""
     line = "interpolate run --seeds 1,2,3 --labels cat,dog --out x.gif"
     assert refusal(capsys, line) == (
-        "tinygan interpolate: error: labels must be one, or one for each seed, got 'cat,dog'."
+        "tinygan interpolate: error: labels must be one, or one for each of 3, got 'cat,dog'."
     )
 
 

@@ -42,7 +42,8 @@ class Scale(nn.Module):
         self.factor = factor
 
     def forward(self, features):
-        """Multiply."""
+        """Multiply; as all that is compared, in evaluation mode."""
+        assert not self.training
         return self.factor * features
 
 
@@ -228,6 +229,10 @@ def test_the_command(saved, capsys):
     assert np.load(saved / "run" / "inverted.npy").shape == (2, 6)
     with Image.open(saved / "run" / "inverted.png") as picture:
         assert picture.size == (2 * 134 + 3 * 24, 68 + 64)
+    for out, made in ("new/a.png", "new/a"), ("b", "b/inverted"), ("c.npy", "c.npy/inverted"):
+        main(["invert", run, own, "--steps", "0", "--out", str(saved / out)])
+        assert (saved / f"{made}.png").is_file()
+        assert np.load(saved / f"{made}.npy").shape == (1, 6)
 
 
 def test_the_command_refuses_bad_input(saved, capsys):
@@ -240,7 +245,7 @@ def test_the_command_refuses_bad_input(saved, capsys):
         ([own, "--labels", "cat"], "labels must be known classes, got 'cat'; these are: 0, 1."),
         (
             [own, own, own, "--labels", "1,0"],
-            "labels must be one, or one for each picture, got '1,0'.",
+            "labels must be one, or one for each of 3, got '1,0'.",
         ),
     ):
         with pytest.raises(SystemExit) as end:
@@ -265,3 +270,18 @@ def test_given_classes_decide_where_to_start():
     assert (
         tinygan.invert(many, images, steps=0, labels=5, progress=False).labels.tolist() == [5] * 4
     )
+
+
+def test_the_command_passes_on_what_it_is_given(saved, monkeypatch):
+    """Steps, starts, the seed and a class for all are those of the search."""
+    given = {}
+
+    def search(*arguments, **options):
+        given.update(options)
+        return tinygan.invert(*arguments, **options)
+
+    monkeypatch.setattr("tinygan.cli.invert.invert", search)
+    line = f"invert {saved / 'run'} {saved / 'own.png'} --steps 2 --starts 3 --seed 5 --labels 1"
+    main(line.split())
+    assert given.pop("labels").tolist() == [1]
+    assert given == {"steps": 2, "starts": 3, "seed": 5}

@@ -182,6 +182,14 @@ def test_classes_fade_as_the_walk_goes(numbers, count):
     assert float(faded.min()) >= 0
 
 
+def test_a_class_fades_into_the_next_one():
+    """Half way to a point it is half of that point's class, also from the last to the first."""
+    faded = latents.fade(torch.eye(3), torch.eye(3), 6)
+    expected = torch.eye(3).repeat_interleave(2, 0)
+    expected[1::2] = (expected[1::2] + torch.eye(3).roll(-1, 0)) / 2
+    assert torch.allclose(faded, expected, atol=1e-6)
+
+
 def test_shares_of_whole_classes_are_these_classes():
     """A net makes the same bits of labels and of their one-hot shares, and others of a mixture."""
     net = tiny_net(num_classes=3)

@@ -24,17 +24,18 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
     """Write one HTML file in which to look at what a generator makes, without Python or a network.
 
     It has maps between four images and sliders that move one along ``directions``, for each of up
-    to ten classes. ``seed`` is the first image's. Raises ValueError for one below 0.
+    to ten classes. ``seed`` is the first image's, the next ones follow.
 
     Examples:
         >>> import tinygan
         >>> save_explorer(tinygan.DCGANGenerator(16, base_channels=4), "explore.html")
     """
-    file, seed = checks.path("path", path), checks.count("seed", seed, at_least=0)
+    file = checks.path("path", path)
     classes = getattr(generator, "num_classes", None)
     kinds = [None] if classes is None else [*range(classes)][:10]
     maps, faces = (3, 6) if classes is None else (1, 3)  # of each class
-    z = by_seed(generator, range(seed, seed + max(4 * maps, faces)))
+    numbers = range(seed, seed + max(4 * maps, faces))
+    z = by_seed(generator, numbers)
     height, width = pictures.shown(sampling.generate(generator, z[:1])).shape[2:]
     side = SIDE if height * width <= 64 * 64 else 9
     ways, known = directions(generator)
@@ -51,7 +52,7 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
             yield "data:image/webp;base64," + base64.b64encode(memory.getvalue()).decode()
 
     content = {
-        "side": side, "positions": POSITIONS, "reach": REACH, "seed": seed, "ways": len(ways),
+        "side": side, "positions": POSITIONS, "reach": REACH, "seed": numbers[0], "ways": len(ways),
         "known": known, "kinds": kinds, "size": [width, height],
         "facts": getattr(generator, "facts", {}),
         "maps": [[*sheets(_between(z[4 * i : 4 * i + 4], side), side)] for i in range(maps)],
@@ -63,8 +64,8 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
         disk.write(opened, page.replace("$data", data).encode())
 
 
-def directions(generator: nn.Module, count: int = 6) -> tuple[torch.Tensor, bool]:
-    """Return orthonormal directions of z, (count, Z), and whether the net's weights tell them.
+def directions(generator: nn.Module) -> tuple[torch.Tensor, bool]:
+    """Return six orthonormal directions of z at most, and whether the net's weights tell them.
 
     They are the main singular vectors (Shen and Zhou 2021, https://arxiv.org/abs/2007.06600) of the
     first linear or convolutional layer that takes z, or z and then classes; without one, random.
@@ -79,7 +80,7 @@ def directions(generator: nn.Module, count: int = 6) -> tuple[torch.Tensor, bool
                 found, known = torch.linalg.svd(weights[:, :length], full_matrices=False)[2], True
                 break
     largest = found.gather(1, found.abs().argmax(1, keepdim=True))
-    return (found * largest.sign())[:count], known  # of two signs always the same
+    return (found * largest.sign())[:6], known  # an SVD's signs are arbitrary
 
 
 def _between(corners: torch.Tensor, side: int) -> torch.Tensor:

@@ -25,10 +25,10 @@ def export(generator: Any, path: Path | str, to: str | None = None, half: bool =
 
     It takes ``z`` (N, Z) of float32, for nets with ``num_classes`` also ``labels`` (N,) of int64,
     and makes ``images`` of float32. ``to`` is "onnx", for browsers, TensorRT and others (needs
-    ``tinygan[onnx]``), "torch.export", for PyTorch, "torchscript", its older format,
-    "safetensors", which ``load_generator`` reads, or what the suffix says: .onnx, .pt2, .pt or
-    .safetensors. ``half`` computes in float16: half the bytes; slow on CPUs. If
-    images of the file differ by over 1e-5, with ``half`` 0.02, none is kept: ValueError.
+    ``tinygan[onnx]``), "torch.export", for PyTorch, "torchscript", its older format, or
+    "safetensors", weights alone for ``load_generator``; None is what the suffix says. ``half``
+    computes in float16: half the bytes, slow on CPUs. Raises ValueError, and keeps no file, if its
+    images differ by over 1e-5, or 0.02 with ``half``.
 
     Examples:
         >>> import tinygan
@@ -37,7 +37,9 @@ def export(generator: Any, path: Path | str, to: str | None = None, half: bool =
     path = checks.path("path", path)
     form = to or next((name for name, suffix in FORMATS.items() if suffix == path.suffix), "")
     if form not in FORMATS or path.suffix in {*FORMATS.values()} - {FORMATS[form]}:
-        raise ValueError(f"path must end as to= says, {FORMATS}, got '{path}', {to!r}; use .onnx.")
+        raise ValueError(
+            f"path must end in .onnx, .pt2, .pt or .safetensors, as to= says, got '{path}', {to!r}."
+        )
     checks.count("generator.latent_dim", getattr(generator, "latent_dim", None))
     for module in ("onnx", "onnxruntime", "onnxscript") if form == "onnx" else ():
         checks.require(module, extra="onnx", wanted_by="export to ONNX")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,11 +41,11 @@ def invert(
 ) -> Inverted:
     """Find the z (N, Z) whose images are nearest to ``images``, (N, C, H, W) in [-1, 1].
 
-    From the nearest of 1,024 random images, ``starts`` for each, by Adam; ``labels`` (N,) are found
-    as well if not given. z keeps a length that 95 % of drawn z have, as Bojanowski et al. (2018,
-    https://arxiv.org/abs/1707.05776) keep it in a ball. The mean squared differences of pixels and
-    of ``features``, a net from images to anything, add up; a distance is the root of the former.
-    Raises ValueError for images of another shape or range, and for unknown labels.
+    Adam improves the z of the ``starts`` nearest of 1,024 random images; ``labels`` (N,) are those
+    of the best, if not given. z keeps a length that 95 % of drawn z have, as Bojanowski et al.
+    (2018, https://arxiv.org/abs/1707.05776) keep it in a ball. The loss is the mean squared
+    difference of pixels, plus that of ``features``, a net from images to anything; distances are
+    roots of the former. Raises ValueError for images of another shape or range or unknown labels.
 
     Examples:
         >>> import tinygan
@@ -75,12 +75,8 @@ def invert(
     with bar, evaluating(generator, *views):
         for part in parts:
             given = [] if kinds is None else [kinds[part].to(made.device)]
-
-            def make(point: torch.Tensor, given: list[torch.Tensor] = given) -> torch.Tensor:
-                images: torch.Tensor = generator(point.to(example(generator)), *given)
-                return images.float()
-
-            found.append(_improved(make, z[part], wanted[part], views, lengths, steps, bar))
+            at = z[part], given, wanted[part]
+            found.append(_improved(generator, *at, views, lengths, steps, bar))
     z = torch.cat(found)
     made = sampling.generate(generator, z, labels=kinds).float()
     errors = (made - wanted).square().flatten(1).mean(1).sqrt().cpu()
@@ -110,8 +106,9 @@ def _nearest(
 
 @torch.enable_grad()
 def _improved(
-    make: Callable[[torch.Tensor], torch.Tensor],
+    generator: nn.Module,
     z: torch.Tensor,
+    given: list[torch.Tensor],
     wanted: torch.Tensor,
     views: Sequence[nn.Module],
     lengths: Sequence[float],
@@ -123,7 +120,7 @@ def _improved(
     aims = [view(wanted).detach() for view in views]
     adam = torch.optim.Adam([point], betas=(0.9, 0.99))  # 0.999 remembers for too long
     for step in range(steps):
-        seen = make(point)
+        seen = generator(point.to(example(generator)), *given).float()
         differences = [view(seen) - aim for view, aim in zip(views, aims)]
         costs = [each.square().flatten(1).mean(1).sum() for each in differences]
         (point.grad,) = torch.autograd.grad(torch.stack(costs).sum(), point)

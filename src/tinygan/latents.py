@@ -83,7 +83,7 @@ def _places(points: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tenso
     angles = angles.where(moving, angles[moving].mean() if moving.any() else 1)
     ends = angles.cumsum(0)
     places = torch.arange(checks.count("count", count), device=ends.device) * (ends[-1] / count)
-    part = torch.searchsorted(ends, places, right=True).clamp_max(len(ends) - 1)
+    part = torch.searchsorted(ends, places)
     return part, (1 - (ends[part] - places) / angles[part]).clamp(0, 1)
 
 

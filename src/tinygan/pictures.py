@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import io
-import shutil
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -53,7 +49,7 @@ def grid(
     if labels is not None:
         if len(labels) != len(images):
             raise ValueError(f"labels must name {len(images)} classes, got {len(labels)}.")
-        rows = {name: images[[each == name for each in labels]] for name in labels}
+        rows = {name: images[[each == name for each in labels]] for name in dict.fromkeys(labels)}
         made = {name: grid(some, columns=columns, padding=padding) for name, some in rows.items()}
         return _named(made)
     # Here, because it takes as long to import as PyTorch.
@@ -85,7 +81,7 @@ def in_bytes(images: torch.Tensor) -> torch.Tensor:
     """Return images in [-1, 1], or bytes, as the bytes that a picture shows of them."""
     if images.dtype == torch.uint8:
         return images
-    return images.float().clamp(-1, 1).add_(1).div_(2).mul_(255).byte()
+    return images.float().clamp(-1, 1).add_(1).mul_(127.5).round_().byte()
 
 
 def value_range(images: torch.Tensor) -> tuple[float, float]:
@@ -207,10 +203,7 @@ def save_html(
 
 
 def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> None:
-    """Write frames as for ``save_gif`` as a film in H.264, of even sides; by PyAV, or by ffmpeg."""
-    if importlib.util.find_spec("av") is None and (program := shutil.which("ffmpeg")):
-        _by_ffmpeg(program, frames, Path(path), checks.count("fps", fps))
-        return
+    """Write frames as for ``save_gif`` as a film in H.264, of even sides, by PyAV."""
     checks.require("av", extra="video", wanted_by="an .mp4, other than a .gif or an .html,")
     import av
 
@@ -227,49 +220,36 @@ def save_mp4(frames: Iterable[Frame], path: Path | str, *, fps: int = 30) -> Non
         film.mux(stream.encode())
 
 
-def _by_ffmpeg(program: str, frames: Iterable[Frame], path: Path, fps: int) -> None:
-    """Write a film by the program, which doubles a line of an odd side too."""
-    options = "-c:v libx264 -crf 17 -pix_fmt yuv420p -sws_flags neighbor -f mp4 -y"
-    even = ["-vf", "scale=ceil(iw/2)*2:ceil(ih/2)*2"]
-    with disk.renamed(path) as file:
-        source = f"-loglevel error -f image2pipe -c:v ppm -r {fps} -i -".split()
-        command = [program, *source, *even, *options.split(), file.name]
-        number, ffmpeg = 0, subprocess.Popen(command, stdin=subprocess.PIPE)
-        with suppress(BrokenPipeError), ffmpeg:  # its exit code says more
-            assert ffmpeg.stdin is not None
-            for picture in map(fitting, frames):
-                picture.save(ffmpeg.stdin, "PPM")
-                number += 1
-        checks.count("the number of frames", number)
-        if ffmpeg.returncode:
-            raise OSError(f"{program} failed with exit code {ffmpeg.returncode}.")
-
-
 def save_images(images: Iterable[torch.Tensor], names: Iterable[str], path: Path | str) -> None:
-    """Write images (C, H, W) one by one, by name, as PNG files in a folder or a .zip, or none.
+    """Write images (C, H, W), by name, as PNG files in a folder or a .zip; all of them, or none.
 
-    Or all at once as an array without names, an .npy, (N, H, W, C) of uint8. Raises ValueError for
-    another ending.
+    An .npy is one array without names, (N, H, W, C) of uint8. Raises ValueError for other endings.
     """
     path = checks.path("out", path)
-    if path.suffix not in ("", ".zip", ".npy"):
+    # "faces.tar" and files that are there are refused, "truncated_0.7" is a folder.
+    is_one = path.is_dir() or not (path.suffix[1:].isalpha() or path.exists())
+    if path.suffix not in (".zip", ".npy") and not is_one:
         raise ValueError(f"out must be a folder, a .zip or an .npy, got {path}; choose one.")
     if path.suffix == ".npy":
         arrays = [in_bytes(image).permute(1, 2, 0).cpu().numpy() for image in images]
         with disk.renamed(path) as array:
             np.save(array, np.stack(arrays))
         return
+    if path.suffix == ".zip":
+        with disk.renamed(path) as whole, zipfile.ZipFile(whole, "w") as archive:
+            for name, image in zip(names, images):
+                with archive.open(f"{name}.png", "w") as entry:
+                    _picture(image).save(entry, "PNG")
+        return
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
         for name, image in zip(names, images):
-            pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()
-            shown = pixels[..., :3] if len(image) >= 3 else pixels[..., 0]
-            Image.fromarray(shown).save(Path(folder, f"{name}.png"))
-        pngs = sorted(Path(folder).iterdir())
-        if path.suffix == ".zip":
-            with disk.renamed(path) as whole, zipfile.ZipFile(whole, "w") as archive:
-                for png in pngs:
-                    archive.write(png, png.name)
-            return
+            _picture(image).save(Path(folder, f"{name}.png"))
         path.mkdir(exist_ok=True)
-        for png in pngs:
+        for png in Path(folder).iterdir():
             disk.replace(png, path / png.name)
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    """Return an image (C, H, W) as a picture, in the colours that a grid has."""
+    pixels = in_bytes(image).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels[..., :3] if len(image) >= 3 else pixels[..., 0])

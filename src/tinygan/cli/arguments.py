@@ -114,14 +114,14 @@ def _chosen(command: argparse.ArgumentParser, count: int) -> None:
 def _sample(command: argparse.ArgumentParser) -> None:
     _generator(command, "folder or .zip of PNG files, or .npy of bytes (N, H, W, C) [RUN/images]")
     _chosen(command, 64)
-    command.add_argument("--grid", action="store_true", help="make one picture: OUT/grid.png")
+    command.add_argument("--grid", action="store_true", help="one picture: a .png or OUT/grid.png")
 
 
 def _interpolate(command: argparse.ArgumentParser) -> None:
     _generator(command, "an .mp4, .gif or .html [RUN/walk.mp4, or .gif without PyAV]")
     _chosen(command, 6)
     command.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
-    command.add_argument("--fps", type=int, default=30, help="frames a second, in a .gif 20 [30]")
+    command.add_argument("--fps", type=int, default=30, help="up to 240 a second, .gif: 20 [30]")
 
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
@@ -147,7 +147,7 @@ def _export(command: argparse.ArgumentParser) -> None:
 
 
 def _invert(command: argparse.ArgumentParser) -> None:
-    _generator(command, "the picture of both; z is beside it, as .npy [RUN/inverted.png]")
+    _generator(command, "a .png of both, beside it z as .npy, or a folder [RUN/inverted.png]")
     command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
     command.add_argument("--steps", type=int, default=300, help="of Adam [300]")
     command.add_argument("--starts", type=int, default=4, help="for each picture [4]")
@@ -155,7 +155,7 @@ def _invert(command: argparse.ArgumentParser) -> None:
 
 
 def _explore(command: argparse.ArgumentParser) -> None:
-    _generator(command, "the page [RUN/explore.html]")
+    _generator(command, "the page, or its folder [RUN/explore.html]")
 
 
 def _size(text: str) -> int | tuple[int, int]:

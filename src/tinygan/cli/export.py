@@ -26,6 +26,6 @@ def run(a: argparse.Namespace) -> None:
         ".onnx": f"onnxruntime.InferenceSession('{path}').run(None, dict({named}))[0]",
         ".pt2": f"torch.export.load('{path}').module()({', '.join(takes)})",
         ".pt": f"torch.jit.load('{path}')({', '.join(takes)})",
-        ".safetensors": f"tinygan.load_generator('{path}')({', '.join(takes)})",
+        ".safetensors": f"tinygan.sampling.generate(tinygan.load_generator('{path}'), {named})",
     }
     print(code[FORMATS.get(a.to, path.suffix)])

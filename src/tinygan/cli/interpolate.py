@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-import torch
+from torch.nn.functional import one_hot
 
 from tinygan import latents, pictures
 from tinygan._run import checks, notebook
-from tinygan.cli.loaded import chosen, folder_of, generator_of
+from tinygan.cli.loaded import chosen, folder_of, generator_of, labels_of
 
 FORMATS = (".mp4", ".gif", ".html")
 
@@ -27,13 +27,10 @@ def run(a: argparse.Namespace) -> None:
     seeds, z, labels = chosen(a, generator)
     checks.count("the number of seeds", len(seeds), at_least=2)
     if labels is not None:
-        if a.labels and "," in a.labels:  # one for each seed, in their order
-            named = latents.classes(generator, a.labels)
-            if len(named) != len(seeds):
-                raise ValueError(f"labels must be one, or one for each seed, got {a.labels!r}.")
-            labels = torch.as_tensor(named, device="cpu")
-        classes = torch.arange(len(latents.class_names(generator)), device="cpu")
-        labels = latents.fade((labels[:, None] == classes).float(), z, count)
+        if a.labels:
+            labels = labels_of(a, generator, len(seeds))
+        shares = one_hot(labels, len(latents.class_names(generator))).float()
+        labels = latents.fade(shares, z, count)
     images = latents.images(generator, latents.walk(z, count), labels)
     grids = (pictures.grid(image[None], padding=0) for image in images)
     frames = notebook.bar(iterable=grids, total=count, delay=1)

@@ -10,15 +10,14 @@ import torch
 
 from tinygan import latents, pictures
 from tinygan._run import disk
-from tinygan.cli.loaded import folder_of, generator_of
+from tinygan.cli.loaded import file_of, generator_of, labels_of
 from tinygan.data import decoding
 from tinygan.inversion import invert
 
 
 def run(a: argparse.Namespace) -> None:
     """Write the z, and a picture of what was wanted and found; say how near that is."""
-    generator, out = generator_of(a), a.out or folder_of(a.run)
-    out = out / "inverted.png" if out.is_dir() else out
+    generator = generator_of(a)
     channels, height, width = next(latents.images(generator, latents.by_seed(generator, [0]))).shape
     images = []
     for path in a.images:
@@ -31,15 +30,10 @@ def run(a: argparse.Namespace) -> None:
             print(f"{path}: {picture.width} x {picture.height} pixels, cut to {width} x {height}")
         images.append(decoding.scale(decoding.to_pixels(picture, (height, width))))
     wanted = torch.stack(images)
-    labels = None
-    if a.labels:
-        labels = torch.as_tensor(latents.classes(generator, a.labels), device="cpu")
-        if len(labels) not in (1, len(wanted)):
-            raise ValueError(f"labels must be one, or one for each picture, got {a.labels!r}.")
-        labels = labels.expand(len(wanted))
+    labels = labels_of(a, generator, len(wanted)) if a.labels else None
     found = invert(generator, wanted, steps=a.steps, starts=a.starts, labels=labels, seed=a.seed)
     sides = ("Wanted", wanted), ("Found", pictures.shown(found.images))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = file_of(a, "inverted.png")
     with disk.renamed(out) as file, disk.renamed(out.with_suffix(".npy")) as array:
         pictures.titled(*((name, pictures.grid(x)) for name, x in sides)).save(file, "PNG")
         np.save(array, found.z.numpy())

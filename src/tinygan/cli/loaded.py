@@ -28,6 +28,23 @@ def chosen(
     return seeds, latents.by_seed(generator, seeds, a.truncation), labels
 
 
+def labels_of(a: argparse.Namespace, generator: nn.Module, count: int) -> torch.Tensor:
+    """Return ``--labels``, one for all or one for each of ``count``, in their order."""
+    named = torch.as_tensor(latents.classes(generator, a.labels), device="cpu")
+    if len(named) not in (1, count):
+        raise ValueError(f"labels must be one, or one for each of {count}, got {a.labels!r}.")
+    return named.expand(count)
+
+
 def folder_of(run: Path) -> Path:
     """Return the folder in which a command writes what it makes of a run or file by default."""
     return run if run.is_dir() else run.parent
+
+
+def file_of(a: argparse.Namespace, name: str) -> Path:
+    """Return ``--out`` if it ends as a file's name, else that file in it, or beside the run."""
+    out = a.out or folder_of(a.run)
+    if out.is_dir() or out.suffix != Path(name).suffix:
+        out /= name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out

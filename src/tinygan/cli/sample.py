@@ -8,18 +8,18 @@ import torch
 
 from tinygan import latents, pictures
 from tinygan._run import disk, notebook
-from tinygan.cli.loaded import chosen, folder_of, generator_of
+from tinygan.cli.loaded import chosen, file_of, folder_of, generator_of
 
 
 def run(a: argparse.Namespace) -> None:
     """Write the images, and say where."""
     generator = generator_of(a)
+    a.seeds = a.seeds and [*dict.fromkeys(a.seeds)]  # each makes one file
     seeds, z, labels = chosen(a, generator)
-    out = a.out or folder_of(a.run) / "images"
+    out = a.out = a.out or folder_of(a.run) / "images"
     images = notebook.bar(iterable=latents.images(generator, z, labels), total=len(z), delay=1)
     if a.grid:
-        out /= "grid.png"
-        out.parent.mkdir(parents=True, exist_ok=True)
+        out = file_of(a, "grid.png")
         names = latents.class_names(generator)
         rows = None if labels is None else [names[number] for number in labels.tolist()]
         with disk.renamed(out) as file:

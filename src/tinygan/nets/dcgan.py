@@ -92,7 +92,7 @@ class DCGANGenerator(Generator):
                 f"z must be (N, {self.latent_dim}), got {tuple(z.shape)}; draw it with "
                 f"torch.randn(N, {self.latent_dim})."
             )
-        z = z.flatten(1)  # by len(z), an exported net would have one batch size for ever
+        z = z.flatten(1)  # view(len(z), -1) would fix an exported net's batch size
         _check_labels(labels, self.num_classes)
         if labels is not None and self.num_classes is not None:
             # type_as is for traced nets: there, device= is for ever that of the tracing.

@@ -55,6 +55,8 @@ def _seeds(text: str) -> list[int]:
     found = [range(int(part[0]), int(part[-1]) + 1) for part in ends]
     if len(found) <= text.count(",") or not all(found):
         raise argparse.ArgumentTypeError(f"must be as 1-64,70, got {text!r}")
+    if sum(map(len, found)) > 10**7:
+        raise argparse.ArgumentTypeError(f"must be at most ten million, got {text!r}")
     return [seed for some in found for seed in some]
 
 

@@ -178,7 +178,7 @@ def test_evaluate_compares_with_real_images(run, capsys):
     assert made[1] > real[1]
     assert made[3] < 0.2 < real[3]
     assert "FID of 200 images means nothing" in said
-    assert "no published FID" in said
+    assert "not the published FID" in said
 
 
 def test_evaluate_takes_few_real_images(run, capsys, tmp_path):

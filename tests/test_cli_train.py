@@ -170,7 +170,9 @@ def test_a_dry_run_writes_nothing(where, pets, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     images, steps, classes = (40, 10, "none") if where == "-" else (16, 4, "cat, dog")
     assert said[1] == f"images   {images}; classes: {classes}"
-    assert "weights of G and" in said[2]
+    nets = recipes.dcgan_nets(16, width=4, num_classes=2 if where == "pets" else None)(norm=None)
+    g, d = (sum(weight.numel() for weight in net.parameters()) for net in nets)
+    assert said[2] == f"nets     {g:,} weights of G and {d:,} of D, by the recipe relativistic"
     assert said[3] == f"steps    {steps}: 2 epochs of {steps // 2}, of 8 images"
     assert said[4].startswith("time     about ")
     assert said[5].startswith("memory   ")

@@ -12,6 +12,7 @@ import torch
 from tinygan import data, metrics, sampling, seeds
 from tinygan._run import checks, notebook
 from tinygan.cli.loaded import generator_of
+from tinygan.nets import traits
 
 BATCH = 100
 PARTS, LEAST = 5, 10
@@ -24,7 +25,7 @@ def run(a: argparse.Namespace) -> None:
     count = min(checks.count("-n", a.count, at_least=LEAST), len(real) // 2)
     if count < LEAST:
         raise ValueError(f"--real must hold 20 images or more, got {len(real)}; add more.")
-    device = torch.device(a.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = traits.example(generator).device
     if a.features == "inception":
         net = metrics.inception(weights=a.weights, device=device)
     else:
@@ -46,9 +47,9 @@ def run(a: argparse.Namespace) -> None:
         print(f"{name:14}" + "".join(f"{t:>{w}}" for t, w in zip(texts, (18, 20, 16, 16))))
     print("The second line is the best that can be had: other real images in place of generated.")
     if count <= known.shape[1]:
-        print(f"FID of {count} images means nothing: it needs more than it has numbers.")
+        print(f"FID of {count} images means nothing: it needs more images than features.")
     if a.features == "random":
-        print("These are no published FID and KID: compare them with each other only.")
+        print("These are not the published FID and KID: compare them only with each other.")
 
 
 def _real(root: str, size: tuple[int, int], channels: int) -> Any:

@@ -26,11 +26,11 @@ from tinygan.hooks.run_folder import prepared
 
 def run(a: argparse.Namespace) -> None:
     """Train, or go on, and say what there is then; a dry run only says what would happen."""
-    if a.ngpu > 1 and not a.dry_run and not distributed.is_launched():
-        distributed.launch(a.ngpu)
     try:
         _complete(a)
-        _trainer(a, None)  # a bad flag is found now, not after decoding
+        _trainer(a, None)  # a bad flag is found now, not after decoding, and by one process
+        if a.ngpu > 1 and not a.dry_run and not distributed.is_launched():
+            distributed.launch(a.ngpu)
         given = {"seed": a.seed, "flip": a.flip, "workers": a.workers, "device": a.device}
         loader = data.Loader(_images(a), a.batch_size, **given)
         (_rehearse if a.dry_run else _train)(a, loader, loader.dataset)
@@ -72,14 +72,14 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
 
 def _complete(a: argparse.Namespace) -> None:
     """Choose the device, and what was not given, by the data and the machine; check the rest."""
-    own = distributed.join().device if a.ngpu > 0 else "cpu"
-    a.device = checks.device(own if a.device is None else a.device)
-    given, small = a.batch_size, a.data == "-" and a.device.type == "cpu"
+    ranks, given = distributed.join(), a.batch_size
+    a.device = checks.device(a.device or (ranks.device if a.ngpu > 0 else "cpu"))
+    small = a.data == "-" and a.device.type == "cpu"
     for name, value in (SMALL if small else TUTORIAL).items():
         if getattr(a, name) is None:
             setattr(a, name, value)
     if a.recipe == "wgan-gp" and given is None:  # it splits a rank's batch among D's five turns
-        a.batch_size -= a.batch_size % (5 * max(a.ngpu, 1))
+        a.batch_size -= a.batch_size % (5 * max(a.ngpu, ranks.count))
     for name, least in ("num_epochs", 1), ("batch_size", 1), ("workers", 0), ("ngpu", 0):
         checks.count(f"--{name.replace('_', '-')}", getattr(a, name), at_least=least)
     if a.data == "-" and a.labels is not None:

@@ -25,6 +25,10 @@ def save_explorer(generator: nn.Module, path: str | os.PathLike[str], *, seed: i
 
     It has maps between four images and sliders that move one along ``directions``, for each of up
     to ten classes. ``seed`` is the first image's. Raises ValueError for one below 0.
+
+    Examples:
+        >>> import tinygan
+        >>> save_explorer(tinygan.DCGANGenerator(16, base_channels=4), "explore.html")
     """
     file, seed = checks.path("path", path), checks.count("seed", seed, at_least=0)
     classes = getattr(generator, "num_classes", None)

@@ -86,12 +86,12 @@ def test_errors_are_one_line(tmp_path, capsys):
 
 
 def test_ctrl_c_is_130(monkeypatch, capsys):
-    """Interrupted where there is nothing to save, a command ends as a shell expects."""
+    """Interrupted where nothing is to save, while it is imported too, a command ends so."""
 
-    def interrupted(arguments):
+    def interrupted(module):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinygan.cli.info.run", interrupted)
+    monkeypatch.setattr("tinygan.cli.main.importlib.import_module", interrupted)
     with pytest.raises(SystemExit) as end:
         main(["info", "x"])
     assert end.value.code == 130
@@ -141,7 +141,8 @@ def test_info_says_what_a_run_is(run, capsys):
     assert said.startswith(f"{run} holds a DCGANGenerator.\n")
     assert found["images"] == "8 x 8 pixels, channels: 3"
     assert found["classes"] == "4: bald, short, long, curly"
-    assert found["trained"] == "6 steps, 96 images"
+    assert (found["steps"], found["images seen"]) == ("6", "96")
+    assert found["saved by tinygan"] == tinygan.__version__
     assert found["trained on"] == "64 images of pets.zip"
     assert found["to go on"] == "run the command that began it again"
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -154,13 +155,13 @@ def test_info_says_what_a_run_is(run, capsys):
 def test_info_of_a_file(run, capsys, tmp_path):
     """A checkpoint and bare weights are told as well, as far as they say."""
     main(["info", str(run / "checkpoints" / "step_000006.pt")])
-    assert "6 steps, 96 images" in capsys.readouterr().out
+    assert re.search("steps +6\n  images seen +96\n", capsys.readouterr().out)
     torch.save(tinygan.DCGANGenerator(16, 1, 7).state_dict(), tmp_path / "netG.pt")
     main(["info", str(tmp_path / "netG.pt")])
     said = capsys.readouterr().out
     assert "16 x 16 pixels, channels: 1" in said
     assert "7 numbers" in said
-    assert "trained" not in said
+    assert "steps" not in said
     assert "to go on" not in said
 
 
@@ -177,18 +178,38 @@ def test_evaluate_compares_with_real_images(run, capsys):
     assert made[1] > real[1]
     assert made[3] < 0.2 < real[3]
     assert "FID of 200 images means nothing" in said
-    assert "no published FID" in said
+    assert "not the published FID" in said
+
+
+def test_evaluate_takes_few_real_images(run, capsys, tmp_path):
+    """Fewer than a batch of 100: half of them are compared with the other half."""
+    for number, face in enumerate(data.CartoonFaces(21, 8).pixels):
+        tinygan.pictures.grid(face[None]).save(tmp_path / f"{number}.png")
+    main(["evaluate", str(run), "--real", str(tmp_path), "--features", "random"])
+    assert capsys.readouterr().out.startswith("10 images of each kind, ")
+
+
+def test_info_prints_whatever_facts_are(capsys, tmp_path):
+    """A step without a count of images, in words, and no steps at all."""
+    tinygan.DCGANGenerator(8).save(tmp_path / "g", step="many")
+    main(["info", str(tmp_path / "g")])
+    assert re.search("steps +many\n", capsys.readouterr().out)
 
 
 def test_evaluate_names_bad_input(run, capsys, tmp_path):
     """Too few real images, no folder, no weights."""
     said = refused(capsys, "evaluate", run, "--real", tmp_path, "--features", "random")
     assert str(tmp_path) in said
-    for name in "abcd":
-        data_face = data.CartoonFaces(1, 8).pixels
-        tinygan.pictures.grid(data_face).save(tmp_path / f"{name}.png")
+    for name in range(4):
+        pixels = data.CartoonFaces(1, 8).pixels
+        tinygan.pictures.grid(pixels).save(tmp_path / f"{name}.png")
     said = refused(capsys, "evaluate", run, "--real", tmp_path, "--features", "random")
     assert "--real must hold 20 images or more, got 4" in said
+    said = refused(capsys, "evaluate", run, "--real", "-", "-n", 9)
+    assert "-n must be at least 10, got 9" in said
+    packed = data.pack(tmp_path, tmp_path / "packed.npy", 9, workers=0).path
+    said = refused(capsys, "evaluate", run, "--real", packed, "--features", "random")
+    assert "--real must have images (3, 8, 8) for this generator, got (3, 9, 9) in " in said
     said = refused(capsys, "evaluate", run, "--real", "-", "--weights", tmp_path / "none.pth")
     assert "weights must be those of torch-fidelity's Inception net, got " in said
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import tinygan
-from tinygan import data, hooks
+from tinygan import data, hooks, recipes
 from tinygan.cli import train
 from tinygan.cli.arguments import argument_parser
 from tinygan.cli.main import main
@@ -147,17 +147,32 @@ def test_sizes_suit_the_data_and_the_machine():
     assert sizes("-", "--width", "8") == (32, 32, 8, 10)
 
 
+@pytest.mark.parametrize("ngpu", ["0", "2"])
+def test_each_recipe_trains_with_the_default_sizes(ngpu):
+    """A batch can be split among the ranks, and among each one's turns of D."""
+    for name in recipes.RECIPES:
+        for data_ in ("-", "pictures"):
+            words = ["train", data_, "--recipe", name, "--device", "cpu", "--ngpu", ngpu]
+            train._complete(a := argument_parser().parse_args(words))
+            turns = train._trainer(a, None).algorithm.settings["d_steps"]
+            assert a.batch_size % (turns * max(1, int(ngpu))) == 0
+            assert a.batch_size >= 30
+
+
 @pytest.mark.parametrize("where", ["-", "pets"])
 def test_a_dry_run_writes_nothing(where, pets, tmp_path, capsys):
     """It says what would happen, and how long; the disk and the next run are as without it."""
     before = sorted(tmp_path.rglob("*"))
-    words = [where, *SMALL, "--labels", "folders", "--num-faces", 40, "--workers", 0]
+    words = [where, *SMALL, "--num-faces", 40, "--workers", 0]
+    words += ["--labels", "folders"] * (where != "-")
     assert run(*words, "--dry-run") == 0
     assert sorted(tmp_path.rglob("*")) == before
     said = capsys.readouterr().out.splitlines()
     images, steps, classes = (40, 10, "none") if where == "-" else (16, 4, "cat, dog")
     assert said[1] == f"images   {images}; classes: {classes}"
-    assert "weights of G and" in said[2]
+    nets = recipes.dcgan_nets(16, width=4, num_classes=2 if where == "pets" else None)(norm=None)
+    g, d = (sum(weight.numel() for weight in net.parameters()) for net in nets)
+    assert said[2] == f"nets     {g:,} weights of G and {d:,} of D, by the recipe relativistic"
     assert said[3] == f"steps    {steps}: 2 epochs of {steps // 2}, of 8 images"
     assert said[4].startswith("time     about ")
     assert said[5].startswith("memory   ")
@@ -270,6 +285,7 @@ def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
         (["-", "--workers", "-1"], "--workers must be at least 0, got -1; use 0 or more."),
         (["-", "--num-faces", "0"], "length must be at least 1, got 0; use 1 or more."),
         (["-", "--num-epochs", "0"], "--num-epochs must be at least 1, got 0; use 1 or more."),
+        (["-", "--labels", "folders"], "--labels must be left out for drawn faces, got folders"),
         (["-", "--ema", "0"], "ema_half_life, in images, must be in [1, inf], got 0.0; use a num"),
         (["-", "--out", "/dev/null/run"], "folder must be writable, got /dev/nu"),
         (["/dev", "--batch-size", "0"], "--batch-size must be at least 1, got 0; use 1 or more."),

@@ -1,19 +1,23 @@
 """A generator in files: what is written, what is read, and what is refused."""
 
+import copy
 import functools
 import json
 import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 import tinygan
 from tinygan import data, hooks, sampling
+from tinygan._run import checkpoint
 from tinygan.nets.saved import describe
 
 import recipes
@@ -49,15 +53,13 @@ def same(one, other):
     base_channels=st.integers(1, 5),
     max_channels=st.none() | st.integers(1, 9),
     num_classes=st.none() | st.integers(1, 4),
-    norm=st.sampled_from([nn.BatchNorm2d, None, nn.InstanceNorm2d]),
-    activation=st.sampled_from([nn.ReLU, functools.partial(nn.LeakyReLU, 0.1), nn.SiLU]),
+    norm=st.sampled_from([nn.BatchNorm2d, None, functools.partial(nn.GroupNorm, 1)]),
+    activation=st.sampled_from([nn.ReLU, functools.partial(nn.LeakyReLU, 0.1, inplace=True)]),
     in_one_file=st.booleans(),
 )
-def test_what_is_saved_is_loaded(tmp_path_factory, size, norm, activation, in_one_file, **given):
+def test_what_is_saved_is_loaded(tmp_path_factory, size, in_one_file, **given):
     """Any generator comes back from its folder, or its file, with the same images."""
-    if isinstance(activation, functools.partial):  # by keywords, as it must be
-        activation = functools.partial(nn.LeakyReLU, negative_slope=0.1)
-    net = small(image_size=size, norm=norm, activation=activation, **given)
+    net = small(image_size=size, **given)
     path = tmp_path_factory.mktemp("saved") / ("g.safetensors" if in_one_file else "g")
     net.to(memory_format=torch.channels_last).save(path, classes=["a", "b"])
     before = torch.get_rng_state()
@@ -99,6 +101,17 @@ def test_facts_stay(tmp_path):
     tinygan.load_generator(tmp_path / "a").save(tmp_path / "b", step=8)
     facts = tinygan.load_generator(tmp_path / "b").facts
     assert (facts["trained_on"], facts["step"]) == ("pets", 8)
+
+
+def test_nets_do_not_share_facts(tmp_path):
+    """A net that has none cannot be given one by mistake that all others would have."""
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        small().facts["step"] = 7
+    small().save(tmp_path / "g", step=7)
+    loaded = tinygan.load_generator(tmp_path / "g")
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(loaded)))
+    copied.facts["step"] = 8
+    assert (loaded.facts["step"], small().facts) == (7, {})
 
 
 def test_a_prior_is_kept(tmp_path):
@@ -241,6 +254,8 @@ def test_own_nets_load_into_themselves(tmp_path):
         tinygan.load_generator(tmp_path / "mine")
     with pytest.raises(ValueError, match=r"got those of a .*MyNet in .* for a DCGANGenerator"):
         tinygan.load_generator(tmp_path / "mine", into=small())
+    with pytest.raises(TypeError, match=r"into must be a net, got <class .*; make one: into=MyNe"):
+        tinygan.load_generator(tmp_path / "mine", into=MyNet)
     with pytest.raises(ValueError, match="build it with the same arguments"):
         tinygan.load_generator(tmp_path / "mine", into=MyNet(5))
 
@@ -256,6 +271,81 @@ def test_layers_of_ones_own_need_the_net(tmp_path):
     with pytest.raises(ValueError, match=r"layers must be those of torch.nn, got .*cosine.*into="):
         tinygan.load_generator(tmp_path / "g")
     assert same(tinygan.load_generator(tmp_path / "g", into=small(activation=cosine)), net)
+
+
+class Wide(tinygan.DCGANGenerator):
+    """One of tinygan's with another constructor, whose arguments it does not keep."""
+
+    def __init__(self, width, *args, **rest):
+        super().__init__(8, *args, base_channels=width, **rest)
+
+
+ODD = {
+    "sizes of a tensor": lambda: own(image_size=torch.empty(8, 8).shape),
+    "NumPy's numbers": lambda: small(base_channels=np.int64(4), max_channels=np.int32(9)),
+    "a type of numbers": lambda: small(norm=functools.partial(nn.BatchNorm2d, dtype=torch.float)),
+    "a function": lambda: small(norm=lambda width: nn.GroupNorm(1, width)),
+    "another constructor": lambda: Wide(4),
+    "a tensor": lambda: own(prior=nn.Parameter(torch.zeros(5)), channels=torch.zeros(2)),
+    "layers": lambda: own(channels=nn.ModuleList([nn.ReLU()])),
+}
+
+
+def own(**attributes):
+    """Return a net of one's own with attributes that mean something else than tinygan's."""
+    net = MyNet()
+    for name, value in attributes.items():
+        setattr(net, name, value)
+    return net
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_odd_nets_can_be_kept(tmp_path, make):
+    """Whatever a net says of itself, it is saved in words that are the same each time."""
+    net = make()
+    described = describe(net)
+    checkpoint.check_plain(described, "config")
+    assert " at 0x" not in json.dumps(described)
+    tinygan.save_generator(net, tmp_path / "g")
+    assert same(tinygan.load_generator(tmp_path / "g", into=make()), net)
+
+
+def test_a_run_of_an_odd_net_is_kept(tmp_path):
+    """Its checkpoint is written, and gone on from."""
+    d = tinygan.DCGANDiscriminator(8, base_channels=4)
+    tinygan.GANTrainer(Wide(4), d).save(tmp_path / "a.pt")
+    tinygan.GANTrainer(Wide(4), d).resume(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": [10**12, 10**12]}, {"latent_dim": 10**18}, {"base_channels": 10**30},
+        {"class": ["x"]}, {"norm": {"layer": "Transformer"}}, {"prior": "cauchy"},
+        {"activation": {"layer": "ReLU", "args": 3}}, {"class": ..., "latent_dim": "many"},
+    ],
+)  # fmt: skip
+def test_a_foolish_configuration_is_one_sentence(tmp_path, change):
+    """Numbers that no machine has room for, lists where a name should be: each a ValueError."""
+    net = small(num_classes=2)
+    config = {k: v for k, v in (describe(net) | change).items() if v is not ...}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    # As other tools do, so that it is config.json that counts.
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"the net and give it: load_generator|must be an int"):
+        tinygan.load_generator(tmp_path)
+
+
+def test_a_configuration_that_is_no_json_is_named(tmp_path):
+    """Deeper than Python can read, or a folder."""
+    save_file(small().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"generator must be whole, got .*recursion"):
+        tinygan.load_generator(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ValueError, match=r"generator must be whole, got .*directory"):
+        tinygan.load_generator(tmp_path)
 
 
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
@@ -341,8 +431,14 @@ def test_what_holds_no_generator_is_named(tmp_path, make, sentence):
 def test_what_cannot_be_saved_is_named(tmp_path):
     """Weights that are NaN, facts that are no plain values; and nothing is written."""
     net = small()
-    with pytest.raises(ValueError, match="facts must be plain values, got"):
+    with pytest.raises(ValueError, match=r"facts must be plain values, got .*; use text, numbers"):
         net.save(tmp_path / "g", trained_on=Path("pets"))
+    saving = hooks.SaveGenerator(tmp_path / "run", trained_on=Path("pets"))
+    with pytest.raises(ValueError, match="facts must be plain values"):  # now, not after hours
+        tinygan.GANTrainer(*recipes.nets(), hooks=[saving]).fit([], steps=1)
+    for name in ("channels", "norm", "prior", "tinygan", "value_range"):
+        with pytest.raises(ValueError, match=rf"have names of their own, got \['{name}'\]; rename"):
+            net.save(tmp_path / "g", **{name: "x"})
     net.main[0].weight.data[0] = float("nan")
     with pytest.raises(
         ValueError, match=r"weights must not be NaN, got weights\['main.0.weight'\]"

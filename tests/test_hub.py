@@ -1,13 +1,17 @@
 """Generators in the layout of the Hugging Face Hub, tried on local folders alone."""
 
+import functools
 import json
 
 import pytest
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from torch import nn
 
 import tinygan
 from tinygan import hub
+
+LAYERS = {"activation": functools.partial(nn.LeakyReLU, 0.1), "norm": nn.InstanceNorm2d}
 
 
 def saved(folder, **arguments):
@@ -17,7 +21,7 @@ def saved(folder, **arguments):
     return net.eval()
 
 
-@pytest.mark.parametrize("arguments", [{}, {"norm": None, "num_classes": 2, "channels": 1}])
+@pytest.mark.parametrize("arguments", [{}, {"norm": None, "num_classes": 2, "channels": 1}, LAYERS])
 def test_a_generator_goes_to_the_hub_and_back(tmp_path, arguments):
     """By the mixin's own methods: the same weights, and all that is known of the generator."""
     net = saved(tmp_path / "run", **arguments)
@@ -25,6 +29,9 @@ def test_a_generator_goes_to_the_hub_and_back(tmp_path, arguments):
     there.save_pretrained(tmp_path / "hub")
     back = tinygan.load_generator(tmp_path / "hub")
     assert not there.training
+    z = torch.randn(2, 100)
+    labels = None if net.num_classes is None else torch.tensor([0, 1])
+    assert torch.equal(there(z, labels), net(z, labels))
     for name, tensor in net.state_dict().items():
         assert torch.equal(there.state_dict()[name], tensor)
         assert torch.equal(back.state_dict()[name], tensor)

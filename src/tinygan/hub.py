@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import PyTorchModelHubMixin
 
 from tinygan.nets import dcgan
-from tinygan.nets.saved import facts_in
+from tinygan.nets.saved import facts_in, layer_of
 
 
 class DCGANGenerator(
@@ -22,8 +22,7 @@ class DCGANGenerator(
     """A ``tinygan.DCGANGenerator`` that goes to the Hub and comes back.
 
     ``from_pretrained`` reads a folder by ``tinygan.save_generator``, such as that of a run;
-    ``save_pretrained`` and ``push_to_hub`` write one, with a model card. From the Hub come nets
-    with the default activation, with batch norm or without norm.
+    ``save_pretrained`` and ``push_to_hub`` write one, with a model card.
 
     Examples:
         >>> dcgan.DCGANGenerator(16).save("runs/faces/generator")
@@ -37,7 +36,8 @@ class DCGANGenerator(
     def _from_pretrained(  # type: ignore[override]
         cls, *, config: Mapping[str, Any], **how: Any
     ) -> DCGANGenerator:
-        net: DCGANGenerator = super()._from_pretrained(**how)
+        layers = {k: layer_of(v) for k, v in how.items() if isinstance(v, dict) and "layer" in v}
+        net: DCGANGenerator = super()._from_pretrained(**how | layers)
         net.facts = facts_in(config, net)
         return net
 

@@ -22,7 +22,7 @@ from tinygan.schedules import Schedule
 
 Value: TypeAlias = float | Schedule
 Nets: TypeAlias = Callable[..., tuple[nn.Module, nn.Module]]
-"""Makes G and D anew; keyword arguments are for D, and ``bounded=True`` is its spectral norm."""
+"""Makes a new G and D. Keyword arguments go to D; ``bounded=True`` gives D spectral norm."""
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,25 @@ import torch
 from tinygan import data, metrics, sampling, seeds
 from tinygan._run import checks, notebook
 from tinygan.cli.loaded import generator_of
+from tinygan.nets import traits
 
 BATCH = 100
-PARTS = 5
+PARTS, LEAST = 5, 10
 
 
 def run(a: argparse.Namespace) -> None:
     """Print FID, KID, precision and recall of N images, with errors, beside those of real ones."""
     generator: Any = generator_of(a)
     real = _real(a.real, generator.image_size, generator.channels)
-    count = min(checks.count("-n", a.count), len(real) // 2)
-    if count < 10:
+    count = min(checks.count("-n", a.count, at_least=LEAST), len(real) // 2)
+    if count < LEAST:
         raise ValueError(f"--real must hold 20 images or more, got {len(real)}; add more.")
-    device = torch.device(a.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = traits.example(generator).device
     if a.features == "inception":
         net = metrics.inception(weights=a.weights, device=device)
     else:
         net = metrics.random_net(generator.channels).to(device)
-    loader = data.Loader(real, BATCH, seed=a.seed, workers=2)
+    loader = data.Loader(real, min(BATCH, len(real)), seed=a.seed, workers=2)
     with notebook.bar(total=3 * count, unit=" images", leave=False) as bar:
         known = metrics.features(_counted(_first(loader, 2 * count), bar), net)
         made = metrics.features(_counted(_made(generator, count, a.seed), bar), net)
@@ -46,9 +47,9 @@ def run(a: argparse.Namespace) -> None:
         print(f"{name:14}" + "".join(f"{t:>{w}}" for t, w in zip(texts, (18, 20, 16, 16))))
     print("The second line is the best that can be had: other real images in place of generated.")
     if count <= known.shape[1]:
-        print(f"FID of {count} images means nothing: it needs more than it has numbers.")
+        print(f"FID of {count} images means nothing: it needs more images than features.")
     if a.features == "random":
-        print("These are no published FID and KID: compare them with each other only.")
+        print("These are not the published FID and KID: compare them only with each other.")
 
 
 def _real(root: str, size: tuple[int, int], channels: int) -> Any:
@@ -56,7 +57,13 @@ def _real(root: str, size: tuple[int, int], channels: int) -> Any:
     if root == "-":
         return data.CartoonFaces(4000, size, channels, seed=1)
     if Path(root).suffix == ".npy":
-        return data.open_packed(root)
+        packed = data.open_packed(root)
+        if (found := packed.pixels.shape[1:]) != (channels, *size):
+            raise ValueError(
+                f"--real must have images {(channels, *size)} for this generator, got "
+                f"{tuple(found)} in {root}; give the folder of images, or pack them for it."
+            )
+        return packed
     return data.image_folder(root, size, channels)
 
 

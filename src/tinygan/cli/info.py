@@ -27,13 +27,12 @@ def run(a: argparse.Namespace) -> None:
     if classes:
         shown = ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")
         _print("classes", f"{len(classes)}: {shown}")
-    if "step" in facts:
-        _print("trained", f"{facts['step']:,} steps, {facts['images']:,} images")
-    for name in ("trained_on", "recipe"):
+    for name, title in (
+        ("step", "steps"), ("images", "images seen"), ("trained_on", "trained on"),
+        ("tinygan", "saved by tinygan"),
+    ):  # fmt: skip
         if name in facts:
-            _print(name.replace("_", " "), facts[name])
-    if "tinygan" in facts:
-        _print("saved by", f"tinygan {facts['tinygan']}")
+            _print(title, facts[name])
     for name, value in _logged(a.run / "log.jsonl").items():
         _print(name, f"{value:.4g} on average over the last {LAST} steps")
     if quality := [*_lines(a.run / "quality.jsonl")]:

@@ -17,9 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     exit code 2, Ctrl-C with 130.
     """
     arguments = argument_parser().parse_args(argv)
-    command = importlib.import_module(f"tinygan.cli.{arguments.command}")
-    try:
-        command.run(arguments)
+    try:  # around the import too, which takes a second or two
+        importlib.import_module(f"tinygan.cli.{arguments.command}").run(arguments)
         sys.stdout.flush()
     except (ValueError, ImportError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # its reader, such as `head`, has seen enough

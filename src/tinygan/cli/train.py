@@ -26,11 +26,11 @@ from tinygan.hooks.run_folder import prepared
 
 def run(a: argparse.Namespace) -> None:
     """Train, or go on, and say what there is then; a dry run only says what would happen."""
-    if a.ngpu > 1 and not a.dry_run and not distributed.is_launched():
-        distributed.launch(a.ngpu)
     try:
         _complete(a)
-        _trainer(a, None)  # a bad flag is found now, not after decoding
+        _trainer(a, None)  # a bad flag is found now, not after decoding, and by one process
+        if a.ngpu > 1 and not a.dry_run and not distributed.is_launched():
+            distributed.launch(a.ngpu)
         given = {"seed": a.seed, "flip": a.flip, "workers": a.workers, "device": a.device}
         loader = data.Loader(_images(a), a.batch_size, **given)
         (_rehearse if a.dry_run else _train)(a, loader, loader.dataset)
@@ -72,14 +72,18 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
 
 def _complete(a: argparse.Namespace) -> None:
     """Choose the device, and what was not given, by the data and the machine; check the rest."""
-    own = distributed.join().device if a.ngpu > 0 else "cpu"
-    a.device = checks.device(own if a.device is None else a.device)
+    ranks, given = distributed.join(), a.batch_size
+    a.device = checks.device(a.device or (ranks.device if a.ngpu > 0 else "cpu"))
     small = a.data == "-" and a.device.type == "cpu"
     for name, value in (SMALL if small else TUTORIAL).items():
         if getattr(a, name) is None:
             setattr(a, name, value)
+    if a.recipe == "wgan-gp" and given is None:  # it splits a rank's batch among D's five turns
+        a.batch_size -= a.batch_size % (5 * max(a.ngpu, ranks.count))
     for name, least in ("num_epochs", 1), ("batch_size", 1), ("workers", 0), ("ngpu", 0):
         checks.count(f"--{name.replace('_', '-')}", getattr(a, name), at_least=least)
+    if a.data == "-" and a.labels is not None:
+        raise ValueError(f"--labels must be left out for drawn faces, got {a.labels}; give images.")
     if a.resume is not None and not a.resume.is_file():
         raise ValueError(f"--resume must be a checkpoint, a .pt file, got {a.resume}.")
     root = Path("faces" if a.data == "-" else a.data).resolve()
@@ -124,7 +128,8 @@ def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     trainer.fit(batch, steps=4)  # to warm up
     begin = time.perf_counter()
     trainer.fit(batch, steps=20)  # 16, among which is each lazy penalty
-    minutes = (time.perf_counter() - begin) / 16 * steps / 60
+    seconds = (time.perf_counter() - begin) / 16 * steps
+    time_ = f"{seconds / 60:.1f} minutes" if seconds > 60 else f"{seconds:.1f} seconds"
     d, g = (sum(w.numel() for w in player.module.parameters()) for player in trainer.players)
     saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
     print("Without --dry-run, which writes nothing, this command would train")
@@ -132,7 +137,7 @@ def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     print(f"images   {len(images)}; classes: {', '.join(classes)}")
     print(f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}")
     print(f"steps    {steps}: {a.num_epochs} epochs of {len(loader)}, of {a.batch_size} images")
-    print(f"time     about {minutes:.1f} minutes on {a.device.type}, estimated by 16 steps")
+    print(f"time     about {time_} on {a.device.type}, estimated by 16 steps")
     print(f"memory   {_peak(a.device) / 1e9:.1f} GB at its peak")
     print(f"files    {a.out}, two checkpoints of {saved:.1f} MB")
     if a.data != "-" and not a.no_pack:

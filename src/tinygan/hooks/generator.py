@@ -8,7 +8,7 @@ from typing import Any
 from tinygan._run import checks
 from tinygan.hook import Run
 from tinygan.hooks.run_folder import FolderHook, not_fatal
-from tinygan.nets.saved import save_generator
+from tinygan.nets.saved import configuration, save_generator
 from tinygan.report import Report
 
 
@@ -25,6 +25,10 @@ class SaveGenerator(FolderHook):
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 500, **facts: Any) -> None:
         super().__init__(folder)
         self.every, self._facts = checks.count("every", every), facts
+
+    def on_fit_start(self, trainer: Run) -> None:
+        super().on_fit_start(trainer)
+        configuration(trainer.players.generator.module, self._facts)  # facts that cannot be saved
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every == 0:

@@ -12,13 +12,16 @@ import os
 import zlib
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from tinygan._run import checkpoint, checks, disk
+from tinygan._run.state import in_words, name_of
 from tinygan.version import __version__
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -35,7 +38,7 @@ class Generator(nn.Module):
             and ``step`` (how far it was trained), ``trained_on``.
     """
 
-    facts: Mapping[str, Any] = {}
+    facts: Mapping[str, Any] = MappingProxyType({})  # all nets', so it must not change
 
     def save(self, path: str | os.PathLike[str], **facts: Any) -> None:
         """Save it, and what is known of it, by ``tinygan.save_generator``."""
@@ -45,9 +48,9 @@ class Generator(nn.Module):
 def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -> None:
     """Write a generator as a folder, or as one file if ``path`` ends in ``.safetensors``.
 
-    ``tinygan.load_generator`` reads either, on any machine. ``facts`` are plain values that it
-    shall know besides, such as ``classes=["cat", "dog"]``; those it has stay. Raises ValueError for
-    weights that are NaN, or facts that JSON does not have.
+    ``tinygan.load_generator`` reads either, on any machine. ``facts`` are plain values to keep with
+    it, such as ``classes=["cat", "dog"]``; those it has already stay. Raises ValueError for weights
+    that are NaN, for facts that JSON does not have, and for those named as the net's own settings.
 
     Examples:
         >>> import tinygan
@@ -55,7 +58,7 @@ def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -
         >>> tinygan.load_generator("faces").image_size
         (8, 8)
     """
-    path = checks.path("path", path)
+    path, config = checks.path("path", path), configuration(net, facts)
     weights = {
         # Clones: safetensors refuses channels last, and tensors that share memory.
         name: tensor.detach().cpu().contiguous().clone()
@@ -64,11 +67,6 @@ def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -
     for name, is_nan in checkpoint.not_finite(weights, "weights").items():
         if is_nan:
             raise ValueError(f"weights must not be NaN, got {name} with some; save it earlier.")
-    known = getattr(net, "facts", {}) | facts
-    try:
-        config = json.dumps(describe(net) | known, indent=2, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"facts must be plain values, got {known!r} ({error}).") from error
     # One entry: safetensors writes several in a random order, and equal runs have equal files.
     metadata = {"tinygan": json.dumps({"config": config, "crc32": checksum(config, weights)})}
     if path.suffix == ".safetensors":
@@ -80,6 +78,19 @@ def save_generator(net: nn.Module, path: str | os.PathLike[str], **facts: Any) -
         path = path / WEIGHTS
     with disk.renamed(path) as file:
         disk.write(file, to_safetensors(weights, metadata))
+
+
+def configuration(net: nn.Module, facts: Mapping[str, Any]) -> str:
+    """Return what a net is, how it was made, and what is known of it, as JSON."""
+    if taken := facts.keys() & _own(net):
+        raise ValueError(f"facts must have names of their own, got {sorted(taken)}; rename them.")
+    known = {**getattr(net, "facts", {}), **facts}
+    try:
+        return json.dumps(known | describe(net), indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"facts must be plain values, got {known!r} ({error}); use text, numbers and lists."
+        ) from error
 
 
 def checksum(config: str, weights: Mapping[str, torch.Tensor]) -> int:
@@ -96,34 +107,39 @@ def describe(net: nn.Module) -> dict[str, Any]:
     kind = type(net)
     module = "tinygan" if kind.__module__.startswith("tinygan.") else kind.__module__
     config: dict[str, Any] = {"class": f"{module}.{kind.__qualname__}"}
-    if isinstance(net, Generator):
-        for name, argument in inspect.signature(kind).parameters.items():
-            value = getattr(net, name)
-            # Functions that are the default are left out: other tools take them from the class.
-            if not callable(value) or value is not argument.default:
-                config[name] = _plain(value)
-    else:  # what other nets call by these names may be anything
-        declared = {name: getattr(net, name) for name in DECLARED if hasattr(net, name)}
-        config |= {k: v for k, v in declared.items() if isinstance(v, int | list | tuple | None)}
+    arguments = inspect.signature(kind).parameters if isinstance(net, Generator) else {}
+    for name in arguments or DECLARED:
+        value = getattr(net, name, ...)  # nets of one's own may lack it, or mean anything by it
+        # Functions that are the default are left out: other tools take them from the class.
+        is_default = callable(value) and name in arguments and value is arguments[name].default
+        if value is not ... and not is_default:
+            config[name] = value
     prior = getattr(net, "prior", None)
-    config["prior"] = getattr(prior, "__name__", str(prior)) if prior else "normal"
-    return config | {"value_range": [-1, 1], "tinygan": __version__}
+    config["prior"] = "normal" if prior is None else getattr(prior, "__name__", in_words(prior))
+    plain: dict[str, Any] = json.loads(json.dumps(config, default=_plain))
+    return plain | {"value_range": [-1, 1], "tinygan": __version__}
+
+
+def _own(net: nn.Module) -> set[str]:
+    """Return the names by which a configuration says what a net is, and how it was made."""
+    return {*describe(net), *inspect.signature(type(net)).parameters}
 
 
 def facts_in(config: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
-    """Return what a configuration says besides what a net is, and how it was made."""
-    own = {*describe(net), *inspect.signature(type(net)).parameters} - {"tinygan"}
+    """Return what else a configuration says, and which tinygan wrote it."""
+    own = _own(net) - {"tinygan"}
     return {name: value for name, value in config.items() if name not in own}
 
 
 def _plain(value: Any) -> Any:
-    """Return a value for JSON; what makes a layer of torch.nn as its name and arguments."""
-    if isinstance(value, partial) and not value.args:
-        return {"layer": _plain(value.func)["layer"], **value.keywords}
+    """Return what JSON lacks: what makes a layer by its name and arguments, the rest in words."""
+    if isinstance(value, partial):
+        args = {"args": value.args} if value.args else {}
+        return {**_plain(value.func), **args, **value.keywords}
     if callable(value):
         in_torch = getattr(nn, getattr(value, "__name__", ""), None) is value
-        return {"layer": value.__name__ if in_torch else repr(value)}
-    return value
+        return {"layer": value.__name__ if in_torch else name_of(value)}
+    return value.item() if isinstance(value, np.generic) else in_words(value)
 
 
 def layer_of(described: Mapping[str, Any]) -> Any:
@@ -138,4 +154,4 @@ def layer_of(described: Mapping[str, Any]) -> Any:
         raise ValueError(
             f"layers must be those of torch.nn, got {name}; build the net and give it as into=."
         )
-    return partial(kind, **arguments) if arguments else kind
+    return partial(kind, *arguments.pop("args", ()), **arguments) if arguments else kind

@@ -114,7 +114,7 @@ def train(a: argparse.Namespace) -> None:
     found = trainer.resume(a.out)
     say(f"{a.num_epochs} epochs of {len(loader)} steps on {a.device.type}.")
     if found is not None:
-        say(f"Found {found}, to go on from; another --out begins anew.")
+        say(f"Resuming from {found}; use another --out to start afresh.")
     trainer.fit(loader, epochs=a.num_epochs)
     if trainer.ranks.is_first:
         torch.save(trainer.generator.state_dict(), a.out / "generator.pt")

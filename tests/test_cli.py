@@ -144,10 +144,10 @@ def test_info_says_what_a_run_is(run, capsys):
     assert (found["steps"], found["images seen"]) == ("6", "96")
     assert found["saved by tinygan"] == tinygan.__version__
     assert found["trained on"] == "64 images of pets.zip"
-    assert found["to go on"] == "run the command that began it again"
+    assert found["to go on"] == "repeat the command that started it"
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     mean = sum(row["loss_generator"] for row in rows) / 6
-    assert found["loss_generator"].startswith(f"{mean:.4g} on average")
+    assert found["loss_generator"].startswith(f"{mean:.4g}, the mean of the last ")
     last = json.loads((run / "quality.jsonl").read_text().splitlines()[-1])
     assert found["quality"].startswith(f"step 6, fid {last['fid']:.4g}, kid ")
 

@@ -165,7 +165,8 @@ def test_samples_of_classes(zoo, tmp_path):
         main(["sample", "run", "-n", "4", "--out", "x", *asked])
         wanted = expected(zoo, range(4), labels=torch.tensor(classes))
         made = pixels(tmp_path / "x")
-        assert all(close(made[f"seed_000{seed}.png"], wanted[seed]) for seed in range(4))
+        files = [f"seed_000{seed}_{NAMES[label]}.png" for seed, label in enumerate(classes)]
+        assert all(close(made[file], image) for file, image in zip(files, wanted))
 
 
 def test_sampling_takes_the_generator_as_it_is(net):
@@ -246,9 +247,18 @@ def test_a_walk_has_one_class_or_one_for_each_seed(zoo, capsys):
             "sample run --out x.tar",
             "out must be a folder, a .zip or an .npy, got x.tar; choose one.",
         ),
-        ("sample run --out x --seeds 3-", "argument --seeds: must be as 1-64,70, got '3-'"),
-        ("sample run --out x --seeds x", "argument --seeds: must be as 1-64,70, got 'x'"),
-        ("sample run --out x --seeds 5-3", "argument --seeds: must be as 1-64,70, got '5-3'"),
+        (
+            "sample run --out x --seeds 3-",
+            "argument --seeds: must be as 1-64,70, got '3-'; see tinygan sample --help",
+        ),
+        (
+            "sample run --out x --seeds x",
+            "argument --seeds: must be as 1-64,70, got 'x'; see tinygan sample --help",
+        ),
+        (
+            "sample run --out x --seeds 5-3",
+            "argument --seeds: must be as 1-64,70, got '5-3'; see tinygan sample --help",
+        ),
         (
             "sample run --out x -n 0",
             "the number of seeds must be at least 1, got 0; use 1 or more.",
@@ -259,13 +269,11 @@ def test_a_walk_has_one_class_or_one_for_each_seed(zoo, capsys):
         ),
         (
             "sample run --out x --labels cat",
-            "labels must be known classes, got 'cat'; these are: none, as this net was built "
-            "without num_classes.",
+            "labels must be left out, got 'cat': this net has no classes.",
         ),
         (
             "interpolate run --out x.gif --labels cat,dog",
-            "labels must be known classes, got 'cat'; these are: none, as this net was built "
-            "without num_classes.",
+            "labels must be left out, got 'cat': this net has no classes.",
         ),
         (
             "interpolate run --out x.avi",

@@ -236,7 +236,7 @@ def test_the_same_command_finishes_an_interrupted_run(tmp_path, number, whole):
         assert "saved in parts/checkpoints; run the same command to go on" in broken.stderr
     again = start(*LONGER, "--out", "parts", folder=tmp_path).wait()
     assert again.returncode == 0, again.stderr
-    assert "Found parts/checkpoints/step_0000" in again.stdout
+    assert "Resuming from parts/checkpoints/step_0000" in again.stdout
 
     (files, weights), (our_files, our_weights) = whole(), written(tmp_path / "parts")
     assert files.keys() == our_files.keys()
@@ -262,7 +262,7 @@ def test_what_cannot_go_on_is_named(capsys):
         assert sentence in capsys.readouterr().err
     allowed = ("--lr", 0.1, "--allow", "generator optimizer.lr", "discriminator optimizer.lr")
     assert run(*more, *allowed) == 0
-    assert "Found runs/faces/checkpoints/step_000010.pt" in capsys.readouterr().out
+    assert "Resuming from runs/faces/checkpoints/step_000010.pt" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
@@ -271,7 +271,7 @@ def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
     assert run(*words) == 0
     file = "runs/faces/checkpoints/step_000009.pt"
     assert run(*words, "--resume", file, "--out", "second") == 0
-    assert f"Found {file}, to go on from" in capsys.readouterr().out
+    assert f"Resuming from {file};" in capsys.readouterr().out
     both = (tinygan.load_generator(folder).state_dict() for folder in ("runs/faces", "second"))
     assert_identical(*both)
 
@@ -289,7 +289,7 @@ def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
         (["-", "--ema", "0"], "ema_half_life, in images, must be in [1, inf], got 0.0; use a num"),
         (["-", "--out", "/dev/null/run"], "folder must be writable, got /dev/nu"),
         (["/dev", "--batch-size", "0"], "--batch-size must be at least 1, got 0; use 1 or more."),
-        (["nowhere"], "root must be a folder, a zip or a tar that is not compressed, got now"),
+        (["nowhere"], "nowhere does not exist; give a folder, zip or tar of images, or -."),
         (["pets", "--labels", "none.csv", "--workers", "0"], "none.csv"),
         (
             ["-", "--num-faces", "40", "--batch-size", "41"],
@@ -317,3 +317,30 @@ def test_two_ranks_are_one_run(tmp_path):
     # PyTorch 2.10 prints a line for each group of ranks.
     assert [line for line in other.stdout.splitlines() if not line.startswith("[Gloo]")] == []
     assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 10
+
+
+def test_a_dry_run_knows_the_run_that_was_begun(pets, tmp_path, capsys):
+    """It counts what is done, and refuses what the run itself would refuse."""
+    words = ["-", *SMALL, "--num-faces", 40, "--out", "runs/begun"]
+    assert run(*words) == 0
+    capsys.readouterr()
+    assert run(*words, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "of 8 images, of which 10 are done" in said
+    assert "time     about 0.0 seconds" in said
+    assert run(*words, "--dry-run", "--recipe", "hinge") == 2
+    assert "this checkpoint belongs to a different run" in capsys.readouterr().err
+
+
+def test_what_cannot_begin_leaves_nothing(pets, tmp_path, capsys):
+    """No folder for a run that is refused: no data, or classes that are only one."""
+    Path("one/only").mkdir(parents=True)
+    for number in range(9):
+        Image.new("RGB", (9, 9)).save(f"one/only/{number}.png")
+    for words, sentence in (
+        (["nowhere"], "nowhere does not exist; give a folder, zip or tar of images, or -."),
+        (["one", "--labels", "folders"], "--labels must find two classes or more, got only"),
+    ):
+        assert run(*words, *SMALL, "--out", "runs/refused") == 2
+        assert sentence in capsys.readouterr().err
+    assert not Path("runs/refused").exists()

@@ -185,7 +185,7 @@ def test_the_same_command_finishes_an_interrupted_run(tmp_path, number, whole):
         assert "run the same command to go on" in broken.stderr
     again = run(*LONGER, "--out", "parts", folder=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "Found parts/checkpoints/step_0000" in again.stdout
+    assert "Resuming from parts/checkpoints/step_0000" in again.stdout
 
     (files, weights), (our_files, our_weights) = whole(), written(tmp_path / "parts")
     assert files.keys() == our_files.keys()

@@ -219,7 +219,7 @@ def test_the_command(saved, capsys):
     own, other, run = (str(saved / name) for name in ("own.png", "other.jpg", "run"))
     main(["invert", run, own, other, "--steps", "60", "--starts", "2", "--labels", "0,1"])
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{other}: 30 x 20 pixels, cut to 8 x 8"
+    assert said[0] == f"{other}: 30 x 20 pixels, resized to 8 x 8"
     assert [line.rpartition(" of ")[0] for line in said[1:3]] == [
         f"{path}: found to a PSNR" for path in (own, other)
     ]

@@ -235,13 +235,13 @@ def test_classes_are_found_by_name_or_number():
 @pytest.mark.parametrize(
     ("net", "sentence"),
     [
-        (tiny_net(2, ["cat", "dog"]), "got 'bird'; these are: cat, dog."),
-        (tiny_net(30), f"got 'bird'; these are: {', '.join(map(str, range(20)))}."),
-        (tiny_net(), "got 'bird'; these are: none, as this net was built without num_classes."),
+        (tiny_net(2, ["cat", "dog"]), "known classes, got 'bird'; these are: cat, dog."),
+        (tiny_net(30), f"known classes, got 'bird'; these are: {', '.join(map(str, range(20)))}."),
+        (tiny_net(), "left out, got 'bird': this net has no classes."),
     ],
 )
 def test_unknown_classes_are_refused(net, sentence):
     """The error lists the first twenty of those that are known."""
     with pytest.raises(ValueError) as error:
         latents.classes(net, "bird")
-    assert str(error.value) == f"labels must be known classes, {sentence}"
+    assert str(error.value) == f"labels must be {sentence}"

@@ -116,7 +116,10 @@ def classes(generator: nn.Module, text: str | None) -> list[int]:
     numbers = [str(number) for number in range(len(names))]
     wanted = names if text is None else [name.strip() for name in text.split(",")]
     for name in wanted:
+        if not names:
+            raise ValueError(f"labels must be left out, got {name!r}: this net has no classes.")
         if name not in names and name not in numbers:
-            some = ", ".join(names[:20]) or "none, as this net was built without num_classes"
-            raise ValueError(f"labels must be known classes, got {name!r}; these are: {some}.")
+            raise ValueError(
+                f"labels must be known classes, got {name!r}; these are: {', '.join(names[:20])}."
+            )
     return [(names if name in names else numbers).index(name) for name in wanted]

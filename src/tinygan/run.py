@@ -23,7 +23,7 @@ from tinygan._run import checkpoint, checks
 from tinygan._run.state import State, differences, matched_hooks, name_of, parts
 from tinygan.algorithms import Algorithm
 from tinygan.distributed import Ranks
-from tinygan.nets.saved import describe
+from tinygan.nets.saved import describe, facts_of
 from tinygan.nets.traits import evaluating
 from tinygan.player import Player, Players
 from tinygan.version import __version__
@@ -198,7 +198,7 @@ class Run:
                 for name, option in inspect.signature(type(player.optimizer)).parameters.items()
             },
             "players": {player.name: _state_of(player) for player in self.players},
-            "nets": {player.name: describe(player.module) for player in self.players},
+            "nets": {p.name: facts_of(p.module) | describe(p.module) for p in self.players},
             "hooks": {name: {} for name in self._named_hooks()},
             "folders": folders,
             "skipped": self.skipped.counts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tinygan.version import __version__
 
@@ -19,9 +19,16 @@ TUTORIAL = {"batch_size": 128, "image_size": 64, "width": 64, "num_epochs": 5}
 SMALL = {"batch_size": 32, "image_size": 32, "width": 32, "num_epochs": 10}  # minutes on 2 cores
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; ``command`` is the command's name."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tinygan",
         description="Train GANs, and use what they have learned.",
         epilog="Try it: `tinygan train -` learns from built-in drawn faces.",
@@ -29,14 +36,14 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tinygan {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    _train(_command(commands, "train", "train a GAN on images, or go on where it stood"))
-    _sample(_command(commands, "sample", "make images, each of a seed of its own"))
-    _interpolate(_command(commands, "interpolate", "film a walk from seed to seed, and back"))
+    _train(_command(commands, "train", "train a GAN on images, or resume where it stopped"))
+    _sample(_command(commands, "sample", "make images, one for each seed"))
+    _interpolate(_command(commands, "interpolate", "make a film that morphs from seed to seed"))
     _evaluate(_command(commands, "evaluate", "compare a generator's images with real ones"))
     _export(_command(commands, "export", "write a generator as a file for other programs"))
     _invert(_command(commands, "invert", "find the z whose images are nearest to pictures"))
     _explore(_command(commands, "explore", "write a page to look at a generator in a browser"))
-    info = _command(commands, "info", "say what a run or a generator is, and how to go on")
+    info = _command(commands, "info", "describe a run or a generator")
     info.add_argument("run", type=Path, metavar="RUN", help=RUN)
     return parser
 
@@ -66,7 +73,12 @@ def _train(command: argparse.ArgumentParser) -> None:
     add("data", help="folder, zip or tar of images; - for drawn faces")
     add("--out", type=Path, help="output folder [runs/NAME, by the name of the data]")
     names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic")
-    add("--recipe", choices=names, default="relativistic", help="loss and so on [%(default)s]")
+    add(
+        "--recipe",
+        choices=names,
+        default="relativistic",
+        help="loss, penalties, rates [%(default)s]",
+    )
     for name, text in (
         ("image_size", "height and width of images in pixels, 8 or more, or both, as 61x47"),
         ("batch_size", "images per step"), ("num_epochs", "passes over the data"),
@@ -78,22 +90,36 @@ def _train(command: argparse.ArgumentParser) -> None:
     add("--nc", type=int, default=3, help="channels of the images, 3 or 1 [3]")
     add("--nz", type=int, default=100, help="length of the latent vector [100]")
     add("--lr", type=float, help="learning rate [the recipe's]")
-    add("--beta1", type=float, help="of Adam [the recipe's]")
+    add("--beta1", type=float, help="Adam's beta1 [the recipe's]")
     add("--ema", type=float, help="half-life of G's average, in images [the recipe's]")
-    add("--diff-augment", action="store_true", help="for few images: augment all that D sees")
+    add("--diff-augment", action="store_true", help="for small data sets: augment all that D sees")
     add("--flip", action="store_true", help="mirror images at random")
     add("--labels", help='"folders" if sub-folders are classes, or a .csv or .json of them [none]')
-    add("--no-pack", action="store_true", help="keep no array of images: decode in each epoch")
+    add(
+        "--no-pack",
+        action="store_true",
+        help="keep no array of decoded images: decode in every epoch",
+    )
     add("--workers", type=int, default=2, help="processes that decode images [2]")
     add("--num-faces", type=int, default=8000, help="how many faces to draw [8000]")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of nets")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="in which the nets compute",
+    )
     add("--capture", action="store_true", help="replay steps as CUDA graphs, on a GPU")
     add("--compile", action="store_true", help="apply the nets by torch.compile")
     add("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
     add("--ngpu", type=int, default=1, help="processes, each with a GPU; 0 for one on the CPU [1]")
-    add("--seed", type=int, default=999, help="decides every random draw [999]")
-    add("--resume", type=Path, help="checkpoint to go on from [the newest good one in --out]")
-    add("--allow", nargs="+", default=(), help="what may differ then, in the words of the error")
+    add("--seed", type=int, default=999, help="of every random number [999]")
+    add("--resume", type=Path, help="checkpoint to resume from [the newest good one in --out]")
+    add(
+        "--allow",
+        nargs="+",
+        default=(),
+        help="what may differ from the checkpoint, as its error says",
+    )
     add("--dry-run", action="store_true", help="say what would happen and how long; write nothing")
 
 
@@ -102,13 +128,17 @@ def _generator(command: argparse.ArgumentParser, out: str) -> None:
     command.add_argument("run", type=Path, metavar="RUN", help=RUN)
     command.add_argument("--out", type=Path, help=out)
     command.add_argument("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
-    command.add_argument("--seed", type=int, default=0, help="decides what is drawn [0]")
+    command.add_argument(
+        "--seed", type=int, default=0, help="of the first image, or of all that is random [0]"
+    )
 
 
 def _chosen(command: argparse.ArgumentParser, count: int) -> None:
     """Add what chooses seeds and classes."""
-    command.add_argument("-n", type=int, default=count, help=f"seeds, from --seed on [{count}]")
-    command.add_argument("--seeds", type=_seeds, help="which, such as 1-64,70")
+    command.add_argument(
+        "-n", type=int, default=count, help=f"how many seeds, from --seed on [{count}]"
+    )
+    command.add_argument("--seeds", type=_seeds, help="which seeds, such as 1-64,70")
     command.add_argument("--labels", help="classes by name or number, such as cat,3")
     command.add_argument("--truncation", type=float, default=1.0, help="0.7: less variety [1]")
 
@@ -123,7 +153,7 @@ def _interpolate(command: argparse.ArgumentParser) -> None:
     _generator(command, "an .mp4, .gif or .html [RUN/walk.mp4, or .gif without PyAV]")
     _chosen(command, 6)
     command.add_argument("--seconds", type=float, default=10, help="how long it takes [10]")
-    command.add_argument("--fps", type=int, default=30, help="up to 240 a second, .gif: 20 [30]")
+    command.add_argument("--fps", type=int, default=30, help="frames per second [30; 20 in a .gif]")
 
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
@@ -131,7 +161,11 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     add("run", type=Path, metavar="RUN", help=RUN)
     add("--real", required=True, metavar="DATA", help="folder, zip, tar or .npy; - for drawn faces")
     add(
-        "-n", dest="count", type=int, default=5000, help="images of each, of real ones twice [5000]"
+        "-n",
+        dest="count",
+        type=int,
+        default=5000,
+        help="generated images; twice as many real ones are used [5000]",
     )
     nets = "Inception's, downloaded once, or a random net's, which say less [inception]"
     add("--features", choices=("inception", "random"), default="inception", help=nets)
@@ -151,8 +185,8 @@ def _export(command: argparse.ArgumentParser) -> None:
 def _invert(command: argparse.ArgumentParser) -> None:
     _generator(command, "a .png of both, beside it z as .npy, or a folder [RUN/inverted.png]")
     command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture's file")
-    command.add_argument("--steps", type=int, default=300, help="of Adam [300]")
-    command.add_argument("--starts", type=int, default=4, help="for each picture [4]")
+    command.add_argument("--steps", type=int, default=300, help="optimizer steps [300]")
+    command.add_argument("--starts", type=int, default=4, help="starts for each picture [4]")
     command.add_argument("--labels", help="a class for each, by name or number: cat,3 [found too]")
 
 

@@ -35,7 +35,8 @@ def run(a: argparse.Namespace) -> None:
         known = metrics.features(_counted(_first(loader, 2 * count), bar), net)
         made = metrics.features(_counted(_made(generator, count, a.seed), bar), net)
     if a.features == "random":  # or a few loud features would decide
-        mean, deviation = known.mean(0), known.std(0).clamp(min=1e-6)
+        mean, deviation = known.mean(0), known.std(0)
+        deviation = deviation.clamp(min=float(deviation.median()) / 10)  # some hardly vary
         known, made = (known - mean) / deviation, (made - mean) / deviation
     print(
         f"{count} images of each kind, by {a.features} features of {known.shape[1]} numbers; "

@@ -34,12 +34,12 @@ def run(a: argparse.Namespace) -> None:
         if name in facts:
             _print(title, facts[name])
     for name, value in _logged(a.run / "log.jsonl").items():
-        _print(name, f"{value:.4g} on average over the last {LAST} steps")
+        _print(name, f"{value:.4g}, the mean of the last steps that are logged, {LAST} at most")
     if quality := [*_lines(a.run / "quality.jsonl")]:
         last = {name: value for name, value in quality[-1].items() if name != "images"}
         _print("quality", ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
     if (a.run / "checkpoints").is_dir():
-        _print("to go on", "run the command that began it again")
+        _print("to go on", "repeat the command that started it")
     _print("pictures", f"tinygan sample {a.run}")
     _print("a page", f"tinygan explore {a.run}")
 

@@ -27,7 +27,9 @@ def run(a: argparse.Namespace) -> None:
         except decoding.BadImageError as error:
             raise ValueError(f"images must be readable, got {path} ({error}).") from error
         if picture.size != (width, height):
-            print(f"{path}: {picture.width} x {picture.height} pixels, cut to {width} x {height}")
+            print(
+                f"{path}: {picture.width} x {picture.height} pixels, resized to {width} x {height}"
+            )
         images.append(decoding.scale(decoding.to_pixels(picture, (height, width))))
     wanted = torch.stack(images)
     labels = labels_of(a, generator, len(wanted)) if a.labels else None

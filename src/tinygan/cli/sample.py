@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import torch
 
@@ -26,5 +27,9 @@ def run(a: argparse.Namespace) -> None:
             pictures.grid(torch.stack([*images]), labels=rows).save(file, "PNG")
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        pictures.save_images(images, (f"seed_{seed:04d}" for seed in seeds), out)
+        files = [f"seed_{seed:04d}" for seed in seeds]
+        if labels is not None:
+            names = [re.sub(r"[^\w-]+", "_", name) for name in latents.class_names(generator)]
+            files = [f"{file}_{names[number]}" for file, number in zip(files, labels.tolist())]
+        pictures.save_images(images, files, out)
     print(f"{len(z)} images: {out}")

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,11 +34,18 @@ def run(a: argparse.Namespace) -> None:
             distributed.launch(a.ngpu)
         given = {"seed": a.seed, "flip": a.flip, "workers": a.workers, "device": a.device}
         loader = data.Loader(_images(a), a.batch_size, **given)
-        (_rehearse if a.dry_run else _train)(a, loader, loader.dataset)
+        images: Any = loader.dataset
+        if images.num_classes == 1:
+            (name,) = images.classes
+            raise ValueError(f"--labels must find two classes or more, got {name}; leave it out.")
+        (_rehearse if a.dry_run else _train)(a, loader, images)
     except ValueError as error:
         call = r"trainer\.resume\(\.\.\., allow=\[(.*)\]\)"
         words = re.sub(call, lambda at: f"--allow {at[1].replace(', ', ' ')}", str(error))
         raise ValueError(words) from error
+    finally:
+        with suppress(OSError):  # only an empty folder can be removed
+            a.out.rmdir()
 
 
 def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
@@ -50,9 +58,9 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     resumed = trainer.resume(a.resume or a.out, allow=a.allow)
     if trainer.ranks.is_first:
         where = a.device.type + (f", {n} ranks" if (n := trainer.ranks.count) > 1 else "")
-        print(f"{len(images)} images, {a.num_epochs} epochs of {len(loader)} steps on {where}.")
+        print(f"{len(images)} images, {_epochs(a)} of {len(loader)} steps on {where}.")
         if resumed is not None:
-            print(f"Found {resumed}, to go on from; another --out begins anew.")
+            print(f"Resuming from {resumed}; use another --out to start afresh.")
     start = trainer.step
     try:
         trainer.fit(loader, epochs=a.num_epochs)
@@ -72,6 +80,8 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
 
 def _complete(a: argparse.Namespace) -> None:
     """Choose the device, and what was not given, by the data and the machine; check the rest."""
+    root = Path("faces" if a.data == "-" else a.data).resolve()
+    a.out = a.out or Path("runs", root.stem)
     ranks, given = distributed.join(), a.batch_size
     a.device = checks.device(a.device or (ranks.device if a.ngpu > 0 else "cpu"))
     small = a.data == "-" and a.device.type == "cpu"
@@ -86,8 +96,6 @@ def _complete(a: argparse.Namespace) -> None:
         raise ValueError(f"--labels must be left out for drawn faces, got {a.labels}; give images.")
     if a.resume is not None and not a.resume.is_file():
         raise ValueError(f"--resume must be a checkpoint, a .pt file, got {a.resume}.")
-    root = Path("faces" if a.data == "-" else a.data).resolve()
-    a.out = a.out or Path("runs", root.stem)
     # Folders of one name may lie in several places.
     name = f"{root.stem}-{zlib.crc32(bytes(root)):08x}"
     height, width = checks.size("--image-size", a.image_size, at_least=8)
@@ -100,6 +108,8 @@ def _images(a: argparse.Namespace) -> Any:
     """Draw faces, or open the user's images, packed unless that is not wanted."""
     if a.data == "-":
         return data.CartoonFaces(a.num_faces, a.image_size, a.nc)
+    if not Path(a.data).exists():
+        raise ValueError(f"{a.data} does not exist; give a folder, zip or tar of images, or -.")
     if a.no_pack or a.dry_run:
         return data.image_folder(a.data, a.image_size, a.nc, labels=a.labels)
     return data.pack(a.data, a.packed, a.image_size, a.nc, labels=a.labels, workers=a.workers)
@@ -123,12 +133,16 @@ def _trainer(a: argparse.Namespace, classes: int | None, watching: Any = ()) -> 
 
 def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     """Train some steps on one batch in memory, and say what the run would do and need."""
-    trainer = _trainer(a, images.num_classes)
+    trainer, done = _trainer(a, images.num_classes), 0
+    if a.resume or checkpoint.files(a.out / "checkpoints"):
+        begun = _trainer(a, images.num_classes)  # also: does the command fit it?
+        begun.resume(a.resume or a.out, allow=["hooks", *a.allow])
+        done = begun.step
     batch, steps = [next(iter(loader))], a.num_epochs * len(loader)
     trainer.fit(batch, steps=4)  # to warm up
     begin = time.perf_counter()
     trainer.fit(batch, steps=20)  # 16, among which is each lazy penalty
-    seconds = (time.perf_counter() - begin) / 16 * steps
+    seconds = (time.perf_counter() - begin) / 16 * max(0, steps - done)
     time_ = f"{seconds / 60:.1f} minutes" if seconds > 60 else f"{seconds:.1f} seconds"
     d, g = (sum(w.numel() for w in player.module.parameters()) for player in trainer.players)
     saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
@@ -136,13 +150,18 @@ def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     classes = getattr(images, "classes", None) or ["none"]
     print(f"images   {len(images)}; classes: {', '.join(classes)}")
     print(f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}")
-    print(f"steps    {steps}: {a.num_epochs} epochs of {len(loader)}, of {a.batch_size} images")
+    of_which = f", of which {done} are done" if done else ""
+    print(f"steps    {steps}: {_epochs(a)} of {len(loader)}, of {a.batch_size} images{of_which}")
     print(f"time     about {time_} on {a.device.type}, estimated by 16 steps")
     print(f"memory   {_peak(a.device) / 1e9:.1f} GB at its peak")
     print(f"files    {a.out}, two checkpoints of {saved:.1f} MB")
     if a.data != "-" and not a.no_pack:
         size = len(images) * a.nc * math.prod(checks.size("--image-size", a.image_size))
         print(f"         {a.packed}, {size / 1e6:.1f} MB of images")
+
+
+def _epochs(a: argparse.Namespace) -> str:
+    return f"{a.num_epochs} epoch{'s' * (a.num_epochs > 1)}"
 
 
 def _peak(device: torch.device) -> float:

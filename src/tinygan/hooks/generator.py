@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 from tinygan._run import checks
 from tinygan.hook import Run
 from tinygan.hooks.run_folder import FolderHook, not_fatal
-from tinygan.nets.saved import configuration, save_generator
+from tinygan.nets.saved import configuration, facts_in, save_generator
 from tinygan.report import Report
 
 
@@ -28,7 +29,9 @@ class SaveGenerator(FolderHook):
 
     def on_fit_start(self, trainer: Run) -> None:
         super().on_fit_start(trainer)
-        configuration(trainer.players.generator.module, self._facts)  # facts that cannot be saved
+        net = trainer.players.generator.module
+        text = configuration(net, self._facts)  # an error now for facts that cannot be saved
+        net.facts = facts_in(json.loads(text), net)  # type: ignore[assignment] # for checkpoints
 
     def on_step_end(self, trainer: Run, report: Report) -> None:
         if trainer.step % self.every == 0:

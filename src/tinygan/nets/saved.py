@@ -84,7 +84,7 @@ def configuration(net: nn.Module, facts: Mapping[str, Any]) -> str:
     """Return what a net is, how it was made, and what is known of it, as JSON."""
     if taken := facts.keys() & _own(net):
         raise ValueError(f"facts must have names of their own, got {sorted(taken)}; rename them.")
-    known = {**getattr(net, "facts", {}), **facts}
+    known = {**facts_of(net), **facts}
     try:
         return json.dumps(known | describe(net), indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -118,6 +118,12 @@ def describe(net: nn.Module) -> dict[str, Any]:
     config["prior"] = "normal" if prior is None else getattr(prior, "__name__", in_words(prior))
     plain: dict[str, Any] = json.loads(json.dumps(config, default=_plain))
     return plain | {"value_range": [-1, 1], "tinygan": __version__}
+
+
+def facts_of(net: nn.Module) -> dict[str, Any]:
+    """Return what is known of a net besides; nets of one's own may mean something else by it."""
+    facts = getattr(net, "facts", None)
+    return dict(facts) if isinstance(facts, Mapping) else {}
 
 
 def _own(net: nn.Module) -> set[str]:

@@ -23,7 +23,13 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tinygan", "torchvision", "matplotlib.figure", "pytest"])
+# The modules of tinygan that are imported when they are needed, too, or each child imports them.
+CONTEXT.set_forkserver_preload(
+    [
+        "tinygan.cli.train", "tinygan.metrics", "torchvision", "matplotlib.figure",
+        "matplotlib.backends.backend_agg", "pytest", "hypothesis.strategies",
+    ]
+)  # fmt: skip
 
 
 PATIENCE = 60

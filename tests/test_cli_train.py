@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import shutil
 import signal
 import warnings
 from functools import cache
@@ -23,6 +26,7 @@ import ranks
 from helpers import assert_identical
 
 SMALL = ["--image-size", "16", "--width", "4", "--batch-size", "8", "--num-epochs", "2"]
+FACES = ("-", *SMALL, "--num-faces", 40)
 WRITTEN = {
     "checkpoints", "generator", "log.jsonl", "log.txt", "loss_plot.png", "progress.gif",
     "progress.html", "real_beside_fake.png", "samples", "training_images.png",
@@ -66,15 +70,30 @@ def pets(tmp_path):
     return "pets"
 
 
-def test_without_data_it_trains_on_drawn_faces(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder in which a run has ended, and what it said."""
+    folder = tmp_path_factory.mktemp("finished")
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as said:
+        assert run(*FACES, "--ngpu", 0) == 0
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def faces(finished, tmp_path):
+    """Return the words of a run that has ended here: a copy of it."""
+    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
+    return FACES
+
+
+def test_without_data_it_trains_on_drawn_faces(finished):
     """It writes all pictures and a generator that loads, and says where and what comes next."""
-    assert run("-", *SMALL, "--num-faces", 40, "--ngpu", 0) == 0
-    out = capsys.readouterr().out
+    folder, out = finished
     assert out.startswith("40 images, 2 epochs of 5 steps on cpu.\n")
-    assert f"Look into {tmp_path / 'runs' / 'faces'}: " in out
+    assert f"Look into {folder / 'runs' / 'faces'}: " in out
     assert "\n  tinygan sample runs/faces\n  tinygan explore runs/faces\n" in out
-    assert {path.name for path in Path("runs/faces").iterdir()} == WRITTEN
-    generator = tinygan.load_generator("runs/faces")
+    assert {path.name for path in (folder / "runs" / "faces").iterdir()} == WRITTEN
+    generator = tinygan.load_generator(folder / "runs" / "faces")
     assert (generator.image_size, generator.facts["trained_on"]) == (
         (16, 16),
         "drawn faces",
@@ -223,9 +242,16 @@ def whole(tmp_path_factory):
     return wait
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_same_command_finishes_an_interrupted_run(tmp_path, number, whole):
-    """Interrupted at some step, however, and started again, it ends with the very same files."""
+def test_the_same_command_finishes_an_interrupted_run(tmp_path, whole):
+    """Interrupted at some step and started again, it ends with the very same files.
+
+    By the other signals too, as tests/faults tries.
+    """
+    interrupt(signal.SIGINT, tmp_path, whole)
+
+
+def interrupt(number, tmp_path, whole):
+    """Test a run that is interrupted by a signal."""
     log = tmp_path / "parts" / "log.txt"
     child = start(*LONGER, "--out", "parts", folder=tmp_path)
     processes.eventually(lambda: log.exists() and "[1/4][0/4]" in log.read_text())
@@ -244,11 +270,9 @@ def test_the_same_command_finishes_an_interrupted_run(tmp_path, number, whole):
     assert_identical(weights, our_weights)
 
 
-def test_what_cannot_go_on_is_named(capsys):
+def test_what_cannot_go_on_is_named(faces, capsys):
     """Other flags than the run's end it with the differences, in words of the command line."""
-    words = ("-", *SMALL, "--num-faces", 40)
-    assert run(*words) == 0
-    more = (*words, "--num-epochs", 3)
+    more = (*faces, "--num-epochs", 3)
     for flags, sentence in (
         (("--num-faces", 48), "size: 40 when saved, 48 now"),
         (("--width", 8), "generator.main.0.weight"),
@@ -265,12 +289,10 @@ def test_what_cannot_go_on_is_named(capsys):
     assert "Resuming from runs/faces/checkpoints/step_000010.pt" in capsys.readouterr().out
 
 
-def test_a_checkpoint_is_gone_on_from_by_its_name(capsys):
+def test_a_checkpoint_is_gone_on_from_by_its_name(faces, capsys):
     """A run in another folder begins where the named one stood."""
-    words = ("-", *SMALL, "--num-faces", 40)
-    assert run(*words) == 0
     file = "runs/faces/checkpoints/step_000009.pt"
-    assert run(*words, "--resume", file, "--out", "second") == 0
+    assert run(*faces, "--resume", file, "--out", "second") == 0
     assert f"Resuming from {file};" in capsys.readouterr().out
     both = (tinygan.load_generator(folder).state_dict() for folder in ("runs/faces", "second"))
     assert_identical(*both)

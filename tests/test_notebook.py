@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import re
+import signal
 import sys
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from jupyter_client.manager import KernelManager
+from jupyter_client import BlockingKernelClient, write_connection_file
 from PIL import Image
 
 import tinygan
 from tinygan import data, hooks, pictures
 from tinygan._run import notebook
 
+import processes
 from helpers import tiny_images, tiny_trainer
 
 ROOT = Path(tinygan.__file__).parents[2]
@@ -147,12 +148,20 @@ trainer.fit([torch.zeros(8, 3, 8, 8)], steps=100_000)
 """
 
 
+def kernel(connection):
+    """Be a kernel; for a child."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    IPKernelApp.launch_instance(["-f", connection])
+
+
 def test_the_first_example_in_a_real_kernel(tmp_path):
     """The README's lines show a bar and one grid; an interrupt finishes the step and saves."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    manager = KernelManager()
-    manager.start_kernel(cwd=str(tmp_path), env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    client = manager.client()
+    connection, _ = write_connection_file(str(tmp_path / "kernel.json"))
+    client = BlockingKernelClient(connection_file=connection)
+    client.load_connection_file()
+    child = processes.Child(tmp_path, kernel, connection)
     try:
         client.start_channels()
         client.wait_for_ready(timeout=100)
@@ -168,7 +177,7 @@ def test_the_first_example_in_a_real_kernel(tmp_path):
 
         def press_once(message):
             if message["msg_type"] == "update_display_data" and not pressed:
-                pressed.append(manager.interrupt_kernel())
+                pressed.append(child.signal(signal.SIGINT))
 
         found = messages(client, LONG, press_once)
         errors = [content["ename"] for name, content in found if name == "error"]
@@ -181,4 +190,4 @@ def test_the_first_example_in_a_real_kernel(tmp_path):
         assert saved[-1].name == f"step_{int(step):06d}.pt"
     finally:
         client.stop_channels()
-        manager.shutdown_kernel(now=True)
+        child.process.kill()

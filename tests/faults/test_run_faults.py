@@ -5,10 +5,22 @@ Of each kind, a few are tried in the test module that it is taken from.
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from tests import test_damage, test_durability, test_kills, test_resume, test_signals
+from tests import (
+    test_cli_train,
+    test_damage,
+    test_durability,
+    test_example,
+    test_kills,
+    test_resume,
+    test_signals,
+)
+from tests.test_cli_train import whole as whole_command  # noqa: F401 - fixtures
 from tests.test_damage import saved  # noqa: F401 - a fixture
+from tests.test_example import whole as whole_example  # noqa: F401
 from tests.test_resume import root  # noqa: F401 - a fixture
 
 
@@ -43,6 +55,18 @@ def test_a_step_is_finished_wherever_a_signal_comes(number, name, call, expected
 def test_every_second_signal_ends_at_once(name, call, saved_step, first, second, code, tmp_path):
     """Asleep in a hook or a save, a run dies by the second signal, and what it saved stays."""
     test_signals.insist(name, call, saved_step, first, second, code, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=str)
+def test_the_same_command_finishes_a_run_however_it_ended(number, tmp_path, whole_command):  # noqa: F811
+    """``tinygan train`` that was told to end, or killed, and started again, has the same files."""
+    test_cli_train.interrupt(number, tmp_path, whole_command)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=str)
+def test_the_example_finishes_a_run_however_it_ended(number, tmp_path, whole_example):  # noqa: F811
+    """And so has the example."""
+    test_example.interrupt(number, tmp_path, whole_example)
 
 
 # Within an epoch, at its edge and past it, each with workers and without.

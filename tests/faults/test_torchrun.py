@@ -55,7 +55,7 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
     assert stderr.count("run the same command to go on") == 1
     status, stdout, stderr = run(tmp_path, *command)
     assert status == 0, stderr
-    assert "Found runs/faces/checkpoints/step_0000" in stdout
+    assert "Resuming from runs/faces/checkpoints/step_0000" in stdout
 
 
 ELASTIC = """

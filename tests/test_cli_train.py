@@ -335,7 +335,7 @@ def test_two_ranks_are_one_run(tmp_path):
     """Rank 0 speaks and writes; the other is silent."""
     flags = ["-", *SMALL, "--num-faces", "40", "--num-epochs", "1", "--out", str(tmp_path / "out")]
     one, other = ranks.run(tmp_path, 2, command, *flags)
-    assert one.stdout.count("40 images, 1 epochs of 5 steps on cpu, 2 ranks.") == 1
+    assert one.stdout.count("40 images, 1 epoch of 5 steps on cpu, 2 ranks.") == 1
     assert one.stdout.count("Done: 5 steps.") == 1
     # PyTorch 2.10 prints a line for each group of ranks.
     assert [line for line in other.stdout.splitlines() if not line.startswith("[Gloo]")] == []
@@ -349,7 +349,7 @@ def test_a_dry_run_knows_the_run_that_was_begun(pets, tmp_path, capsys):
     capsys.readouterr()
     assert run(*words, "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "of 8 images, of which 5 are done" in said
+    assert "of 8 images, of which 10 are done" in said
     assert "time     about 0.0 seconds" in said
     assert run(*words, "--dry-run", "--recipe", "hinge") == 2
     assert "this checkpoint belongs to a different run" in capsys.readouterr().err

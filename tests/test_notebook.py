@@ -48,7 +48,7 @@ def displays(monkeypatch):
     shell = SimpleNamespace(kernel=object())
     for name, members in {
         "IPython": {"get_ipython": lambda: shell, "version_info": (9, 0)},
-        "IPython.display": {"display": display},
+        "IPython.display": {"display": display, "Image": lambda data, format: (data, format)},
     }.items():
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
         vars(sys.modules[name]).update(members)
@@ -69,12 +69,13 @@ def test_pictures_are_shown_each_in_one_place(displays, tmp_path, monkeypatch):
         ]
     )
     trainer.fit([tiny_images()], steps=3)
-    assert sorted(len(display.shown) for display in displays) == [1, 3, 4, 5]
+    assert sorted(len(display.shown) for display in displays) == [1, 1, 3, 4, 5]
+    assert (((tmp_path / "progress.gif").read_bytes(), "gif")) in [d.shown[0] for d in displays]
     trainer.fit([tiny_images()], steps=4)
-    assert len(displays) == 7  # the training images were complete
+    assert len(displays) == 9  # the training images were complete
     for name in ("samples/step_000004", "loss_plot", "real_beside_fake"):
         written = pictures.fitting(tmp_path / f"{name}.png")
-        assert any(display.shown[-1] == written for display in displays[4:]), name
+        assert any(display.shown[-1] == written for display in displays[5:]), name
 
 
 def test_wide_pictures_are_shown_smaller(displays, tmp_path):

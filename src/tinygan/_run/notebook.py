@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import TqdmWarning, tqdm
 
 
@@ -30,7 +30,12 @@ def bar(*, shown: bool = True, **options: Any) -> Any:
     return anywhere(disable=not shown, file=sys.stdout, **options)
 
 
-def show(picture: Image.Image, display: Any) -> Any:
+def gif(path: Path) -> Any:
+    """Return an animation as notebooks show it: of Pillow's they show one frame."""
+    return importlib.import_module("IPython.display").Image(path.read_bytes(), format="gif")
+
+
+def show(picture: Any, display: Any) -> Any:
     """Show a picture below a notebook's cell, in place of the last one; return its display."""
     if display is None:
         return importlib.import_module("IPython.display").display(picture, display_id=True)

@@ -166,6 +166,7 @@ class Animation(FolderHook):
         shown = SampleGrid(self.folder).frames
         if (last := len(shown) - 1) >= MAX_FRAMES:
             shown = [shown[round(i * last / (MAX_FRAMES - 1))] for i in range(MAX_FRAMES)]
-        pictures.save_gif(shown, self.folder / "progress.gif")
+        pictures.save_gif(shown, path := self.folder / "progress.gif")
+        self._show(path)
         captions = [f"step {_step_of(frame)}" for frame in shown]
         pictures.save_html(shown, self.folder / "progress.html", captions=captions)

@@ -62,7 +62,8 @@ class FolderHook(Hook):
 
     def _show(self, path: Path) -> None:
         if notebook.is_here():
-            self._display = notebook.show(pictures.fitting(path), self._display)
+            picture = notebook.gif(path) if path.suffix == ".gif" else pictures.fitting(path)
+            self._display = notebook.show(picture, self._display)
 
 
 def prepared(folder: Path) -> None:

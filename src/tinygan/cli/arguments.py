@@ -112,7 +112,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="apply the nets by torch.compile")
     add("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
     add("--ngpu", type=int, default=1, help="processes, each with a GPU; 0 for one on the CPU [1]")
-    add("--seed", type=int, default=999, help="of every random number [999]")
+    add("--seed", type=int, default=999, help="seed of every random number [999]")
     add("--resume", type=Path, help="checkpoint to resume from [the newest good one in --out]")
     add(
         "--allow",
@@ -129,7 +129,7 @@ def _generator(command: argparse.ArgumentParser, out: str) -> None:
     command.add_argument("--out", type=Path, help=out)
     command.add_argument("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
     command.add_argument(
-        "--seed", type=int, default=0, help="of the first image, or of all that is random [0]"
+        "--seed", type=int, default=0, help="first seed, or that of random starts [0]"
     )
 
 

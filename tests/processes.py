@@ -157,3 +157,32 @@ def eventually(happened: Callable[[], object]) -> None:
     while not happened():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.002)
+
+
+def interrupted(begin, folder, number):
+    """Begin a command that trains into a folder, in four epochs, and interrupt it by a signal."""
+    log = folder / "log.txt"
+    child = begin()
+    eventually(lambda: log.exists() and "[1/4][0/4]" in log.read_text())
+    child.signal(number)
+    broken = child.wait()
+    assert broken.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert f"saved in {folder.name}/checkpoints; run the same command to go on" in broken.stderr
+
+
+def finished(begin, folder, whole):
+    """Begin the same command again; it must end with the very same files as a ``whole`` run."""
+    again = begin().wait()
+    assert again.returncode == 0, again.stderr
+    assert f"Resuming from {folder.name}/checkpoints/step_0000" in again.stdout
+    files, ours = (
+        {
+            path.relative_to(root): path.read_bytes()
+            for path in root.rglob("*")
+            if path.suffix in (".txt", ".jsonl", ".png", ".html")
+        }
+        for root in (whole, folder)
+    )
+    assert files.keys() == ours.keys()
+    assert [name for name in files if files[name] != ours[name]] == []

@@ -8,7 +8,7 @@ import runpy
 import shutil
 import signal
 import zlib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -148,16 +148,6 @@ def test_the_same_command_twice_writes_the_same(tmp_path):
 LONGER = (*SMALL, "--num-faces", 64, "--batch-size", 16, "--num-epochs", 4)
 
 
-def written(folder):
-    """Return what a run has written, as bytes by name, and the weights it ended with."""
-    files = {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.suffix in (".txt", ".jsonl", ".png", ".html")
-    }
-    return files, torch.load(folder / "generator.pt")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Start a run that is never interrupted; return a function that returns its folder."""
@@ -182,23 +172,11 @@ def test_the_same_command_finishes_an_interrupted_run(tmp_path, whole):
 
 def interrupt(number, tmp_path, whole):
     """Test a run that is interrupted by a signal."""
-    log = tmp_path / "parts" / "log.txt"
-    child = start(*LONGER, "--out", "parts", folder=tmp_path)
-    processes.eventually(lambda: log.exists() and "[1/4][0/4]" in log.read_text())
-    child.signal(number)
-    broken = child.wait()
-    assert broken.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    begin = partial(start, *LONGER, "--out", "parts", folder=tmp_path)
+    processes.interrupted(begin, tmp_path / "parts", number)
     assert not (tmp_path / "parts" / "generator.pt").exists()
-    if number != signal.SIGKILL:
-        assert "run the same command to go on" in broken.stderr
-    again = run(*LONGER, "--out", "parts", folder=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "Resuming from parts/checkpoints/step_0000" in again.stdout
-
-    (files, weights), (our_files, our_weights) = written(whole()), written(tmp_path / "parts")
-    assert files.keys() == our_files.keys()
-    assert [name for name in files if files[name] != our_files[name]] == []
-    assert_identical(weights, our_weights)
+    processes.finished(begin, tmp_path / "parts", whole())
+    assert_identical(*(torch.load(f / "generator.pt") for f in (whole(), tmp_path / "parts")))
 
 
 def test_what_cannot_go_on_is_named(tmp_path, whole):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tinygan import data, metrics, sampling, seeds
+from tinygan._run import batches as batches_of
 from tinygan._run import checks, notebook
 from tinygan.cli.loaded import generator_of
 from tinygan.nets import traits
@@ -71,7 +72,7 @@ def _real(root: str, size: tuple[int, int], channels: int) -> Any:
 def _first(loader: data.Loader, count: int) -> Iterator[torch.Tensor]:
     """Yield batches of real images, of so many in all."""
     for batch in loader:
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        images = batches_of.images(batch)
         yield images[:count]
         count -= len(images)
         if count <= 0:

@@ -18,27 +18,31 @@ def run(a: argparse.Namespace) -> None:
     name = f"generator{'_traced' * (form == 'torchscript')}{'_half' * a.half}{FORMATS[form]}"
     path = a.out or folder_of(a.run) / name
     apart = export(net, path, a.to, a.half)
-    size, classes = f"4, {net.latent_dim}", net.num_classes
+    height, width = net.image_size
+    names = ["z", "labels"] if net.num_classes else ["z"]
     print(f"{path}: {path.stat().st_size:,} bytes, within {apart:.1g} of PyTorch's images")
-    print(f"It takes z (N, {net.latent_dim})" + ", labels (N,)" * bool(classes), end="")
-    print(
-        f" and makes images {('N', net.channels, *net.image_size)}, in Python by".replace("'", "")
-    )
-    suffix = FORMATS.get(a.to, path.suffix)
-    if suffix == ".onnx":
-        print("import numpy, onnxruntime")
-        print(f"inputs = {{'z': numpy.random.randn({size}).astype('float32')}}")
-        if classes:
-            print(f"inputs['labels'] = numpy.arange(4) % {classes}")
-        print(f"images = onnxruntime.InferenceSession('{path}').run(None, inputs)[0]")
-        return
-    labels = f", torch.arange(4) % {classes}" if classes else ""
-    print("import torch" + ", tinygan" * (suffix == ".safetensors"))
-    if suffix == ".safetensors":
-        labels = labels.replace(", ", ", labels=")
-        call = f"tinygan.sampling.generate(tinygan.load_generator('{path}'), z{labels})"
-    elif suffix == ".pt":
-        call = f"torch.jit.load('{path}')(z{labels})"
-    else:
-        call = f"torch.export.load('{path}').module()(z{labels})"
-    print(f"z = torch.randn({size})\nimages = {call}")
+    takes = f"z (N, {net.latent_dim})" + ", labels (N,)" * (len(names) - 1)
+    print(f"It takes {takes} and makes images (N, {net.channels}, {height}, {width}), in Python by")
+    named = ", ".join(f"{name}={name}" for name in names)
+    imports, noise, call = {
+        ".onnx": (
+            "numpy, onnxruntime", f"numpy.random.randn(4, {net.latent_dim}).astype('float32')",
+            f"onnxruntime.InferenceSession('{path}').run(None, dict({named}))[0]",
+        ),
+        ".pt": (
+            "torch", f"torch.randn(4, {net.latent_dim})",
+            f"torch.jit.load('{path}')({', '.join(names)})",
+        ),
+        ".pt2": (
+            "torch", f"torch.randn(4, {net.latent_dim})",
+            f"torch.export.load('{path}').module()({', '.join(names)})",
+        ),
+        ".safetensors": (
+            "torch, tinygan", f"torch.randn(4, {net.latent_dim})",
+            f"tinygan.sampling.generate(tinygan.load_generator('{path}'), {named})",
+        ),
+    }[FORMATS.get(a.to, path.suffix)]  # fmt: skip
+    print(f"import {imports}\nz = {noise}")
+    if net.num_classes:
+        print(f"labels = {imports.partition(',')[0]}.arange(4) % {net.num_classes}")
+    print(f"images = {call}")

@@ -71,8 +71,7 @@ def _real(root: str, size: tuple[int, int], channels: int) -> Any:
 
 def _first(loader: data.Loader, count: int) -> Iterator[torch.Tensor]:
     """Yield batches of real images, of so many in all."""
-    for batch in loader:
-        images = batches_of.images(batch)
+    for images in map(batches_of.images, loader):
         yield images[:count]
         count -= len(images)
         if count <= 0:

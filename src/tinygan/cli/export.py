@@ -23,26 +23,22 @@ def run(a: argparse.Namespace) -> None:
     print(f"{path}: {path.stat().st_size:,} bytes, within {apart:.1g} of PyTorch's images")
     takes = f"z (N, {net.latent_dim})" + ", labels (N,)" * (len(names) - 1)
     print(f"It takes {takes} and makes images (N, {net.channels}, {height}, {width}), in Python by")
-    named = ", ".join(f"{name}={name}" for name in names)
-    imports, noise, call = {
+    order, named = ", ".join(names), ", ".join(f"{name}={name}" for name in names)
+    imports, call = {
         ".onnx": (
-            "numpy, onnxruntime", f"numpy.random.randn(4, {net.latent_dim}).astype('float32')",
+            "numpy, onnxruntime",
             f"onnxruntime.InferenceSession('{path}').run(None, dict({named}))[0]",
         ),
-        ".pt": (
-            "torch", f"torch.randn(4, {net.latent_dim})",
-            f"torch.jit.load('{path}')({', '.join(names)})",
-        ),
-        ".pt2": (
-            "torch", f"torch.randn(4, {net.latent_dim})",
-            f"torch.export.load('{path}').module()({', '.join(names)})",
-        ),
+        ".pt": ("torch", f"torch.jit.load('{path}')({order})"),
+        ".pt2": ("torch", f"torch.export.load('{path}').module()({order})"),
         ".safetensors": (
-            "torch, tinygan", f"torch.randn(4, {net.latent_dim})",
+            "torch, tinygan",
             f"tinygan.sampling.generate(tinygan.load_generator('{path}'), {named})",
         ),
-    }[FORMATS.get(a.to, path.suffix)]  # fmt: skip
-    print(f"import {imports}\nz = {noise}")
+    }[FORMATS.get(a.to, path.suffix)]
+    library, size = imports.partition(",")[0], f"4, {net.latent_dim}"
+    noise = {"numpy": f"numpy.random.randn({size}).astype('float32')"}
+    print(f"import {imports}\nz = {noise.get(library, f'torch.randn({size})')}")
     if net.num_classes:
-        print(f"labels = {imports.partition(',')[0]}.arange(4) % {net.num_classes}")
+        print(f"labels = {library}.arange(4) % {net.num_classes}")
     print(f"images = {call}")

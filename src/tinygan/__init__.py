@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tinygan.hook import Hook
     from tinygan.inversion import invert
     from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator, join_images
+    from tinygan.nets.r3gan import R3GANDiscriminator, R3GANGenerator
     from tinygan.nets.weights import spectral_norm, weights_init
     from tinygan.player import Player, Players
     from tinygan.report import Report
@@ -45,18 +46,19 @@ if TYPE_CHECKING:
 _HOMES = {
     "Batch": "batch", "DCGANDiscriminator": "nets.dcgan", "DCGANGenerator": "nets.dcgan",
     "Execution": "_execution.execution", "GANTrainer": "gan_trainer", "Hook": "hook",
-    "Player": "player", "Players": "player", "Report": "report", "Trainer": "trainer",
-    "export": "exporting", "invert": "inversion", "join_images": "nets.dcgan",
+    "Player": "player", "Players": "player", "R3GANDiscriminator": "nets.r3gan",
+    "R3GANGenerator": "nets.r3gan", "Report": "report", "Trainer": "trainer", "export": "exporting",
+    "invert": "inversion", "join_images": "nets.dcgan",
     "load_generator": "generators", "save_explorer": "explorer", "save_generator": "generators",
     "spectral_norm": "nets.weights", "weights_init": "nets.weights",
 }  # fmt: skip
 
 __all__ = [
     "Batch", "DCGANDiscriminator", "DCGANGenerator", "Execution", "GANTrainer", "Hook", "Player",
-    "Players", "Report", "Trainer", "algorithms", "augmentations", "data", "distributed", "export",
-    "hooks", "invert", "join_images", "latents", "load_generator", "losses", "metrics", "penalties",
-    "pictures", "recipes", "sampling", "save_explorer", "save_generator", "schedules", "seeds",
-    "spectral_norm", "weights_init",
+    "Players", "R3GANDiscriminator", "R3GANGenerator", "Report", "Trainer", "algorithms",
+    "augmentations", "data", "distributed", "export", "hooks", "invert", "join_images", "latents",
+    "load_generator", "losses", "metrics", "penalties", "pictures", "recipes", "sampling",
+    "save_explorer", "save_generator", "schedules", "seeds", "spectral_norm", "weights_init",
 ]  # fmt: skip
 
 

@@ -17,11 +17,14 @@ from tinygan import sampling
 from tinygan._run import checkpoint, checks
 from tinygan.nets import traits
 from tinygan.nets.dcgan import DCGANGenerator
+from tinygan.nets.r3gan import R3GANGenerator
 from tinygan.nets.saved import CONFIG, WEIGHTS, checksum, facts_in, layer_of, save_generator
 
 __all__ = ["load_generator", "save_generator"]
 
-CLASSES = {"tinygan.DCGANGenerator": DCGANGenerator}
+CLASSES: dict[str, type[nn.Module]] = {
+    "tinygan.DCGANGenerator": DCGANGenerator, "tinygan.R3GANGenerator": R3GANGenerator,
+}  # fmt: skip
 """What can be made from a configuration: nothing else is looked up or imported."""
 
 PRIORS = {"normal": sampling.normal, "uniform": sampling.uniform}

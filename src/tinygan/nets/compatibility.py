@@ -12,6 +12,7 @@ from torch import nn
 
 from tinygan._run import checks
 from tinygan.nets.dcgan import DCGANDiscriminator, DCGANGenerator
+from tinygan.nets.r3gan import R3GANDiscriminator, R3GANGenerator
 
 # What leaves numbers in [0, 1] there, by the names of autograd's nodes.
 STAYING = re.compile("View|Reshape|Unsafe|Squeeze|Unsqueeze|Select|Slice|ToCopy|Clone|Mean|Clamp")
@@ -26,7 +27,9 @@ def check_nets(generator: nn.Module, discriminator: nn.Module) -> None:
             "the generator its latent_dim."
         )
     # In other classes these names may mean something else: such nets are tried on the first batch.
-    ours = isinstance(generator, DCGANGenerator) and isinstance(discriminator, DCGANDiscriminator)
+    ours = isinstance(generator, DCGANGenerator | R3GANGenerator) and isinstance(
+        discriminator, DCGANDiscriminator | R3GANDiscriminator
+    )
     for name in ("image_size", "channels", "num_classes") if ours else ():
         made, judged = (getattr(net, name) for net in (generator, discriminator))
         if name == "image_size":  # an int is a square
@@ -92,7 +95,8 @@ def check_generator(
         low, high = 0 * low, 0 * high
     if told := checks.image_range(low, high):
         warnings.warn(told, stacklevel=2)
-    if new and real.dim() == 4:
+    # R3GAN's nets have no bound while they train, as in the paper: they cut what they sample.
+    if new and real.dim() == 4 and not isinstance(generator.module, R3GANGenerator):
         low, high = float(fake.min()), float(fake.max())
         above = last.startswith(("Sigmoid", "Relu", "Hardsigmoid", "Softplus"))
         if above or low < -1.001 or high > 1.001:

@@ -87,18 +87,9 @@ class DCGANGenerator(Generator):
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) or shares (N, K), to (N, C, H, W)."""
-        if z.dim() < 2 or z[0].numel() != self.latent_dim:
-            raise ValueError(
-                f"z must be (N, {self.latent_dim}), got {tuple(z.shape)}; draw it with "
-                f"torch.randn(N, {self.latent_dim})."
-            )
-        z = z.flatten(1)  # view(len(z), -1) would fix an exported net's batch size
-        _check_labels(labels, self.num_classes)
-        if labels is not None and self.num_classes is not None:
-            # type_as is for traced nets: there, device= is for ever that of the tracing.
-            known = torch.arange(self.num_classes, device=z.device).type_as(labels)
-            shares = labels if labels.dim() == 2 else labels[:, None] == known
-            z = torch.cat([z, shares.to(z.dtype)], dim=1)
+        z, shares = checked_noise(self, z, labels)
+        if shares is not None:
+            z = torch.cat([z, shares], dim=1)
         images: torch.Tensor = self.main(z[:, :, None, None])
         return images
 
@@ -160,12 +151,7 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map images (N, C, H, W), and labels (N,) of int64, to logits (N,) or (N / m,)."""
-        if images.shape[1:] != (self.channels, *self.image_size):
-            raise ValueError(
-                f"images must be (N, {self.channels}, {self.image_size[0]}, {self.image_size[1]}), "
-                f"got {tuple(images.shape)}; build the net for their size and channels."
-            )
-        _check_labels(labels, self.num_classes)
+        check_images(self, images, labels)
         if self.join > 1:
             images = join_images(images, self.join)
         *body, last = self.main
@@ -233,6 +219,35 @@ def _hidden(
                 "of it."
             ) from error
     return layers
+
+
+def checked_noise(
+    net: Any, z: torch.Tensor, labels: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return a generator's noise as (N, Z), and its labels, if any, as shares (N, K)."""
+    if z.dim() < 2 or z[0].numel() != net.latent_dim:
+        raise ValueError(
+            f"z must be (N, {net.latent_dim}), got {tuple(z.shape)}; draw it with "
+            f"torch.randn(N, {net.latent_dim})."
+        )
+    z = z.flatten(1)  # view(len(z), -1) would fix an exported net's batch size
+    _check_labels(labels, net.num_classes)
+    if labels is None:
+        return z, None
+    # type_as is for traced nets: there, device= is for ever that of the tracing.
+    known = torch.arange(net.num_classes, device=z.device).type_as(labels)
+    shares = labels if labels.dim() == 2 else labels[:, None] == known
+    return z, shares.to(z.dtype)
+
+
+def check_images(net: Any, images: torch.Tensor, labels: torch.Tensor | None) -> None:
+    """Raise ValueError for images or labels that a discriminator was not built for."""
+    if images.shape[1:] != (net.channels, *net.image_size):
+        raise ValueError(
+            f"images must be (N, {net.channels}, {net.image_size[0]}, {net.image_size[1]}), "
+            f"got {tuple(images.shape)}; build the net for their size and channels."
+        )
+    _check_labels(labels, net.num_classes)
 
 
 def _check_labels(labels: torch.Tensor | None, num_classes: int | None) -> None:

@@ -1,0 +1,232 @@
+"""The R3GAN nets of Huang et al. (2024, https://arxiv.org/abs/2501.05441): ResNets without norms.
+
+Each stage has residual blocks at one size, between which maps double or halve by a fixed low-pass
+filter. D is G backwards. Nothing is normalised: weights start such that the variance of the maps is
+about 1 at each depth, and each block at 0 ("fix-up"). So these nets draw their own first weights
+(from PyTorch's global generator), and must not be given to ``weights_init``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tinygan._run import checks
+from tinygan.nets.convolution import convolved
+from tinygan.nets.dcgan import Size, check_images, checked_noise
+from tinygan.nets.saved import Generator
+
+SLOPE = 0.2  # of the leaky ReLU below 0
+EMBEDDED = 64  # numbers that stand for a class beside z
+
+
+class R3GANGenerator(Generator):
+    """Turn noise into images: a learned map whose channels z scales, then a ResNet.
+
+    While it trains, images are not bounded, and D sees them so. In evaluation mode they are cut to
+    [-1, 1].
+
+    Args:
+        image_size: height and width in pixels, or one int for a square. Halved once for each width
+            but the first, it must come to whole pixels, 2 to 16 on the shorter side.
+        channels: of the image; 3 for colour, 1 for grey.
+        latent_dim: Z, the length of the noise vector.
+        widths: channels of each stage, from the smallest maps to the image. One int is the width of
+            maps of up to 32 pixels, beyond which it halves with each stage, as in the paper; the
+            smallest maps then have 4 to 7 pixels on the shorter side, where the size divides so.
+        blocks: residual blocks in each stage.
+        group_width: channels in each group of the blocks' 3x3 convolution; where they do not divide
+            them, the next larger number that does. 32 for the paper's ImageNet.
+        num_classes: K. If given, ``forward`` also takes labels.
+
+    Examples:
+        >>> R3GANGenerator(32, widths=(32, 32, 32, 16))(torch.randn(2, 64)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        image_size: int | Size = 64,
+        channels: int = 3,
+        latent_dim: int = 64,
+        *,
+        widths: int | Sequence[int] = 768,
+        blocks: int = 2,
+        group_width: int = 16,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.widths, smallest = _stages(image_size, widths)
+        self.channels = checks.count("channels", channels)
+        self.latent_dim = checks.count("latent_dim", latent_dim)
+        self.blocks = checks.count("blocks", blocks)
+        self.group_width = checks.count("group_width", group_width)
+        self.num_classes = num_classes
+        inputs = self.latent_dim
+        if num_classes is not None:
+            self.num_classes = checks.count("num_classes", num_classes)
+            self.embedding = _drawn(nn.Linear(self.num_classes, EMBEDDED, bias=False))
+            inputs += EMBEDDED
+        self.scale = _drawn(nn.Linear(inputs, self.widths[0], bias=False))
+        self.basis = nn.Parameter(torch.randn(self.widths[0], *smallest))
+        layers: list[nn.Module] = []
+        for before, width in zip((self.widths[0], *self.widths), self.widths):
+            if layers:
+                layers += [_Conv(before, width)] * (before != width) + [_Resample(up=True)]
+            layers += [_Block(width, group_width, blocks * len(self.widths)) for _ in range(blocks)]
+        self.main = nn.Sequential(*layers, _Conv(self.widths[-1], channels))
+
+    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) or shares (N, K), to (N, C, H, W)."""
+        z, shares = checked_noise(self, z, labels)
+        if shares is not None:
+            z = torch.cat([z, self.embedding(shares)], dim=1)
+        images: torch.Tensor = self.main(self.basis * self.scale(z)[:, :, None, None])
+        return images if self.training else images.clamp(-1, 1)
+
+
+class R3GANDiscriminator(nn.Module):
+    """Turn images into logits by a ResNet; a high logit means "real".
+
+    Args:
+        num_classes: K. If given, ``forward`` also takes labels, and judges them by a projection
+            (Miyato and Koyama 2018, equation 3).
+        image_size: this and all others as in ``R3GANGenerator``: widths, too, begin with the
+            smallest maps.
+
+    Examples:
+        >>> R3GANDiscriminator(32, widths=(32, 32, 32, 16))(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        image_size: int | Size = 64,
+        channels: int = 3,
+        *,
+        widths: int | Sequence[int] = 768,
+        blocks: int = 2,
+        group_width: int = 16,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.widths, smallest = _stages(image_size, widths)
+        self.channels = checks.count("channels", channels)
+        self.blocks = checks.count("blocks", blocks)
+        self.group_width = checks.count("group_width", group_width)
+        self.num_classes = num_classes
+        layers: list[nn.Module] = [_Conv(channels, self.widths[-1])]
+        inwards = self.widths[::-1]
+        for width, after in zip(inwards, (*inwards[1:], None)):
+            layers += [_Block(width, group_width, blocks * len(self.widths)) for _ in range(blocks)]
+            if after is not None:
+                layers += [_Resample(up=False)] + [_Conv(width, after)] * (width != after)
+        top = self.widths[0]
+        self.main = nn.Sequential(*layers, _Conv(top, top, smallest, 0, top), nn.Flatten())
+        if num_classes is not None:
+            self.num_classes = checks.count("num_classes", num_classes)
+            self.embedding = nn.Embedding(self.num_classes, top)
+            # The linear layer of one-hot labels that the paper has, with a gain of 1 / sqrt(C).
+            nn.init.normal_(self.embedding.weight, 0, (top * self.num_classes) ** -0.5)
+        self.last = _drawn(nn.Linear(top, 1 if num_classes is None else top, bias=False))
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Map images (N, C, H, W), and labels (N,) of int64, to logits (N,)."""
+        check_images(self, images, labels)
+        features: torch.Tensor = self.last(self.main(images))
+        if labels is not None:
+            features = features * self.embedding(labels)
+        logits: torch.Tensor = features.sum(1)
+        return logits
+
+
+class _Block(nn.Module):
+    """An inverted bottleneck: to twice the width, 3x3 in groups, and back, added to its input."""
+
+    def __init__(self, width: int, group_width: int, depth: int) -> None:
+        super().__init__()
+        inner = 2 * width
+        groups = (n for n in range(inner // group_width, 0, -1) if inner % n == 0)
+        # So that all blocks together change the output by as much as one (Zhang et al. 2019).
+        gain = math.sqrt(2 / (1 + SLOPE**2)) * depth**-0.25
+        self.widen = _Conv(width, inner, gain=gain, bias=True)
+        self.mix = _Conv(inner, inner, 3, 1, next(groups, 1), gain=gain, bias=True)
+        self.narrow = _Conv(inner, width, gain=0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.leaky_relu(self.widen(x), SLOPE, inplace=True)
+        h = F.leaky_relu(self.mix(h), SLOPE, inplace=True)
+        return torch.add(x, self.narrow(h))
+
+
+class _Conv(nn.Conv2d):
+    """A convolution of stride 1, with first weights from N(0, gain^2 / fan-in)."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | Size = 1,
+        padding: int = 0,
+        groups: int = 1,
+        *,
+        gain: float = 1.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, padding=padding, groups=groups, bias=bias)
+        _drawn(self, gain)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        how = (1, 1), self.padding, (1, 1), False, (0, 0), self.groups
+        return convolved(x, self.weight, self.bias, how)
+
+
+class _Resample(nn.Module):
+    """Double or halve both sides bilinearly: the filter [1, 3, 3, 1], with zeros beyond borders."""
+
+    def __init__(self, *, up: bool) -> None:
+        super().__init__()
+        self.up = up
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Computed on the device: no weight, and no copy, which a CUDA graph could not record.
+        most, channels = 1.0 if self.up else 0.5, x.shape[1]
+        places = torch.arange(-0.75 * most, most, most / 2, dtype=x.dtype, device=x.device)
+        taps = most - places.type_as(x).abs()  # type_as is for traced nets, as for labels
+        kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4)
+        return convolved(x, kernel, None, ((2, 2), (1, 1), (1, 1), self.up, (0, 0), channels))
+
+
+@torch.no_grad()
+def _drawn(layer: Any, gain: float = 1.0) -> Any:
+    """Return a layer with weights from N(0, gain^2 / fan-in), and a bias of 0."""
+    nn.init.normal_(layer.weight, 0, gain / math.sqrt(layer.weight[0].numel()))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _stages(image_size: int | Size, widths: Any) -> tuple[Size, tuple[int, ...], Size]:
+    """Return the size and the widths of all stages, and the size of the smallest maps."""
+    height, width = size = checks.size("image_size", image_size)
+    shorter = min(size)
+    if isinstance(widths, Sequence) and not isinstance(widths, str) and len(widths):
+        found = tuple(checks.count("widths", each) for each in widths)
+    else:
+        widest, sides = checks.count("widths", widths), [shorter]
+        while sides[0] >= 8 and math.gcd(*size) % 2 ** len(sides) == 0:
+            sides.insert(0, sides[0] // 2)
+        found = tuple(max(1, widest >> ((side - 1) // 32).bit_length()) for side in sides)
+    factor = 2 ** (len(found) - 1)
+    if height % factor or width % factor or not 2 <= shorter // factor <= 16:
+        raise ValueError(
+            f"image_size must be whole, and 2 to 16 pixels on the shorter side, when divided by "
+            f"{factor} for {len(found)} widths, got {height}x{width}; use another size or another "
+            "number of widths, or the DCGAN nets, which take any size."
+        )
+    return size, found, (height // factor, width // factor)

@@ -21,7 +21,8 @@ def convolved(
         given = [None if tensor is None else tensor.to(dtype) for tensor in given]
     # Without gradients, so that a traced net has PyTorch's own operation.
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    made: torch.Tensor = (_Convolution.apply if wanted else _of_torch)(*given, how)
+    apply: Any = _Convolution.apply if wanted else _of_torch
+    made: torch.Tensor = apply(*given, how)
     return made
 
 

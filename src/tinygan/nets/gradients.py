@@ -31,8 +31,9 @@ def convolved(
 ) -> torch.Tensor:
     """Return a convolution with padding 1 of x, (N, H, W, C), whose sides divide by the stride."""
     given: list[Any] = [x.permute(0, 3, 1, 2), weight, bias]
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
         given = [None if tensor is None else tensor.to(dtype) for tensor in given]
     made = _convolution(*given, stride, groups, transposed)
     return made.permute(0, 2, 3, 1)

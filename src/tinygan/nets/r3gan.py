@@ -1,9 +1,10 @@
 """The R3GAN nets of Huang et al. (2024, https://arxiv.org/abs/2501.05441): ResNets without norms.
 
-Each stage has residual blocks at one size, between which maps double or halve by a fixed low-pass
-filter. D is G backwards. Nothing is normalised: weights start such that the variance of the maps is
-about 1 at each depth, and each block at 0 ("fix-up"). So these nets draw their own first weights
-(from PyTorch's global generator), and must not be given to ``weights_init``.
+With the defaults they are the paper's for FFHQ at 64x64, of 22 million weights each. Each stage has
+residual blocks at one size; between stages maps double or halve by a fixed filter, and D is G
+backwards. Nothing is normalised. Instead first weights keep the variance of what a layer is given,
+and each block begins as the identity (fix-up, Zhang et al. 2019). The constructors draw them, from
+PyTorch's global generator: do not apply ``weights_init``, which would undo it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ EMBEDDED = 64  # numbers that stand for a class beside z
 
 
 class R3GANGenerator(Generator):
-    """Turn noise into images: a learned map whose channels z scales, then a ResNet.
+    """Turn noise into images: z scales the channels of a small learned map, a ResNet enlarges it.
 
-    While it trains, images are not bounded, and D sees them so. In evaluation mode they are cut to
-    [-1, 1].
+    As in the paper no tanh bounds the images, and D sees them so. In evaluation mode, as samples,
+    they are cut to [-1, 1].
 
     Args:
         image_size: height and width in pixels, or one int for a square. Halved once for each width
@@ -35,12 +36,13 @@ class R3GANGenerator(Generator):
         channels: of the image; 3 for colour, 1 for grey.
         latent_dim: Z, the length of the noise vector.
         widths: channels of each stage, from the smallest maps to the image. One int is the width of
-            maps of up to 32 pixels, beyond which it halves with each stage, as in the paper; the
-            smallest maps then have 4 to 7 pixels on the shorter side, where the size divides so.
+            maps of up to 32 pixels, from where on it halves with each stage, as in the paper; the
+            smallest maps then have 4 to 7 pixels on the shorter side, if the size can be halved so.
         blocks: residual blocks in each stage.
         group_width: channels in each group of the blocks' 3x3 convolution; where they do not divide
             them, the next larger number that does. 32 for the paper's ImageNet.
-        num_classes: K. If given, ``forward`` also takes labels.
+        num_classes: K. If given, ``forward`` also takes labels; 64 learned numbers for each class
+            are appended to z.
 
     Examples:
         >>> R3GANGenerator(32, widths=(32, 32, 32, 16))(torch.randn(2, 64)).shape
@@ -154,7 +156,7 @@ class _Block(nn.Module):
         super().__init__()
         inner = 2 * width
         groups = (n for n in range(inner // group_width, 0, -1) if inner % n == 0)
-        # So that all blocks together change the output by as much as one (Zhang et al. 2019).
+        # Fix-up: a step then changes a deep net's output by no more than a shallow one's.
         gain = math.sqrt(2 / (1 + SLOPE**2)) * depth**-0.25
         self.widen = _drawn(nn.Linear(width, inner), gain)
         self.mix = _drawn(_Conv3x3(inner, inner, 3, padding=1, groups=next(groups, 1)), gain)

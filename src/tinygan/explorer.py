@@ -15,6 +15,7 @@ from torch import nn
 from tinygan import pictures, sampling
 from tinygan._run import checks, disk
 from tinygan.latents import by_seed, slerp
+from tinygan.nets.r3gan import R3GANGenerator
 
 SIDE = 17  # images along each side of a map; of images over 64 pixels 9, so that files stay small
 POSITIONS, REACH = 9, 4  # of sliders, which go from -4 to 4; drawn z differ by about 1 each way
@@ -72,10 +73,12 @@ def directions(generator: nn.Module) -> tuple[torch.Tensor, bool]:
     """
     length, classes = by_seed(generator, [0]).shape[1], getattr(generator, "num_classes", None) or 0
     found, known = torch.linalg.qr(by_seed(generator, range(length)))[0], False
-    for part in generator.modules():
+    # R3GAN's takes more after z, and has layers of as many inputs that do not take it.
+    is_r3gan = isinstance(generator, R3GANGenerator)
+    for part in [generator.scale] if is_r3gan else generator.modules():
         if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             axis = 0 if isinstance(part, nn.ConvTranspose2d) else 1
-            if part.weight.shape[axis] in (length, length + classes):
+            if is_r3gan or part.weight.shape[axis] in (length, length + classes):
                 weights = part.weight.detach().float().cpu().movedim(axis, -1).flatten(0, -2)
                 found, known = torch.linalg.svd(weights[:, :length], full_matrices=False)[2], True
                 break

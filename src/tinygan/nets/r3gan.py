@@ -1,9 +1,10 @@
 """The R3GAN nets of Huang et al. (2024, https://arxiv.org/abs/2501.05441): ResNets without norms.
 
-Each stage has residual blocks at one size, between which maps double or halve by a fixed low-pass
-filter. D is G backwards. Nothing is normalised: weights start such that the variance of the maps is
-about 1 at each depth, and each block at 0 ("fix-up"). So these nets draw their own first weights
-(from PyTorch's global generator), and must not be given to ``weights_init``.
+With the defaults they are the paper's for FFHQ at 64x64, of 22 million weights each. Each stage has
+residual blocks at one size; between stages maps double or halve by a fixed filter, and D is G
+backwards. Nothing is normalised. Instead first weights keep the variance of what a layer is given,
+and each block begins as the identity (fix-up, Zhang et al. 2019). The constructors draw them, from
+PyTorch's global generator: do not apply ``weights_init``, which would undo it.
 """
 
 from __future__ import annotations
@@ -14,22 +15,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from tinygan._run import checks
-from tinygan.nets.convolution import convolved
 from tinygan.nets.dcgan import Size, check_images, checked_noise
+from tinygan.nets.gradients import SLOPE, convolved, leaky_relu
 from tinygan.nets.saved import Generator
 
-SLOPE = 0.2  # of the leaky ReLU below 0
 EMBEDDED = 64  # numbers that stand for a class beside z
 
 
 class R3GANGenerator(Generator):
-    """Turn noise into images: a learned map whose channels z scales, then a ResNet.
+    """Turn noise into images: z scales the channels of a small learned map, a ResNet enlarges it.
 
-    While it trains, images are not bounded, and D sees them so. In evaluation mode they are cut to
-    [-1, 1].
+    As in the paper no tanh bounds the images, and D sees them so. In evaluation mode, as samples,
+    they are cut to [-1, 1].
 
     Args:
         image_size: height and width in pixels, or one int for a square. Halved once for each width
@@ -37,12 +36,13 @@ class R3GANGenerator(Generator):
         channels: of the image; 3 for colour, 1 for grey.
         latent_dim: Z, the length of the noise vector.
         widths: channels of each stage, from the smallest maps to the image. One int is the width of
-            maps of up to 32 pixels, beyond which it halves with each stage, as in the paper; the
-            smallest maps then have 4 to 7 pixels on the shorter side, where the size divides so.
+            maps of up to 32 pixels, from where on it halves with each stage, as in the paper; the
+            smallest maps then have 4 to 7 pixels on the shorter side, if the size can be halved so.
         blocks: residual blocks in each stage.
         group_width: channels in each group of the blocks' 3x3 convolution; where they do not divide
             them, the next larger number that does. 32 for the paper's ImageNet.
-        num_classes: K. If given, ``forward`` also takes labels.
+        num_classes: K. If given, ``forward`` also takes labels; 64 learned numbers for each class
+            are appended to z.
 
     Examples:
         >>> R3GANGenerator(32, widths=(32, 32, 32, 16))(torch.randn(2, 64)).shape
@@ -70,23 +70,24 @@ class R3GANGenerator(Generator):
         inputs = self.latent_dim
         if num_classes is not None:
             self.num_classes = checks.count("num_classes", num_classes)
-            self.embedding = _drawn(nn.Linear(self.num_classes, EMBEDDED, bias=False))
+            self.embedding = _linear(self.num_classes, EMBEDDED)
             inputs += EMBEDDED
-        self.scale = _drawn(nn.Linear(inputs, self.widths[0], bias=False))
-        self.basis = nn.Parameter(torch.randn(self.widths[0], *smallest))
+        self.scale = _linear(inputs, self.widths[0])
+        self.basis = nn.Parameter(torch.randn(*smallest, self.widths[0]))
         layers: list[nn.Module] = []
         for before, width in zip((self.widths[0], *self.widths), self.widths):
             if layers:
-                layers += [_Conv(before, width)] * (before != width) + [_Resample(up=True)]
+                layers += [_linear(before, width)] * (before != width) + [_Resample(up=True)]
             layers += [_Block(width, group_width, blocks * len(self.widths)) for _ in range(blocks)]
-        self.main = nn.Sequential(*layers, _Conv(self.widths[-1], channels))
+        self.main = nn.Sequential(*layers, _linear(self.widths[-1], channels))
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map noise (N, Z) or (N, Z, 1, 1), and labels (N,) or shares (N, K), to (N, C, H, W)."""
         z, shares = checked_noise(self, z, labels)
         if shares is not None:
             z = torch.cat([z, self.embedding(shares)], dim=1)
-        images: torch.Tensor = self.main(self.basis * self.scale(z)[:, :, None, None])
+        images: torch.Tensor = self.main(self.basis * self.scale(z)[:, None, None, :])
+        images = images.permute(0, 3, 1, 2)
         return images if self.training else images.clamp(-1, 1)
 
 
@@ -120,25 +121,28 @@ class R3GANDiscriminator(nn.Module):
         self.blocks = checks.count("blocks", blocks)
         self.group_width = checks.count("group_width", group_width)
         self.num_classes = num_classes
-        layers: list[nn.Module] = [_Conv(channels, self.widths[-1])]
+        layers: list[nn.Module] = [_linear(channels, self.widths[-1])]
         inwards = self.widths[::-1]
         for width, after in zip(inwards, (*inwards[1:], None)):
             layers += [_Block(width, group_width, blocks * len(self.widths)) for _ in range(blocks)]
             if after is not None:
-                layers += [_Resample(up=False)] + [_Conv(width, after)] * (width != after)
+                layers += [_Resample(up=False)] + [_linear(width, after)] * (width != after)
         top = self.widths[0]
-        self.main = nn.Sequential(*layers, _Conv(top, top, smallest, 0, top), nn.Flatten())
+        self.main = nn.Sequential(*layers)
+        area = smallest[0] * smallest[1]
+        self.basis = nn.Parameter(torch.randn(*smallest, top) / math.sqrt(area))
         if num_classes is not None:
             self.num_classes = checks.count("num_classes", num_classes)
             self.embedding = nn.Embedding(self.num_classes, top)
             # The linear layer of one-hot labels that the paper has, with a gain of 1 / sqrt(C).
             nn.init.normal_(self.embedding.weight, 0, (top * self.num_classes) ** -0.5)
-        self.last = _drawn(nn.Linear(top, 1 if num_classes is None else top, bias=False))
+        self.last = _linear(top, 1 if num_classes is None else top)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map images (N, C, H, W), and labels (N,) of int64, to logits (N,)."""
         check_images(self, images, labels)
-        features: torch.Tensor = self.last(self.main(images))
+        maps = self.main(images.permute(0, 2, 3, 1))
+        features: torch.Tensor = self.last((maps * self.basis).sum((1, 2)))
         if labels is not None:
             features = features * self.embedding(labels)
         logits: torch.Tensor = features.sum(1)
@@ -152,38 +156,20 @@ class _Block(nn.Module):
         super().__init__()
         inner = 2 * width
         groups = (n for n in range(inner // group_width, 0, -1) if inner % n == 0)
-        # So that all blocks together change the output by as much as one (Zhang et al. 2019).
+        # Fix-up: a step then changes a deep net's output by no more than a shallow one's.
         gain = math.sqrt(2 / (1 + SLOPE**2)) * depth**-0.25
-        self.widen = _Conv(width, inner, gain=gain, bias=True)
-        self.mix = _Conv(inner, inner, 3, 1, next(groups, 1), gain=gain, bias=True)
-        self.narrow = _Conv(inner, width, gain=0)
+        self.widen = _drawn(nn.Linear(width, inner), gain)
+        self.mix = _drawn(_Conv3x3(inner, inner, 3, padding=1, groups=next(groups, 1)), gain)
+        self.narrow = _linear(inner, width, gain=0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = F.leaky_relu(self.widen(x), SLOPE, inplace=True)
-        h = F.leaky_relu(self.mix(h), SLOPE, inplace=True)
+        h = leaky_relu(self.mix(leaky_relu(self.widen(x))))
         return torch.add(x, self.narrow(h))
 
 
-class _Conv(nn.Conv2d):
-    """A convolution of stride 1, with first weights from N(0, gain^2 / fan-in)."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int | Size = 1,
-        padding: int = 0,
-        groups: int = 1,
-        *,
-        gain: float = 1.0,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(inputs, outputs, kernel, padding=padding, groups=groups, bias=bias)
-        _drawn(self, gain)
-
+class _Conv3x3(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        how = (1, 1), self.padding, (1, 1), False, (0, 0), self.groups
-        return convolved(x, self.weight, self.bias, how)
+        return convolved(x, self.weight, self.bias, groups=self.groups)
 
 
 class _Resample(nn.Module):
@@ -195,14 +181,19 @@ class _Resample(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Computed on the device: no weight, and no copy, which a CUDA graph could not record.
-        most, channels = 1.0 if self.up else 0.5, x.shape[1]
+        most, channels = 1.0 if self.up else 0.5, x.shape[3]
         places = torch.arange(-0.75 * most, most, most / 2, dtype=x.dtype, device=x.device)
         taps = most - places.type_as(x).abs()  # type_as is for traced nets, as for labels
         kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4)
-        return convolved(x, kernel, None, ((2, 2), (1, 1), (1, 1), self.up, (0, 0), channels))
+        return convolved(x, kernel, stride=2, groups=channels, transposed=self.up)
 
 
-@torch.no_grad()
+def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
+    """Return a linear layer without a bias, with weights from N(0, gain^2 / inputs)."""
+    layer: nn.Linear = _drawn(nn.Linear(inputs, outputs, bias=False), gain)
+    return layer
+
+
 def _drawn(layer: Any, gain: float = 1.0) -> Any:
     """Return a layer with weights from N(0, gain^2 / fan-in), and a bias of 0."""
     nn.init.normal_(layer.weight, 0, gain / math.sqrt(layer.weight[0].numel()))

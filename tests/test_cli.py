@@ -188,7 +188,8 @@ def test_evaluate_compares_with_real_images(run, capsys):
     assert made[0] > 3 * real[0]
     assert made[1] > real[1]
     assert made[3] < 0.2 < real[3]
-    assert "FID of 200 images means nothing" in said
+    assert re.search(" FD-random +KD-random +precision +recall\n", said)
+    assert "FD-random of 200 images means nothing" in said
     assert "not the published FID" in said
 
 

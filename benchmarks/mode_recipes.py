@@ -2,7 +2,9 @@
 
 On Stacked MNIST D has no batch norm where it is penalised or bounded. ``r3gan-sharp`` goes for
 narrow modes: its penalties fall, and on points it has sharper nets, with which those without
-the pairing loss diverge.
+the pairing loss diverge. ``r3gan-every1`` and the like apply penalties more often than ``r3gan``,
+or less; ``r3gan-finite`` in every step, by finite differences as far as a mode of the points is
+wide, and ``r3gan-finite-small`` by a tenth of that.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ def _r3gan(nets: Nets, gamma: float | Schedule, half_life: float | None) -> Reci
     return recipes.relativistic(nets, gamma=gamma, every=EVERY, ema_half_life=half_life)
 
 
+def _often(every: int, step: float | None = None) -> Make:
+    def make(nets: Nets, gamma: float, images: int) -> Recipe:
+        terms = [kind(gamma, every=every, step=step) for kind in (penalties.r1, penalties.r2)]
+        return replace(_r3gan(nets, gamma, None), penalties=terms)
+
+    return make
+
+
 def _sharp(nets: Nets, gamma: float, images: int) -> Recipe:
     falling = schedules.exponential(gamma, gamma / FALL, until=images)
     return _r3gan(partial(nets, sharp=True), falling, 10_000)
@@ -50,4 +60,9 @@ RECIPES: dict[str, Make] = {
     "r3gan": lambda nets, gamma, images: _r3gan(nets, gamma, None),
     "r3gan-ema": lambda nets, gamma, images: _r3gan(nets, gamma, 10_000),
     "r3gan-sharp": _sharp,
+    "r3gan-every1": _often(1),
+    "r3gan-every8": _often(8),
+    "r3gan-every16": _often(16),
+    "r3gan-finite": _often(1, step=0.01),
+    "r3gan-finite-small": _often(1, step=0.001),
 }

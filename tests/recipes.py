@@ -55,6 +55,16 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
             "ema_half_life": 50,
         },
     ),
+    "finite differences": (
+        partial(nets, num_classes=CLASSES),
+        {
+            "loss": losses.relativistic,
+            "penalties": [
+                penalties.r1(1.0, every=2, step=0.01),
+                penalties.r2(1.0, every=2, step=0.01),
+            ],
+        },
+    ),
     "joined images, R1 that falls": (
         partial(nets, join=2),
         {"penalties": penalties.r1(schedules.exponential(1.0, 0.01, until=100), every=2)},
@@ -79,6 +89,13 @@ RECIPES: dict[str, tuple[Callable[..., tuple[nn.Module, nn.Module]], dict[str, A
         {
             "augment": augmentations.diff_augment(),
             "penalties": penalties.wgan_gp(1.0, every=2),
+            "loss": losses.relativistic,
+        },
+    ),
+    "synced DiffAugment": (
+        nets,
+        {
+            "augment": augmentations.diff_augment(p=0.8, synced=True),
             "loss": losses.relativistic,
         },
     ),

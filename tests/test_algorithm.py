@@ -75,7 +75,13 @@ def test_twenty_steps_agree_with_a_loop_by_hand(d_steps):
 PARTS = {
     "plain": {},
     "several turns": {"d_steps": 3},
-    "penalties": {"penalties": [penalties.r1(1.0, every=2), penalties.wgan_gp(every=3)]},
+    "penalties": {
+        "penalties": [
+            penalties.r1(1.0, every=2),
+            penalties.r2(1.0, every=2, step=0.01),
+            penalties.wgan_gp(every=3),
+        ]
+    },
     "pairs": {"loss": losses.relativistic, "ema_half_life": 50},
     "augmented": {"augment": tinygan.augmentations.diff_augment()},
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import tinygan
 from tinygan import augmentations, sampling, schedules
@@ -172,6 +173,55 @@ def test_real_images_and_fakes_go_through_the_same_function():
     real, _, penalised, *_ = draws = [given[:, 0, 0, 0] for given in seen]
     assert torch.equal(real, penalised)
     assert len(torch.stack(draws).unique(dim=0)) == 4 + 2
+
+
+class Noting(nn.Module):
+    """A D that notes the first number of each image that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.seen = nn.Parameter(torch.ones(())), []
+
+    def forward(self, images):
+        """Return logits (N,)."""
+        self.seen.append(images.detach()[:, 0, 0, 0].clone())
+        return self.scale * images.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize(("d_steps", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_synced_fake_is_changed_like_the_real_image_beside_it(synced, d_steps, accumulate):
+    """In D's turns and in G's, in parts and in short batches; and no other image is."""
+    d = Noting()
+    mark = Augmentation(
+        sampling.one_each, lambda images, drawn: 0 * images + drawn.view(-1, 1, 1, 1), synced
+    )
+    trainer = tinygan.GANTrainer(
+        recipes.nets()[0], d, loss=tinygan.losses.relativistic, augment=mark, d_steps=d_steps,
+        accumulate=accumulate,
+    )  # fmt: skip
+    for steps, size in ((1, 8), (2, 4)):
+        trainer.fit([torch.zeros(size, 3, 8, 8)], steps=steps)
+        # D's turns and G's, part by part, of two passes each: one on real images, one on fakes.
+        passes = 2 * (d_steps + 1) * accumulate
+        seen = torch.stack(d.seen[-passes:]).view(d_steps + 1, accumulate, 2, -1)
+        assert seen.numel() == 2 * size * (d_steps + 1) // d_steps
+        assert torch.equal(seen[:, :, 0], seen[:, :, 1]) == synced
+        # G's turn judges the real images of D's last one; its fakes are changed anew if not synced.
+        new = 0 if synced else size + size // d_steps
+        assert len(seen.unique()) == size + new
+
+
+def test_synced_images_of_one_kind_are_alike():
+    """The same image as real and as fake becomes the same image, and otherwise another one."""
+    images = recipes.batches()[0][0]
+    for synced in (True, False):
+        augment = [diff_augment(synced=synced), diff_augment(p=0.5, synced=synced)]
+        batch = tinygan.Batch.of(images)
+        real, fake = (augmentations.applied(augment, images, batch, w) for w in ("real", "fake"))
+        assert not torch.equal(real, images)
+        assert torch.equal(real, fake) == synced
+        assert len(batch.draws.drawn) == (2 if synced else 4)  # the two by draws of their own
 
 
 def test_several_are_applied_one_after_the_other():

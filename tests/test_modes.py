@@ -90,6 +90,29 @@ def test_every_recipe_runs(tmp_path, undrawn):
     assert "not run" not in (tmp_path / "grid" / "2" / "table.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "every", "step"),
+    [
+        ("every1", 1, None), ("every8", 8, None), ("every16", 16, None), ("finite", 1, 0.01),
+        ("finite-small", 1, 0.001),
+    ],
+)  # fmt: skip
+def test_recipes_that_differ_in_their_penalties_differ_in_nothing_else(name, every, step):
+    """Those of r3gan have the same weights, names and rates, and are applied as they say."""
+    ring = modes.ring()
+    r3gan, other = (
+        modes.trainer_of(ring, modes.RECIPES[recipe], 0, 8, [], "cpu")
+        for recipe in ("r3gan", f"r3gan-{name}")
+    )
+    one, two = (trainer.state_dict()["configuration"] for trainer in (r3gan, other))
+    changed = {key for key in one | two if one.get(key) != two.get(key)}
+    assert {key.split(".")[-1] for key in changed} <= {"every", "cost", "draw"}
+    for number in "01":
+        assert two[f"penalties.{number}.every"] == str(every) != one[f"penalties.{number}.every"]
+        wanted = "None" if step is None else f"tinygan.sampling.noise(deviation={step})"
+        assert two[f"penalties.{number}.draw"] == wanted
+
+
 @pytest.mark.filterwarnings("ignore:the generator's first images are in")
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, undrawn):
     """Its result is that of a run that was left alone, rates and falling penalties included."""

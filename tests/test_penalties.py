@@ -28,6 +28,13 @@ KINDS = {
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
+DIFFERENCES = {"r1": penalties.r1, "r2": penalties.r2}
+BY_STEPS = {f"{kind}, step": partial(DIFFERENCES[kind], step=0.01) for kind in DIFFERENCES}
+"""Finite differences, whose slopes are those along what is drawn."""
+
+by_differences = pytest.mark.parametrize("kind", DIFFERENCES)
+every_way = pytest.mark.parametrize("kind", KINDS | BY_STEPS)
+
 
 def smooth_discriminator():
     """Return a D of 8x8 images without batch norm, in float64, whose slope varies."""
@@ -92,11 +99,11 @@ def test_penalties_of_a_quadratic_discriminator(kind, weight, curvature):
     torch.testing.assert_close(cost, expected, rtol=1e-9, atol=1e-9)
 
 
-@every_kind
+@every_way
 def test_each_image_pays_for_itself(kind):
     """What an image pays in a batch is what it pays alone: no norm is taken over the batch."""
     d, (real, fake) = smooth_discriminator(), two_batches(4)
-    penalty = KINDS[kind](2.0)
+    penalty = (KINDS | BY_STEPS)[kind](2.0)
     drawn = drawn_for(penalty, real)
     together = penalty.cost(d, real, fake, *drawn)
     assert together.shape == (4,)
@@ -105,11 +112,11 @@ def test_each_image_pays_for_itself(kind):
         torch.testing.assert_close(together[i : i + 1], penalty.cost(d, *rows))
 
 
-@every_kind
+@every_way
 def test_gradients_reach_the_discriminators_weights(kind):
     """They are the numerical ones, with respect to each of D's weights."""
     net, (real, fake) = smooth_discriminator(), two_batches(2)
-    penalty = KINDS[kind](2.0)
+    penalty = (KINDS | BY_STEPS)[kind](2.0)
     drawn = drawn_for(penalty, real)
     names = [name for name, _ in net.named_parameters()]
 
@@ -124,6 +131,126 @@ def test_gradients_reach_the_discriminators_weights(kind):
     moved = torch.autograd.grad(costs(*weights), weights, allow_unused=True, materialize_grads=True)
     # A bias of the last layer shifts logits and not slopes.
     assert [name for name, g in zip(names, moved) if not g.any()] == ["3.bias"]
+
+
+@by_differences
+@pytest.mark.parametrize("shape", [(3, 2, 2), (2,), (1, 32)], ids=["images", "points", "sound"])
+@given(weight=st.floats(0, 100), step=st.floats(1e-3, 1))
+def test_differences_of_a_linear_discriminator(kind, shape, weight, step):
+    """Its slope a along n is a n, exactly: w / 2 (a n)^2, whatever the step."""
+    a = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    real, fake = torch.randn(2, 5, *shape, dtype=torch.float64)
+    penalty = DIFFERENCES[kind](weight, step=step)
+    cost = paid(penalty, lambda x: (x * a).flatten(1).sum(1), real, fake)
+    along = (drawn_for(penalty, real)[0] / step * a).flatten(1).sum(1)
+    torch.testing.assert_close(cost, weight / 2 * along**2, rtol=1e-9, atol=1e-9)
+
+
+@by_differences
+@given(step=st.floats(1e-3, 1), curvature=st.floats(-2, 2))
+def test_differences_of_a_quadratic_discriminator(kind, step, curvature):
+    """D(x) = c / 2 |x|^2 rises by c (x n + s / 2 |n|^2) in a step, so the cost shows at which x."""
+    real, fake = two_batches(3)
+    penalty = DIFFERENCES[kind](2.0, step=step)
+    cost = paid(penalty, lambda x: curvature / 2 * x.flatten(1).square().sum(1), real, fake)
+    n, x = (drawn_for(penalty, real)[0] / step).flatten(1), {"r1": real, "r2": fake}[kind]
+    rise = curvature * ((x.flatten(1) * n).sum(1) + step / 2 * n.square().sum(1))
+    torch.testing.assert_close(cost, rise**2, rtol=1e-9, atol=1e-9)
+
+
+def mean_of(penalty, d, x, count=100_000):
+    """Return the mean cost of one example (1, ...) over many draws, and its standard error."""
+    x = x.expand(count, *x.shape[1:])
+    with torch.no_grad():
+        cost = paid(penalty, d, x, x)
+    return cost.mean().item(), cost.std().item() / count**0.5
+
+
+def test_differences_are_right_on_average_but_for_their_square():
+    """On c / 2 |x|^2 of d numbers it is c^2 |x|^2 + s^2 c^2 d (d + 2) / 4, and |a|^2 on a x."""
+    x, c, d = torch.tensor([[0.6, -0.8, 2.0]], dtype=torch.float64), 1.5, 3
+    square = c**2 * x.square().sum().item()
+    for step in (1e-3, 1.0):
+        penalty = penalties.r1(2.0, step=step)
+        mean, error = mean_of(penalty, lambda x: c / 2 * x.square().sum(1), x)
+        bias = step**2 * c**2 * d * (d + 2) / 4
+        assert mean == pytest.approx(square + bias, abs=4 * error)
+        assert step < 1 or bias > 20 * error  # or the test would not see it
+        mean, error = mean_of(penalty, lambda x: x @ torch.tensor([3.0, 4.0, 0.0]).double(), x)
+        assert mean == pytest.approx(25, abs=4 * error)
+
+
+def test_differences_of_a_convolutional_discriminator_are_right_on_average():
+    """They are the exact penalty, within the standard error."""
+    d, (real, _) = smooth_discriminator(), two_batches(1)
+    exact = paid(penalties.r1(2.0), d, real, real).item()
+    mean, error = mean_of(penalties.r1(2.0, step=1e-3), d, real, count=5_000)
+    assert mean == pytest.approx(exact, abs=4 * error)
+    assert error < 0.03 * mean
+
+
+def test_differences_are_drawn_by_name():
+    """A step draws the same each time it is asked, another step and the other penalty others."""
+    d, (real, fake) = smooth_discriminator(), two_batches(4)
+    both = [penalties.r1(2.0, step=0.01), penalties.r1(2.0, step=0.01)]
+
+    def terms(step):
+        batch = tinygan.Batch.of(real, step=step)
+        return [penalty.term(d, real, fake, batch, n) for n, penalty in enumerate(both)]
+
+    found = torch.stack([*terms(3), *terms(4)])
+    assert torch.equal(found[:2], torch.stack(terms(3)))
+    assert len(found.unique(dim=0)) == 4
+
+
+@by_differences
+def test_differences_judge_what_slopes_judge(kind):
+    """Images that are judged together rise as one, a map of logits as its sum."""
+    a = torch.arange(1.0, 25, dtype=torch.float64)
+
+    class Joining(nn.Module):
+        join = 2
+
+        def forward(self, images):
+            return tinygan.join_images(images, 2).flatten(1) @ a
+
+    images = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    penalty = DIFFERENCES[kind](2.0, step=0.5)
+    (noise,) = drawn_for(penalty, images)
+    whole = noise.reshape(2, 24) / 0.5
+    torch.testing.assert_close(paid(penalty, Joining(), images, images), (whole @ a).square())
+    patches = nn.Conv2d(3, 1, 1, bias=False).double()
+    along = (noise / 0.5 * patches.weight[0]).flatten(1).sum(1).square()
+    torch.testing.assert_close(paid(penalty, patches, images, images), along)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3], ids=["images", "classes"])
+def test_differences_are_of_the_compiled_net_in_the_weights_own_type(monkeypatch, num_classes):
+    """A difference in bfloat16 would be rounding; slopes are of the net that is not compiled."""
+    seen = []
+
+    def compiled(net, **options):
+        def apply(*given):
+            if isinstance(net, tinygan.DCGANDiscriminator):
+                seen.append((torch.is_autocast_enabled("cpu"), given[0].dtype, len(given)))
+            return net(*given)
+
+        return apply
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    inputs = 1 if num_classes is None else 2
+    batches = [batch[:inputs] for batch in recipes.batches()[:1]]
+    for step, once in ((None, 0), (0.01, 2 * 2)):
+        execution = tinygan.Execution(dtype=torch.bfloat16, compile=True)
+        both = [penalties.r1(1.0, every=1, step=step), penalties.r2(1.0, every=1, step=step)]
+        made = recipes.nets(num_classes=num_classes)
+        trainer = tinygan.GANTrainer(*made, penalties=both, execution=execution)
+        seen.clear()
+        trainer.fit(batches, steps=1)
+        # Beside them D judges real images, fakes, and fakes once more for G.
+        assert sorted(seen) == sorted(
+            [(True, torch.float32, inputs)] * 3 + [(False, torch.float32, inputs)] * once
+        )
 
 
 @pytest.mark.parametrize("kind", ["wgan_gp", "dragan"])
@@ -226,14 +353,16 @@ def test_penalties_are_computed_in_the_weights_own_type(dtype):
 
 
 def test_a_run_with_another_penalty_is_refused():
-    """Its weight and how lazy it is belong to what a run is."""
+    """Its weight, how lazy it is, and how far differences go, belong to what a run is."""
     falling, slower, lower = (
         penalties.r1(schedules.exponential(1.0, end, until=until))
         for end, until in ((0.1, 100), (0.1, 200), (0.2, 100))
     )
     plain = penalties.r1(1.0)
-    others = [None, penalties.r1(2.0), penalties.r1(1.0, every=8), falling]
-    for own, different in ((plain, others), (falling, [plain, slower, lower])):
+    step, further = (penalties.r1(1.0, step=step) for step in (0.01, 0.02))
+    others = [None, penalties.r1(2.0), penalties.r1(1.0, every=8), falling, step]
+    runs = ((plain, others), (falling, [plain, slower, lower]), (step, [plain, further]))
+    for own, different in runs:
         state = tiny_trainer(penalties=own).state_dict()
         tiny_trainer(penalties=own).load_state_dict(state)
         for other in different:
@@ -247,6 +376,7 @@ def test_a_run_with_another_penalty_is_refused():
         (lambda: penalties.r1(-1.0), "weight must be in [0, inf), got -1.0"),
         (lambda: penalties.r1("10"), "weight must be in [0, inf), got '10'"),
         (lambda: penalties.r1(True), "weight must be in [0, inf), got True"),
+        (lambda: penalties.r1(step=0.0), "step must be in (0, inf), got 0.0; use a number in it."),
         (lambda: penalties.r1(every=0), "every must be at least 1, got 0; use 1"),
         (lambda: penalties.wgan_gp(float("inf")), "weight must be in [0, inf), got inf"),
         (lambda: penalties.dragan(noise=-1.0), "noise must be in [0, inf), got -1.0"),

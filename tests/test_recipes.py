@@ -118,7 +118,9 @@ def test_two_ranks_are_one_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["R3GAN", "DiffAugment", "classes", "hinge, spectral norm"])
+@pytest.mark.parametrize(
+    "name", ["R3GAN", "DiffAugment", "classes", "hinge, spectral norm", "finite differences"]
+)
 def test_compiled_nets_train_alike(name):
     """``compile=True`` gives the same losses, but for rounding."""
     reports = []

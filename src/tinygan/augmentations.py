@@ -31,6 +31,7 @@ class Augmentation:
         draw: draws a tensor (N, ...), a row for each example, see ``tinygan.Batch``.
         apply: maps examples (N, ...) and what was drawn for them to examples of the same shape,
             differentiably.
+        synced: whether a fake is changed by the same random numbers as the real example beside it.
 
     Examples:
         >>> dim = Augmentation(sampling.one_each, lambda x, drawn: x * drawn.view(-1, 1, 1, 1))
@@ -38,6 +39,7 @@ class Augmentation:
 
     draw: Draw
     apply: Callable[[Tensor, Tensor], Tensor]
+    synced: bool = False
 
 
 def listed(given: Augmentation | Sequence[Augmentation] | None) -> tuple[Augmentation, ...]:
@@ -52,7 +54,8 @@ def applied(
     """Return examples, augmented with the step's draws for ``which`` of them, such as "real"."""
     changed = examples
     for number, augmentation in enumerate(augmentations):
-        drawn = batch.draw(f"augment.{number}.{which}", augmentation.draw)
+        name = f"augment.{number}" if augmentation.synced else f"augment.{number}.{which}"
+        drawn = batch.draw(name, augmentation.draw)
         changed = augmentation.apply(changed, drawn)
         if changed.shape != examples.shape:
             raise ValueError(
@@ -84,6 +87,7 @@ def diff_augment(
     translation: float = 0.125,
     cutout: float = 0.5,
     p: float | Schedule = 1.0,
+    synced: bool = False,
 ) -> Augmentation:
     """Return DiffAugment (Zhao et al. 2020), for data of a few thousand images or fewer.
 
@@ -97,6 +101,8 @@ def diff_augment(
         cutout: the sides of the rectangle as a share of the image's.
         p: the probability that an image is augmented: a number, or a schedule (Karras et al. 2020,
             section 2.2, who draw for each change separately).
+        synced: whether a fake is changed like the real image beside it, with which a paired loss
+            compares it (as in https://github.com/IFeelBloated/R3GAN2).
 
     Examples:
         >>> gently = diff_augment(colour=False, p=schedules.linear(0.0, 0.8, until=100_000))
@@ -105,7 +111,7 @@ def diff_augment(
     cutout = checks.number("cutout", cutout, "[0, 1]")
     draw = partial(_eight_each, p=schedules.checked("p", p, "[0, 1]"))
     change = partial(_diff_augment, colour=colour, translation=translation, cutout=cutout)
-    return Augmentation(draw, change if p == 1 else partial(_some, change=change))
+    return Augmentation(draw, change if p == 1 else partial(_some, change=change), synced)
 
 
 def _eight_each(

@@ -146,11 +146,12 @@ class Player:
         """Return the net as a function of its first input, for gradients of gradients.
 
         These need the precision of the weights' own type, and torch.compile has none. ``more`` are
-        the other inputs, such as labels.
+        the other inputs, such as labels. If the net is compiled, the function's ``once`` is the
+        compiled one in the same type, for costs that take no gradients of gradients.
         """
-        if self.applied.layout == torch.channels_last and not more:
+        if self.applied.layout == torch.channels_last and not (more or self.applied.compiled):
             return self.module  # what algorithms have is channels last too
-        return _Bound(self.module, self.applied.layout, more)
+        return _Bound(self.applied, more)
 
     def pay(self, cost: torch.Tensor, name: str | None = None, *, weight: float = 1.0) -> None:
         """Add the gradient of ``weight`` times the mean cost to this player's weights, no others.
@@ -214,15 +215,18 @@ class Player:
 class _Bound:
     """A net as a function of its first input, in its layout, with the others held."""
 
-    def __init__(
-        self, net: nn.Module, layout: torch.memory_format, more: Sequence[torch.Tensor]
-    ) -> None:
-        self.net, self.layout, self.more = net, layout, more
-        self.join: int = getattr(net, "join", 1)
+    def __init__(self, applied: Applied, more: Sequence[torch.Tensor]) -> None:
+        self.applied, self.more = applied, more
+        self.join: int = getattr(applied.net, "join", 1)
 
     def __call__(self, examples: torch.Tensor) -> torch.Tensor:
-        examples = as_input(examples, examples.dtype, self.layout)
-        logits: torch.Tensor = self.net(examples, *self.more)
+        examples = as_input(examples, examples.dtype, self.applied.layout)
+        logits: torch.Tensor = self.applied.net(examples, *self.more)
+        return logits
+
+    def once(self, examples: torch.Tensor) -> torch.Tensor:
+        """Do the same in less time, with gradients that have none themselves."""
+        logits: torch.Tensor = self.applied.bare(examples, *self.more)
         return logits
 
 

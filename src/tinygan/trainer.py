@@ -102,12 +102,9 @@ class Trainer(Run):
         executed = CapturedStep(step) if execution.capture else step
         super().__init__(game, algorithm, watching, seed, dtype, ranks, executed, replica, sample)
         joins = [checks.count("join", getattr(player.module, "join", 1)) for player in game]
+        turns = getattr(algorithm, "turns", 1)
         # What the size of this rank's part is a multiple of: the rest is left out.
-        self._parts = {
-            "d_steps": getattr(algorithm, "turns", 1),
-            "accumulate": accumulate,
-            "join": math.prod(joins),
-        }
+        self._parts = {"d_steps": turns, "accumulate": accumulate, "join": math.prod(joins)}
         self._multiple = math.prod(self._parts.values())
         self._received = signals.Received()
         self._all_stop = False
@@ -115,11 +112,7 @@ class Trainer(Run):
         self._layout = layout(self.device)
 
     def fit(
-        self,
-        batches: Iterable[object],
-        *,
-        epochs: int | None = None,
-        steps: int | None = None,
+        self, batches: Iterable[object], *, epochs: int | None = None, steps: int | None = None
     ) -> None:
         """Train until ``epochs`` epochs or ``steps`` steps are complete, counted from the start.
 

@@ -34,7 +34,7 @@ class Applied:
         weight = next(net.parameters())
         self.net, self.device, self.weights_dtype = net, weight.device, weight.dtype
         self.dtype = self.weights_dtype if dtype is None else dtype
-        self.recompute = False
+        self.compiled, self.recompute = compiled, False
         self.layout = torch.contiguous_format
         self._forward = _compiled(net) if compiled else net
         self._buffers = Buffers([net])
@@ -44,6 +44,11 @@ class Applied:
         if self.recompute and torch.is_grad_enabled():
             return self._recomputed(inputs)
         return self._run(inputs)
+
+    def bare(self, *inputs: torch.Tensor) -> Any:
+        """Apply the net, compiled if it is, without autocast: in the type of its weights."""
+        given = [as_input(tensor, self.weights_dtype, self.layout) for tensor in inputs]
+        return self._widened(self._forward(*given))
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
@@ -59,12 +64,11 @@ class Applied:
             self._buffers.put(buffers)
 
     def _run(self, inputs: Sequence[torch.Tensor]) -> Any:
-        given = [as_input(tensor, self.weights_dtype, self.layout) for tensor in inputs]
         if self.dtype is self.weights_dtype:
-            return self._widened(self._forward(*given))
+            return self.bare(*inputs)
         # Without the cache: a recorded CUDA graph must convert the weights each time.
         with torch.autocast(self.device.type, self.dtype, cache_enabled=False):
-            return self._widened(self._forward(*given))
+            return self.bare(*inputs)
 
     def _widened(self, made: Any) -> Any:
         if isinstance(made, torch.Tensor):

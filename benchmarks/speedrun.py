@@ -11,50 +11,46 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tinygan import data, seeds
 
 import report
+from gpu_check import read, write
 from measuring import synchronize
 from speedrun_entries import ENTRIES, TRACKS, Contender, Track
 from speedrun_quality import Judge
 
-BLOCK = 50
-"""Updates between two readings of the clock, which wait for a GPU; all have lazy penalties."""
-
-WARM_UP = 5
-"""Steps of throw-away nets, in which libraries choose their kernels and nets are compiled."""
+BLOCK = 50  # updates between readings of the clock, which wait for a GPU; all have lazy penalties
+WARM_UP = 5  # steps of throw-away nets, in which kernels are chosen and nets compiled
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is not finished, then measure what is trained; write the table and pictures."""
     options = _parser().parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     track = replace(TRACKS[options.track], trial=options.images)
     if options.minutes:
-        earlier = tuple(mark for mark in track.marks if mark < options.minutes)
-        track = replace(track, minutes=options.minutes, images=math.inf, marks=earlier)
+        marks = tuple(mark for mark in track.marks if mark < options.minutes)
+        track = replace(track, minutes=options.minutes, images=math.inf, marks=marks)
     folder, device = options.out / options.track, options.device
     machine = f"{report.hardware(device)}, torch {torch.__version__}"
-    faces = _split(options, track)
-    print(f"{machine}\n{len(faces):,} faces to train on, {len(faces.held):,} held out")
-    _refuse_others(folder, track, faces)
+    faces = _split(options.data, options.partition, options.out, track.image_size)
+    print(f"{machine}\n{len(faces):,} faces to train on, {len(faces.held):,} held out", flush=True)
     runs = list(itertools.product(range(options.seeds), options.recipes))
-    for seed, name in [] if options.measure_only else runs:
-        if not (folder / name / str(seed) / "run.json").exists():
-            known = {"entry": name, "seed": seed, "machine": machine}
-            _train(known, track, faces, folder / name / str(seed), device)
+    unfinished = [run for run in runs if not _is_finished(folder, *run, track, faces)]
+    for seed, name in () if options.measure_only else unfinished:
+        known = {"entry": name, "seed": seed, "machine": machine}
+        _train(known, track, faces, folder / name / str(seed), device)
     if not options.train_only:
         judge = Judge(folder, track, faces, options.features, device)
         for seed, name in runs:
@@ -83,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Faces:
-    """Faces in bytes, (N, 3, H, W): ``pixels`` to train on and ``held`` ones to compare with."""
+    """Faces in bytes, (N, 3, H, W): ``pixels`` to train on, and ``held`` ones to compare with."""
 
     pixels: torch.Tensor
     held: torch.Tensor
@@ -93,81 +89,79 @@ class Faces:
         return len(self.pixels)
 
 
-def _split(options: argparse.Namespace, track: Track) -> Faces:
+def _split(root: Path, partition: Path | None, out: Path, size: int) -> Faces:
     """Pack all faces, and hold out a fifth; or, by CelebA's list, its part for tests."""
-    path = options.out / f"faces_{track.image_size}.npy"
-    packed = data.pack(options.data, path, track.image_size)
+    packed = data.pack(root, out / f"faces_{size}.npy", size)
     order = torch.randperm(len(packed), generator=seeds.generator(0, "held out")).tolist()
     held, train = order[: len(order) // 5], order[len(order) // 5 :]
-    if options.partition is not None:
-        lines = options.partition.read_text().replace(",", " ").splitlines()
+    if partition is not None:
+        lines = partition.read_text().replace(",", " ").split("\n")
         parts = dict(line.split() for line in lines if line)
         of = [parts[Path(name).name] for name in packed.names]
         train, held = ([index for index in order if of[index] == part] for part in "02")
-    known = json.loads(path.with_suffix(".json").read_text())
-    return Faces(packed.pixels[train], packed.pixels[held], known["sha256"])
+    sha256 = read(packed.path.with_suffix(".json"))["sha256"]
+    return Faces(packed.pixels[train], packed.pixels[held], sha256)
 
 
-def _refuse_others(folder: Path, track: Track, faces: Faces) -> None:
-    """Raise SystemExit if a finished run was made of something else than it would be now."""
-    for file in sorted(folder.glob("*/*/run.json")):
-        name, seed = file.parts[-3], int(file.parts[-2])
-        if name in ENTRIES:
-            before = json.loads(file.read_text())["made_of"]
-            now = Contender(name, track, seed, "cpu").made_of | {"data": faces.sha256}
-            changed = sorted(k for k in now.keys() | before if now.get(k) != before.get(k))
-            if changed:
-                raise SystemExit(f"{file} is of another {', '.join(changed)}; use another --out.")
+def _is_finished(folder: Path, seed: int, name: str, track: Track, faces: Faces) -> bool:
+    """Return whether a run is finished; raise SystemExit if it was made of something else."""
+    file = folder / name / str(seed) / "run.json"
+    if file.exists():
+        before = read(file)["made_of"]
+        now = Contender(name, track, seed, "cpu").made_of | {"data": faces.sha256}
+        changed = sorted(k for k in now.keys() | before if now.get(k) != before.get(k))
+        if changed:
+            raise SystemExit(f"{file} is of another {', '.join(changed)}; use another --out.")
+    return file.exists()
 
 
+@dataclass
 class Clocked:
     """A run's batches, with its clock: all who take them are timed alike.
 
     The clock runs from the first batch until the last update is done. It stands still while
-    ``keep(clock, is_end)`` is called: after each of some ``marks``, in seconds, and at the end.
+    ``keep(mark, clock)`` is called, after the seconds of each of the ``marks``, of which the last
+    is "end". That may be before, after ``images_at_end``.
     """
 
-    def __init__(
-        self,
-        loader: data.Loader,
-        marks: Sequence[float],
-        ends: tuple[float, float],
-        keep: Callable[[Clocked, bool], None],
-    ) -> None:
-        self.loader, self.marks, self.ends, self.keep = loader, [*marks, math.inf], ends, keep
-        self.seconds, self.images, self.updates = 0.0, 0, 0
-        self.blocks: list[float] = []  # seconds of an update, between two readings of the clock
+    loader: data.Loader
+    marks: dict[str, float]
+    images_at_end: float
+    keep: Callable[[str, Clocked], None]
+    seconds: float = 0.0
+    images: int = 0
+    updates: int = 0
+    per_update: list[float] = field(default_factory=list)  # seconds, between two readings
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Give batches of one epoch after the other, until the seconds or the images are over."""
+        """Give the batches of one epoch after the other."""
         batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
-        batch = next(batches)  # a GPU has taken over the images by now
-        synchronize(self.loader.device)
-        began, read = time.perf_counter(), 0
+        marks, batch, read = [*self.marks.items()], next(batches), 0
+        synchronize(self.loader.device)  # a GPU has taken over all images by now
+        began = time.perf_counter()
         while True:
             yield batch
             self.images, self.updates = self.images + len(batch), self.updates + 1
-            due = time.perf_counter() - began >= min(self.marks[0], self.ends[0])
-            is_last = self.images >= self.ends[1]
-            if due or is_last or self.updates % BLOCK == 0:
+            mark, at = ("end", 0.0) if self.images >= self.images_at_end else marks[0]
+            is_due = time.perf_counter() - began >= at
+            if is_due or self.updates % BLOCK == 0:
                 synchronize(self.loader.device)
                 seconds = time.perf_counter() - began
-                self.blocks.append((seconds - self.seconds) / (self.updates - read))
+                self.per_update.append((seconds - self.seconds) / (self.updates - read))
                 self.seconds, read = seconds, self.updates
-            if due or is_last:
-                is_last |= self.seconds >= self.ends[0]
-                self.keep(self, is_last)
-                if is_last:
+            if is_due:
+                self.keep(mark, self)
+                if mark == "end":
                     return
-                self.marks.pop(0)
+                marks.pop(0)
                 began = time.perf_counter() - self.seconds
             batch = next(batches)
 
 
-def _train(known: dict, track: Track, faces: Faces, folder: Path, device: str) -> None:
+def _train(known: dict[str, Any], track: Track, faces: Faces, folder: Path, device: str) -> None:
     """Train a run; write its generator at each mark, and what is known of it, at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
     name, seed = known["entry"], known["seed"]
+    folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     thrown_away = Contender(name, track, seed, device)
     shape = thrown_away.entry.batch_size, *faces.pixels.shape[1:]
@@ -177,28 +171,26 @@ def _train(known: dict, track: Track, faces: Faces, folder: Path, device: str) -
 
     contender = Contender(name, track, seed, device)
     entry = contender.entry
-    loader = data.Loader(faces, entry.batch_size, seed=seed, flip=entry.flip, device=device)
-    own = track.trial or entry.images
-    ends = (math.inf, own) if own else (60 * track.minutes, track.images)
 
-    def keep(clock: Clocked, is_end: bool) -> None:
-        mark = "end" if is_end else f"{track.marks[len(known['marks'])]:g}"
+    def keep(mark: str, clock: Clocked) -> None:
         torch.save(contender.net.state_dict(), folder / f"{mark}.pt")
         at = {"mark": mark, "minutes": clock.seconds / 60, "images": clock.images}
         known["marks"].append(at)
         print(f"{name}, seed {seed}: {at}", flush=True)
 
-    clock = Clocked(loader, [60 * mark for mark in track.marks], ends, keep)
+    loader = data.Loader(faces, entry.batch_size, seed=seed, flip=entry.flip, device=device)
+    own = track.trial or entry.images
+    marks = {f"{minutes:g}": 60 * minutes for minutes in track.marks}
+    marks["end"] = math.inf if own else 60 * track.minutes
+    clock = Clocked(loader, marks, own or track.images, keep)
     try:
         contender.train(clock)
     except ArithmeticError as error:  # the trainer's, after many steps that were not finite
         known["diverged"] = str(error)
-    update = statistics.median(clock.blocks)
-    known |= {"update": update, "at_median_rate": update * clock.updates / 60}
+    update = statistics.median(clock.per_update)
+    known |= {"seconds_per_update": update, "at_median_rate": update * clock.updates / 60}
     # Last, and at once: the run is finished when it is there.
-    part = folder / "run.part"
-    part.write_text(json.dumps(known | {"made_of": contender.made_of | {"data": faces.sha256}}))
-    part.replace(folder / "run.json")
+    write(folder / "run.json", known | {"made_of": contender.made_of | {"data": faces.sha256}})
 
 
 if __name__ == "__main__":

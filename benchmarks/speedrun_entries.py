@@ -6,7 +6,7 @@ A new record is a function of a track and a seed, and its name in ``ENTRIES``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,23 +18,15 @@ from tinygan.recipes import Nets, Recipe
 
 @dataclass(frozen=True)
 class Track:
-    """What is the same for all who compete.
-
-    Args:
-        batch_size, width: of the tutorial's loop, in images and in channels next to the image.
-        samples: generated images that are compared with as many held-out ones.
-        minutes, images: what ends a run that has no length of its own, whichever comes first.
-        marks: minutes after which G is kept on the way.
-        trial: images that end every run, if it is a trial.
-    """
+    """What is the same for all who compete; batch size and width are the tutorial's loop's."""
 
     batch_size: int
     width: int
-    samples: int
-    minutes: float = math.inf
+    samples: int  # generated images that are compared with as many held-out ones
+    marks: tuple[float, ...]  # minutes after which G is kept on the way
+    minutes: float = math.inf  # this or the images end a run that has no length of its own
     images: float = math.inf
-    marks: tuple[float, ...] = ()
-    trial: int | None = None
+    trial: int | None = None  # images that end every run of a trial
     image_size: int = 64
 
     def nets(self, seed: int) -> Nets:
@@ -43,33 +35,25 @@ class Track:
 
 
 TRACKS = {
-    "laptop": Track(64, 32, 2_000, minutes=30, marks=(3, 5, 15)),
+    "laptop": Track(64, 32, 2_000, marks=(3, 5, 15), minutes=30),
     # As many images as five epochs of all of CelebA.
-    "gpu": Track(128, 64, 10_000, images=5 * 202_599, marks=(0.25, 0.5, 1, 2)),
+    "gpu": Track(128, 64, 10_000, marks=(0.25, 0.5, 1, 2), images=5 * 202_599),
 }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """All that a run is.
-
-    Args:
-        recipe: of tinygan's trainer; None for the tutorial's own loop.
-        batch_size: images per step.
-        flip: whether images are mirrored at random.
-        images: how many end the run, such as those of its schedules; None for the track's end.
-        execution: how steps are run; without ``capture`` on the CPU, which has no graphs.
-    """
+    """All that a run is; its recipe is None for the tutorial's own loop."""
 
     recipe: Recipe | None
     batch_size: int
-    flip: bool = False
-    images: int | None = None
-    execution: Execution = Execution()  # noqa: RUF009 - it is a constant
+    flip: bool = False  # mirror images at random
+    images: int | None = None  # its length, by which schedules end; None for the track's
+    execution: Execution = Execution()  # noqa: RUF009 - a constant; on the CPU without capture
 
 
 ENTRIES: dict[str, Callable[[Track, int], Entry]] = {
-    "tutorial-loop": lambda track, seed: Entry(None, track.batch_size),
+    "tutorial-loop": lambda track, _: Entry(None, track.batch_size),
     "tutorial": lambda track, seed: Entry(recipes.tutorial(track.nets(seed)), track.batch_size),
     "hinge": lambda track, seed: Entry(recipes.hinge(track.nets(seed)), track.batch_size),
     "relativistic": lambda track, seed: Entry(
@@ -84,9 +68,6 @@ class Contender:
     ``net`` is the generator that is sampled from; ``made_of`` says what a result depends on.
     """
 
-    train: Callable[[Iterable[torch.Tensor]], None]
-    net: nn.Module
-
     def __init__(self, name: str, track: Track, seed: int, device: str) -> None:
         torch.manual_seed(seed)  # all that the tutorial's loop draws, and nets of one's own
         entry = self.entry = ENTRIES[name](track, seed)
@@ -95,9 +76,11 @@ class Contender:
             # Here, because it needs the tutorial.py of the tests.
             from contenders import Setting, Tutorial
 
-            setting = Setting(track.image_size, entry.batch_size, track.width, device, seed)
-            trained = Tutorial(setting)
-            self.train, self.net = trained.train, trained.generator
+            size = track.image_size, entry.batch_size, track.width
+            trained = Tutorial(Setting(*size, device, seed))
+            self.train = trained.train
+            self.net = nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), trained.generator)
+            self.net.latent_dim = 100
         else:
             graphs = entry.execution.capture and device != "cpu"
             execution = replace(entry.execution, capture=graphs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -10,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tinygan import metrics, pictures, sampling, seeds
 
-from speedrun_entries import ENTRIES, Contender, Track
+from gpu_check import read, write
+from speedrun_entries import Contender, Track
 
 TARGET = "tutorial-loop"
 
-SURE = 0.01
-"""The target is reached if chance puts a mean so far below it less often than this."""
-
-KEPT = 0.9
-"""The share of the target's precision, recall and spread that no record may fall below."""
+SURE = 0.01  # the target is reached if chance puts a mean so far below it less often than this
 
 GUARDS = ("precision", "recall", "spread")
+KEPT = 0.9  # the share of the target's, or of real faces' if that is lower, that records must have
 
 SHOWN = 16
 
@@ -33,48 +29,35 @@ class Judge:
     """Compares generated faces with held-out ones, by a net's features; keeps all in a folder."""
 
     def __init__(self, folder: Path, track: Track, faces: Any, features: str, device: str) -> None:
-        self.folder, self.track, self.device = folder, track, device
+        self.folder, self.track, self.faces, self.device = folder, track, faces, device
         self.count = min(track.samples, len(faces.held), len(faces))
         self.module = getattr(metrics, features)().to(device)
         self.of = {"features": features, "samples": self.count, "data": faces.sha256}
-        cache, known = folder / f"real_{features}.pt", {}
-        if cache.exists():
-            known = torch.load(cache, weights_only=True)
+        cache = folder / f"{features}.pt"
+        known = torch.load(cache, weights_only=True) if cache.exists() else {}
         if known.get("of") != self.of:
-            both = faces.held[: self.count], faces.pixels[: self.count]
-            held, others = (metrics.features(images, self.module) for images in both)
-            known = {"of": self.of, "held": held, "floor": others, "shown": both[0][:SHOWN].clone()}
-            torch.save(known, cache)
-        self.held, self.shown = known["held"], known["shown"]
-        self.floor = self._compared(known["floor"])
+            both = {"held": faces.held, "others": faces.pixels}
+            known = {k: metrics.features(v[: self.count], self.module) for k, v in both.items()}
+            torch.save(known | {"of": self.of}, cache)
+        self.held = known["held"]
+        self.floor = self._compared(known["others"])
 
     def measure(self, name: str, seed: int) -> None:
-        """Measure a finished run's generators, unless they have been measured."""
+        """Measure a finished run's generators that have not been measured."""
         folder = self.folder / name / str(seed)
-        for mark in _read(folder / "run.json").get("marks", ()):
-            file = folder / f"{mark['mark']}.json"
-            if _read(file).get("of") == self.of:
+        run = read(folder / "run.json")
+        for mark in run.get("marks", ()):
+            if mark.get("of") == self.of:
                 continue
             net = Contender(name, self.track, seed, self.device).net
-            weights = file.with_suffix(".pt")
-            net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-            images = self._images(net)
-            values = {"kd": math.inf}
-            if images.isfinite().all():
-                pixels = pictures.in_bytes(images)
-                torch.save(pixels[:SHOWN].cpu().clone(), folder / "samples.pt")
-                values = self._compared(metrics.features(pixels, self.module))
-            file.write_text(json.dumps(values | {"of": self.of}))
-            print(f"{name}, seed {seed}, {file.stem}: {values}", flush=True)
-
-    def _images(self, net: nn.Module) -> torch.Tensor:
-        """Return a generator's images of the noise that is the same for all."""
-        prior, length = getattr(net, "prior", sampling.normal), getattr(net, "latent_dim", 100)
-        noise = prior(self.count, length, seeds.generator(0, "speedrun"))
-        # The tutorial's own net takes z as images of one pixel.
-        return sampling.generate(
-            net, noise if hasattr(net, "latent_dim") else noise[..., None, None]
-        )
+            net.load_state_dict(torch.load(folder / f"{mark['mark']}.pt", "cpu", weights_only=True))
+            prior = getattr(net, "prior", sampling.normal)
+            z = prior(self.count, net.latent_dim, seeds.generator(0, "speedrun"))  # as for all
+            pixels = pictures.in_bytes(sampling.generate(net, z)).cpu()
+            torch.save(pixels[:SHOWN].clone(), folder / "samples.pt")  # at last, of the end
+            mark.update(self._compared(metrics.features(pixels, self.module)), of=self.of)
+            write(folder / "run.json", run)
+            print(f"{name}, seed {seed}: {mark}", flush=True)
 
     def _compared(self, made: torch.Tensor) -> dict[str, float]:
         # Of all images at once: means over subsets vary more.
@@ -84,34 +67,24 @@ class Judge:
         return {"kd": distance, "precision": precision, "recall": recall, "spread": spread}
 
     def write(self) -> None:
-        """Write all results, their table, plot and picture."""
-        runs, rows = [], {"held out": self.shown}
-        for name in ENTRIES:
-            for file in sorted(
-                self.folder.glob(f"{name}/*/run.json"), key=lambda f: int(f.parts[-2])
-            ):
-                run = _read(file)
-                run["marks"] = [
-                    m | _read(file.with_name(f"{m['mark']}.json")) for m in run["marks"]
-                ]
-                runs.append(run)
-                if (samples := file.with_name("samples.pt")).exists() and name not in rows:
-                    rows[name] = torch.load(samples, weights_only=True)
-        results = {**self.of, "floor": self.floor, "runs": runs}
-        (self.folder / "results.json").write_text(json.dumps(results, indent=1))
+        """Write all results, their table, the plot, and faces of the first seeds."""
+        files = sorted(self.folder.glob("*/*/run.json"), key=lambda file: int(file.parts[-2]))
+        shown = {"held out": self.faces.held[:SHOWN]}
+        for file in files:
+            if (samples := file.with_name("samples.pt")).exists():
+                shown.setdefault(file.parts[-3], torch.load(samples, weights_only=True))
+        results = {**self.of, "floor": self.floor, "runs": [read(file) for file in files]}
+        write(self.folder / "results.json", results)
         (self.folder / "table.md").write_text(table(results))
-        labels = [name for name, images in rows.items() for _ in images]
-        pictures.grid(torch.cat(list(rows.values())), labels=labels).save(self.folder / "faces.png")
+        labels = [name for name, images in shown.items() for _ in images]
+        faces = pictures.grid(torch.cat(list(shown.values())), labels=labels)
+        faces.save(self.folder / "faces.png")
         _plot(results, self.folder / "curve.png")
 
 
 def _nearest(features: torch.Tensor) -> float:
-    """Return the median distance of an image to the nearest other one, small after a collapse."""
+    """Return the median distance of an image to the nearest other one: small after a collapse."""
     return float(torch.cdist(features, features).fill_diagonal_(math.inf).amin(1).median())
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def p_value(ours: Sequence[float], target: Sequence[float]) -> float:
@@ -127,85 +100,72 @@ def p_value(ours: Sequence[float], target: Sequence[float]) -> float:
 
     def area(end: float) -> float:
         # With t = sqrt(freedom) tan(angle), Student's density is cos(angle)^(freedom - 1).
-        width = (end + math.pi / 2) / 100_000
-        angles = (torch.arange(100_000, dtype=torch.float64) + 0.5) * width - math.pi / 2
-        return width * float((angles.cos() ** (freedom - 1)).sum())
+        angles = torch.linspace(-math.pi / 2, end, 100_001, dtype=torch.float64)
+        return float(torch.trapezoid(angles.cos() ** (freedom - 1), angles))
 
     return area(math.atan(t / math.sqrt(freedom))) / area(math.pi / 2)
 
 
-def verdict(ours: list[dict[str, float]], target: list[dict[str, float]]) -> tuple[str, str]:
-    """Return the p-value and whether runs reach the target, by what was measured at their ends."""
-    kds, limits = ([run["kd"] for run in runs] for runs in (ours, target))
-    if ours == target or min(len(ours), len(target)) < 3:
-        return "", "the target" if ours == target else "fewer than 3 seeds"
-    if not all(map(math.isfinite, kds + limits)):
-        return "", "no: diverged"
-    p = p_value(kds, limits)
-    lost = [guard for guard in GUARDS if _mean(ours, guard) < KEPT * _mean(target, guard)]
-    return f"{p:.2g}", "no" if p >= SURE else f"no: {', '.join(lost)}" if lost else "reached"
-
-
-def _mean(runs: list[dict[str, float]], key: str) -> float:
+def _mean(runs: list[dict[str, Any]], key: str) -> float:
     return statistics.mean(run.get(key, math.nan) for run in runs)
 
 
+def verdict(
+    ours: list[dict[str, Any]], target: list[dict[str, Any]], floor: dict[str, float]
+) -> tuple[str, str]:
+    """Return p, and whether runs reach the target, by what was measured at their ends."""
+    kds, limits = ([run["kd"] for run in runs] for runs in (ours, target))
+    if ours is target or min(len(kds), len(limits)) < 3:
+        return "", "the target" if ours is target else "fewer than 3 seeds"
+    if not all(map(math.isfinite, kds + limits)):
+        return "", "no: diverged"
+    p = p_value(kds, limits)
+    bars = {guard: KEPT * min(_mean(target, guard), floor[guard]) for guard in GUARDS}
+    lost = ", ".join(guard for guard, bar in bars.items() if _mean(ours, guard) < bar)
+    return f"{p:.2g}", "no" if p >= SURE else f"no: {lost}" if lost else "reached"
+
+
 def table(results: dict[str, Any]) -> str:
-    """Return all entries with all their seeds, and the best that can be had, as Markdown."""
-    head = ["entry", "minutes", "at the median rate", "images", "KD", "sd", "each seed"]
-    head += [*GUARDS, "p", "reached", "speed-up", "warm-up, s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    ends: dict[str, list[dict[str, Any]]] = {}
+    """Return what was measured, with all seeds, and the best that can be had, as Markdown."""
+    ends: dict[str, list[dict[str, Any]]] = {TARGET: []}
     for run in results["runs"]:
-        last = run["marks"][-1] if run["marks"] and not run["diverged"] else {"kd": math.inf}
-        ends.setdefault(run["entry"], []).append(run | last)
+        last = {"kd": math.inf} if run["diverged"] else run["marks"][-1]
+        if "kd" in last:
+            ends.setdefault(run["entry"], []).append(run | last)
+    forms = {"minutes": ".2f", "at_median_rate": ".2f", "images": ",.0f", "warm_up": ".0f"}
+    forms |= {"kd": ".5f", **dict.fromkeys(GUARDS, ".3f")}
+    rows = [["entry", *forms, "kd of each seed", "sd", "p", "target", "speed-up"]]
+    rows.append(["---"] * len(rows[0]))
     for name, runs in ends.items():
-        measured = [run for run in runs if "kd" in run]
-        if not measured:
-            lines.append(f"| {name} | not measured |" + " |" * (len(head) - 2))
-            continue
-        p, reached = verdict(measured, ends.get(TARGET, []))
-        kds = [run["kd"] for run in measured]
-        cells = [name, f"{_mean(measured, 'minutes'):.2f}"]
-        cells += [f"{_mean(measured, 'at_median_rate'):.2f}", f"{_mean(measured, 'images'):,.0f}"]
-        cells += [f"{statistics.mean(kds):.5f}", f"{statistics.stdev(kds):.5f}" if kds[1:] else ""]
-        cells += [", ".join(f"{kd:.5f}" for kd in kds)]
-        cells += [f"{_mean(measured, guard):.3f}" for guard in GUARDS]
-        faster = f"{_mean(ends[TARGET], 'minutes') / _mean(measured, 'minutes'):.2f}"
-        cells += [p, reached, faster if reached == "reached" else ""]
-        lines.append("| " + " | ".join([*cells, f"{_mean(measured, 'warm_up'):.0f}"]) + " |")
+        if runs:
+            kds = [run["kd"] for run in runs]
+            p, told = verdict(runs, ends[TARGET], results["floor"])
+            faster = f"{_mean(ends[TARGET], 'minutes') / _mean(runs, 'minutes'):.2f}"
+            row = [name, *(f"{_mean(runs, key):{form}}" for key, form in forms.items())]
+            row += [", ".join(f"{kd:.5f}" for kd in kds)]
+            row += [f"{statistics.stdev(kds):.5f}" if kds[1:] and max(kds) < math.inf else ""]
+            rows.append([*row, p, told, faster if told == "reached" else ""])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
     floor = ", ".join(f"{key} {value:.5f}" for key, value in results["floor"].items())
     machines = "; ".join(sorted({run["machine"] for run in results["runs"]}))
-    lines += [
-        "",
-        f"Real faces in place of generated: {floor}. {results['samples']:,} of each kind, ",
-    ]
-    lines[-1] += f"by {results['features']}, of the data {results['data'][:16]}. {machines}."
+    lines += ["", f"Real faces in place of generated: {floor}. {results['samples']:,} of each "]
+    lines[-1] += f"kind, by {results['features']}; data {results['data'][:16]}; {machines}."
     return "\n".join(lines) + "\n"
 
 
 def _plot(results: dict[str, Any], path: Path) -> None:
-    """Draw each entry's KD over the minutes on the clock: all runs, and a line through the means."""
+    """Draw the KD of each run over the minutes on its clock."""
     from matplotlib.figure import Figure
 
     figure = Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.axhline(results["floor"]["kd"], color="grey", linewidth=1, label="real faces")
-    points = [
-        (run["entry"], mark["mark"], mark["minutes"], mark["kd"])
-        for run in results["runs"]
-        for mark in run["marks"]
-        if math.isfinite(mark.get("kd", math.inf))
-    ]
-    for name in dict.fromkeys(point[0] for point in points):
-        own = [point[1:] for point in points if point[0] == name]
-        marks = dict.fromkeys(mark for mark, _, _ in own)
-        means = [
-            [statistics.mean(point[axis] for point in own if point[0] == mark) for mark in marks]
-            for axis in (1, 2)
-        ]
-        (line,) = axes.plot(*means, label=name)
-        axes.scatter(*zip(*[point[1:] for point in own]), color=line.get_color(), s=12)
+    axes.axhline(results["floor"]["kd"], color="grey", label="real faces")
+    colors: dict[str, str] = {}
+    for run in results["runs"]:
+        points = [(m["minutes"], m["kd"]) for m in run["marks"] if m.get("kd", math.inf) < math.inf]
+        label = None if run["entry"] in colors else run["entry"]
+        color = colors.setdefault(run["entry"], f"C{len(colors)}")
+        axes.plot(*zip(*points), ".-", color=color, label=label)
     axes.set(xlabel="minutes", ylabel="KD to held-out faces")
     axes.legend()
     figure.savefig(path, dpi=150)

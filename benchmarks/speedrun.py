@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder, device = options.out / options.track, options.device
     machine = f"{report.hardware(device)}, torch {torch.__version__}"
     faces = _split(options.data, options.partition, options.out, track.image_size)
-    print(f"{machine}\n{len(faces):,} faces to train on, {len(faces.held):,} held out", flush=True)
+    print(f"{machine}\n{faces.known_by}", flush=True)
     runs = list(itertools.product(range(options.seeds), options.recipes))
     unfinished = [run for run in runs if not _is_finished(folder, *run, track, faces)]
     for seed, name in () if options.measure_only else unfinished:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         judge = Judge(folder, track, faces, options.features, device)
         for seed, name in runs:
             judge.measure(name, seed)
-            judge.write()
+        judge.write()
         print((folder / "table.md").read_text())
 
 
@@ -83,7 +83,7 @@ class Faces:
 
     pixels: torch.Tensor
     held: torch.Tensor
-    sha256: str
+    known_by: str
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -99,8 +99,9 @@ def _split(root: Path, partition: Path | None, out: Path, size: int) -> Faces:
         parts = dict(line.split() for line in lines if line)
         of = [parts[Path(name).name] for name in packed.names]
         train, held = ([index for index in order if of[index] == part] for part in "02")
-    sha256 = read(packed.path.with_suffix(".json"))["sha256"]
-    return Faces(packed.pixels[train], packed.pixels[held], sha256)
+    digest = read(packed.path.with_suffix(".json"))["sha256"][:16]
+    known_by = f"faces {digest}, {len(train):,} to train on and {len(held):,} held out"
+    return Faces(packed.pixels[train], packed.pixels[held], known_by)
 
 
 def _is_finished(folder: Path, seed: int, name: str, track: Track, faces: Faces) -> bool:
@@ -108,7 +109,7 @@ def _is_finished(folder: Path, seed: int, name: str, track: Track, faces: Faces)
     file = folder / name / str(seed) / "run.json"
     if file.exists():
         before = read(file)["made_of"]
-        now = Contender(name, track, seed, "cpu").made_of | {"data": faces.sha256}
+        now = Contender(name, track, seed, "cpu").made_of | {"data": faces.known_by}
         changed = sorted(k for k in now.keys() | before if now.get(k) != before.get(k))
         if changed:
             raise SystemExit(f"{file} is of another {', '.join(changed)}; use another --out.")
@@ -187,10 +188,10 @@ def _train(known: dict[str, Any], track: Track, faces: Faces, folder: Path, devi
         contender.train(clock)
     except ArithmeticError as error:  # the trainer's, after many steps that were not finite
         known["diverged"] = str(error)
-    update = statistics.median(clock.per_update)
+    update = statistics.median(clock.per_update or [math.nan])
     known |= {"seconds_per_update": update, "at_median_rate": update * clock.updates / 60}
     # Last, and at once: the run is finished when it is there.
-    write(folder / "run.json", known | {"made_of": contender.made_of | {"data": faces.sha256}})
+    write(folder / "run.json", known | {"made_of": contender.made_of | {"data": faces.known_by}})
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Judge:
         self.folder, self.track, self.faces, self.device = folder, track, faces, device
         self.count = min(track.samples, len(faces.held), len(faces))
         self.module = getattr(metrics, features)().to(device)
-        self.of = {"features": features, "samples": self.count, "data": faces.sha256}
+        self.of = {"features": features, "samples": self.count, "data": faces.known_by}
         cache = folder / f"{features}.pt"
         known = torch.load(cache, weights_only=True) if cache.exists() else {}
         if known.get("of") != self.of:
@@ -55,9 +55,11 @@ class Judge:
             z = prior(self.count, net.latent_dim, seeds.generator(0, "speedrun"))  # as for all
             pixels = pictures.in_bytes(sampling.generate(net, z)).cpu()
             torch.save(pixels[:SHOWN].clone(), folder / "samples.pt")  # at last, of the end
-            mark.update(self._compared(metrics.features(pixels, self.module)), of=self.of)
+            found = self._compared(metrics.features(pixels, self.module))
+            print(f"{name}, seed {seed}, {mark['mark']}: {found}", flush=True)
+            mark.update(found, of=self.of)
             write(folder / "run.json", run)
-            print(f"{name}, seed {seed}: {mark}", flush=True)
+            self.write()
 
     def _compared(self, made: torch.Tensor) -> dict[str, float]:
         # Of all images at once: means over subsets vary more.
@@ -110,19 +112,19 @@ def _mean(runs: list[dict[str, Any]], key: str) -> float:
     return statistics.mean(run.get(key, math.nan) for run in runs)
 
 
-def verdict(
-    ours: list[dict[str, Any]], target: list[dict[str, Any]], floor: dict[str, float]
-) -> tuple[str, str]:
-    """Return p, and whether runs reach the target, by what was measured at their ends."""
+def verdict(ours: list[dict], target: list[dict], floor: dict[str, float]) -> list[str]:
+    """Return p, whether runs reach the target, and how many times as fast, by their ends."""
     kds, limits = ([run["kd"] for run in runs] for runs in (ours, target))
     if ours is target or min(len(kds), len(limits)) < 3:
-        return "", "the target" if ours is target else "fewer than 3 seeds"
+        return ["", "the target" if ours is target else "fewer than 3 seeds", ""]
     if not all(map(math.isfinite, kds + limits)):
-        return "", "no: diverged"
+        return ["", "no: diverged", ""]
     p = p_value(kds, limits)
     bars = {guard: KEPT * min(_mean(target, guard), floor[guard]) for guard in GUARDS}
-    lost = ", ".join(guard for guard, bar in bars.items() if _mean(ours, guard) < bar)
-    return f"{p:.2g}", "no" if p >= SURE else f"no: {lost}" if lost else "reached"
+    lost = [guard for guard, bar in bars.items() if _mean(ours, guard) < bar]
+    if p >= SURE or lost:
+        return [f"{p:.2g}", f"no: {', '.join(lost)}" if lost else "no", ""]
+    return [f"{p:.2g}", "reached", f"{_mean(target, 'minutes') / _mean(ours, 'minutes'):.2f}"]
 
 
 def table(results: dict[str, Any]) -> str:
@@ -139,17 +141,15 @@ def table(results: dict[str, Any]) -> str:
     for name, runs in ends.items():
         if runs:
             kds = [run["kd"] for run in runs]
-            p, told = verdict(runs, ends[TARGET], results["floor"])
-            faster = f"{_mean(ends[TARGET], 'minutes') / _mean(runs, 'minutes'):.2f}"
             row = [name, *(f"{_mean(runs, key):{form}}" for key, form in forms.items())]
             row += [", ".join(f"{kd:.5f}" for kd in kds)]
             row += [f"{statistics.stdev(kds):.5f}" if kds[1:] and max(kds) < math.inf else ""]
-            rows.append([*row, p, told, faster if told == "reached" else ""])
+            rows.append([*row, *verdict(runs, ends[TARGET], results["floor"])])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     floor = ", ".join(f"{key} {value:.5f}" for key, value in results["floor"].items())
     machines = "; ".join(sorted({run["machine"] for run in results["runs"]}))
     lines += ["", f"Real faces in place of generated: {floor}. {results['samples']:,} of each "]
-    lines[-1] += f"kind, by {results['features']}; data {results['data'][:16]}; {machines}."
+    lines[-1] += f"kind, by {results['features']}; {results['data']}; {machines}."
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -40,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     track = replace(TRACKS[options.track], trial=options.images)
     if options.minutes:
-        marks = tuple(mark for mark in track.marks if mark < options.minutes)
-        track = replace(track, minutes=options.minutes, images=math.inf, marks=marks)
+        track = replace(track, minutes=options.minutes, images=math.inf)
     folder, device = options.out / options.track, options.device
     machine = f"{report.hardware(device)}, torch {torch.__version__}"
     faces = _split(options.data, options.partition, options.out, track.image_size)
@@ -121,68 +119,65 @@ class Clocked:
     """A run's batches, with its clock: all who take them are timed alike.
 
     The clock runs from the first batch until the last update is done. It stands still while
-    ``keep(mark, clock)`` is called, after the seconds of each of the ``marks``, of which the last
-    is "end". That may be before, after ``images_at_end``.
+    ``keep(mark)`` is called, after the seconds of each of the ``marks``. The last mark is "end",
+    which ``images_at_end`` may bring before its time.
     """
 
     loader: data.Loader
     marks: dict[str, float]
     images_at_end: float
-    keep: Callable[[str, Clocked], None]
-    seconds: float = 0.0
-    images: int = 0
-    updates: int = 0
+    keep: Callable[[str], None]
+    kept: list[dict] = field(default_factory=list)  # when
     per_update: list[float] = field(default_factory=list)  # seconds, between two readings
+    updates: int = 0
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Give the batches of one epoch after the other."""
         batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
-        marks, batch, read = [*self.marks.items()], next(batches), 0
+        marks, batch = [*self.marks.items()], next(batches)
         synchronize(self.loader.device)  # a GPU has taken over all images by now
-        began = time.perf_counter()
+        images, seconds, read, began = 0, 0.0, 0, time.perf_counter()
         while True:
             yield batch
-            self.images, self.updates = self.images + len(batch), self.updates + 1
-            mark, at = ("end", 0.0) if self.images >= self.images_at_end else marks[0]
+            images, self.updates = images + len(batch), self.updates + 1
+            mark, at = ("end", 0.0) if images >= self.images_at_end else marks[0]
             is_due = time.perf_counter() - began >= at
             if is_due or self.updates % BLOCK == 0:
                 synchronize(self.loader.device)
-                seconds = time.perf_counter() - began
-                self.per_update.append((seconds - self.seconds) / (self.updates - read))
-                self.seconds, read = seconds, self.updates
+                before, seconds = seconds, time.perf_counter() - began
+                self.per_update.append((seconds - before) / (self.updates - read))
+                read = self.updates
             if is_due:
-                self.keep(mark, self)
+                self.kept.append({"mark": mark, "minutes": seconds / 60, "images": images})
+                self.keep(mark)
                 if mark == "end":
                     return
                 marks.pop(0)
-                began = time.perf_counter() - self.seconds
+                began = time.perf_counter() - seconds
             batch = next(batches)
 
 
-def _train(known: dict[str, Any], track: Track, faces: Faces, folder: Path, device: str) -> None:
+def _train(known: dict, track: Track, faces: Faces, folder: Path, device: str) -> None:
     """Train a run; write its generator at each mark, and what is known of it, at the end."""
-    name, seed = known["entry"], known["seed"]
     folder.mkdir(parents=True, exist_ok=True)
+    which = known["entry"], track, known["seed"], device
     began = time.perf_counter()
-    thrown_away = Contender(name, track, seed, device)
+    thrown_away = Contender(*which)
     shape = thrown_away.entry.batch_size, *faces.pixels.shape[1:]
     thrown_away.train([torch.rand(shape, device=device) * 2 - 1] * WARM_UP)
     synchronize(torch.device(device))
-    known |= {"warm_up": time.perf_counter() - began, "diverged": None, "marks": []}
+    known |= {"warm_up": time.perf_counter() - began, "diverged": None}
 
-    contender = Contender(name, track, seed, device)
-    entry = contender.entry
-
-    def keep(mark: str, clock: Clocked) -> None:
-        torch.save(contender.net.state_dict(), folder / f"{mark}.pt")
-        at = {"mark": mark, "minutes": clock.seconds / 60, "images": clock.images}
-        known["marks"].append(at)
-        print(f"{name}, seed {seed}: {at}", flush=True)
-
+    contender = Contender(*which)
+    entry, seed = contender.entry, known["seed"]
     loader = data.Loader(faces, entry.batch_size, seed=seed, flip=entry.flip, device=device)
     own = track.trial or entry.images
-    marks = {f"{minutes:g}": 60 * minutes for minutes in track.marks}
+    marks = {f"{mark:g}": 60 * mark for mark in track.marks if mark < track.minutes}
     marks["end"] = math.inf if own else 60 * track.minutes
+
+    def keep(mark: str) -> None:
+        torch.save(contender.net.state_dict(), folder / f"{mark}.pt")
+
     clock = Clocked(loader, marks, own or track.images, keep)
     try:
         contender.train(clock)
@@ -190,8 +185,9 @@ def _train(known: dict[str, Any], track: Track, faces: Faces, folder: Path, devi
         known["diverged"] = str(error)
     update = statistics.median(clock.per_update or [math.nan])
     known |= {"seconds_per_update": update, "at_median_rate": update * clock.updates / 60}
-    # Last, and at once: the run is finished when it is there.
-    write(folder / "run.json", known | {"made_of": contender.made_of | {"data": faces.known_by}})
+    known |= {"marks": clock.kept, "made_of": contender.made_of | {"data": faces.known_by}}
+    write(folder / "run.json", known)  # last, and at once: the run is finished when it is there
+    print(f"{known['entry']}, seed {seed}: {clock.kept}", flush=True)
 
 
 if __name__ == "__main__":

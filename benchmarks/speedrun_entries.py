@@ -76,8 +76,8 @@ class Contender:
             # Here, because it needs the tutorial.py of the tests.
             from contenders import Setting, Tutorial
 
-            size = track.image_size, entry.batch_size, track.width
-            trained = Tutorial(Setting(*size, device, seed))
+            shape = track.image_size, entry.batch_size, track.width
+            trained = Tutorial(Setting(*shape, device, seed))
             self.train = trained.train
             self.net = nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), trained.generator)
             self.net.latent_dim = 100

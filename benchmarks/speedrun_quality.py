@@ -13,7 +13,7 @@ import torch
 from tinygan import metrics, pictures, sampling, seeds
 
 from gpu_check import read, write
-from speedrun_entries import Contender, Track
+from speedrun_entries import ENTRIES, Contender, Track
 
 TARGET = "tutorial-loop"
 
@@ -160,11 +160,10 @@ def _plot(results: dict[str, Any], path: Path) -> None:
     figure = Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.axhline(results["floor"]["kd"], color="grey", label="real faces")
-    colors: dict[str, str] = {}
     for run in results["runs"]:
-        points = [(m["minutes"], m["kd"]) for m in run["marks"] if m.get("kd", math.inf) < math.inf]
-        label = None if run["entry"] in colors else run["entry"]
-        color = colors.setdefault(run["entry"], f"C{len(colors)}")
+        points = [(mark["minutes"], mark["kd"]) for mark in run["marks"] if "kd" in mark]
+        color = f"C{list(ENTRIES).index(run['entry'])}"
+        label = None if run["seed"] else run["entry"]
         axes.plot(*zip(*points), ".-", color=color, label=label)
     axes.set(xlabel="minutes", ylabel="KD to held-out faces")
     axes.legend()

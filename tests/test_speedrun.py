@@ -112,7 +112,7 @@ class Batches(list):
 @given(
     updates=st.lists(st.integers(1, 9), min_size=40, max_size=40),
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
-    marks=st.lists(st.integers(1, 60), min_size=1, max_size=4, unique=True).map(sorted),
+    marks=st.lists(st.integers(1, 30), min_size=1, max_size=4, unique=True).map(sorted),
     images=st.integers(1, 70) | st.just(math.inf),
     block=st.integers(1, 5),
     load=st.integers(0, 2),
@@ -121,8 +121,8 @@ def test_the_clock(updates, sizes, marks, images, block, load):
     """It counts loading and updates from the first batch on, and no second of what is kept."""
     time, kept = Time(), []
 
-    def keep(mark, clock):
-        kept.append((mark, clock.seconds, clock.images, clock.updates))
+    def keep(mark):
+        kept.append((mark, clock.updates))
         time.now += 1000
 
     names = [*map(str, marks[:-1]), "end"]
@@ -142,7 +142,9 @@ def test_the_clock(updates, sizes, marks, images, block, load):
             expected.append(("end" if now[1] >= images else left.pop(0)[0], *now))
         if expected and expected[-1][0] == "end":
             break
-    assert kept == expected
+    assert kept == [(mark, update) for mark, _, _, update in expected]
+    at = [(m["mark"], round(60 * m["minutes"], 9), m["images"]) for m in clock.kept]
+    assert at == [each[:3] for each in expected]
     read = {now[2] for now in states[: clock.updates + 1] if now[2] % block == 0}
     read = sorted(read | {0} | {each[3] for each in expected})
     assert clock.per_update == pytest.approx(
@@ -178,14 +180,14 @@ def test_warm_up_and_nets_are_outside_the_clock(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", save)
     monkeypatch.setattr(speedrun, "time", time)
     monkeypatch.setattr(speedrun, "Contender", Slow)
-    monkeypatch.setitem(speedrun.TRACKS, "laptop", replace(TINY, marks=(2 / 60, 3 / 60)))
-    run(faces, tmp_path, "tutorial-loop", more=["--train-only"])
+    monkeypatch.setitem(speedrun.TRACKS, "laptop", replace(TINY, marks=(0.05, 0.1, 0.2)))
+    run(faces, tmp_path, "tutorial-loop", more=["--train-only", "--minutes", "0.15"])
     known = gpu_check.read(tmp_path / "laptop" / "tutorial-loop" / "0" / "run.json")
     assert known["warm_up"] == 1000
-    assert [mark["mark"] for mark in known["marks"]] == ["0.0333333", "0.05", "end"]
-    assert [60 * mark["minutes"] for mark in known["marks"]] == pytest.approx([2, 3, 6])
-    assert [mark["images"] for mark in known["marks"]] == [8, 12, 24]
-    assert 60 * known["at_median_rate"] == pytest.approx(6)
+    assert [mark["mark"] for mark in known["marks"]] == ["0.05", "0.1", "end"]
+    assert [60 * mark["minutes"] for mark in known["marks"]] == pytest.approx([3, 6, 9])
+    assert [mark["images"] for mark in known["marks"]] == [12, 24, 36]
+    assert 60 * known["at_median_rate"] == pytest.approx(9)
 
 
 def test_every_entry_runs_once_and_the_table_is_right(faces, tmp_path, monkeypatch, capsys):

@@ -78,7 +78,7 @@ def steps(device: str, others: bool, speedrun: Sequence[str] = ()) -> list[Step]
     ]
     if not speedrun:
         return found
-    track, images = ("laptop", "128") if device == "cpu" else ("gpu", "100000")
+    track, images = ("laptop", "64") if device == "cpu" else ("gpu", "50000")
     options = ("--track", track, "--images", images, "--device", device, "--seeds", "1")
     script = str(Path(__file__).with_name("speedrun.py"))
     command = (sys.executable, script, *options, "--train-only", *speedrun)
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a trial with tiny nets"
     )
-    parser.add_argument("--faces", type=Path, help="folder, zip or tar, for the speed record")
+    parser.add_argument("--faces", type=Path, help="some thousand, for the speed record")
     options = parser.parse_args(arguments)
     known = read(options.out / "run.json").get("device", options.device)
     if known != options.device:

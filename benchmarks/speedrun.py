@@ -127,7 +127,7 @@ class Clocked:
     marks: dict[str, float]
     images_at_end: float
     keep: Callable[[str], None]
-    kept: list[dict] = field(default_factory=list)  # when
+    kept: list[dict] = field(default_factory=list)  # after which minutes and images
     per_update: list[float] = field(default_factory=list)  # seconds, between two readings
     updates: int = 0
 
@@ -162,9 +162,9 @@ def _train(known: dict, track: Track, faces: Faces, folder: Path, device: str) -
     folder.mkdir(parents=True, exist_ok=True)
     which = known["entry"], track, known["seed"], device
     began = time.perf_counter()
-    thrown_away = Contender(*which)
-    shape = thrown_away.entry.batch_size, *faces.pixels.shape[1:]
-    thrown_away.train([torch.rand(shape, device=device) * 2 - 1] * WARM_UP)
+    contender = Contender(*which)  # thrown away
+    shape = contender.entry.batch_size, *faces.pixels.shape[1:]
+    contender.train([torch.rand(shape, device=device) * 2 - 1] * WARM_UP)
     synchronize(torch.device(device))
     known |= {"warm_up": time.perf_counter() - began, "diverged": None}
 

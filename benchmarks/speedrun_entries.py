@@ -49,7 +49,7 @@ class Entry:
     batch_size: int
     flip: bool = False  # mirror images at random
     images: int | None = None  # its length, by which schedules end; None for the track's
-    execution: Execution = Execution()  # noqa: RUF009 - a constant; on the CPU without capture
+    execution: Execution = Execution()  # noqa: RUF009 - it is a constant
 
 
 ENTRIES: dict[str, Callable[[Track, int], Entry]] = {
@@ -82,9 +82,7 @@ class Contender:
             self.net = nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), trained.generator)
             self.net.latent_dim = 100
         else:
-            graphs = entry.execution.capture and device != "cpu"
-            execution = replace(entry.execution, capture=graphs)
-            trained = entry.recipe.trainer(seed=seed, device=device, execution=execution)
+            trained = entry.recipe.trainer(seed=seed, device=device, execution=entry.execution)
             self.train = lambda batches: trained.fit(batches, epochs=1)
             self.net = trained.average.net if trained.average else trained.generator
             self.made_of |= trained.state_dict()["configuration"]

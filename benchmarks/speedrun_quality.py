@@ -70,7 +70,8 @@ class Judge:
 
     def write(self) -> None:
         """Write all results, their table, the plot, and faces of the first seeds."""
-        files = sorted(self.folder.glob("*/*/run.json"), key=lambda file: int(file.parts[-2]))
+        files = [file for name in ENTRIES for file in self.folder.glob(f"{name}/*/run.json")]
+        files.sort(key=lambda file: int(file.parts[-2]))
         shown = {"held out": self.faces.held[:SHOWN]}
         for file in files:
             if (samples := file.with_name("samples.pt")).exists():

@@ -37,12 +37,14 @@ class Setting:
         batch_size: images per step.
         width: channels of the layer next to the image, in both nets.
         device: "cpu" or "cuda".
+        seed: of the first weights.
     """
 
     image_size: int
     batch_size: int
     width: int
     device: str
+    seed: int = 999
 
     def batch(self) -> torch.Tensor:
         """Return the real images of every step, (N, 3, H, W) in [-1, 1], on the device."""
@@ -52,7 +54,7 @@ class Setting:
 
     def nets(self) -> tuple[nn.Module, nn.Module]:
         """Return G and D, which gives logits, as tinygan builds them."""
-        torch.manual_seed(999)
+        torch.manual_seed(self.seed)
         return (
             tinygan.DCGANGenerator(self.image_size, base_channels=self.width)
             .apply(tinygan.weights_init)
@@ -108,7 +110,7 @@ class Tutorial(Contender):
     def __init__(self, setting: Setting) -> None:
         width = setting.width
         if setting.image_size == 64:
-            torch.manual_seed(999)
+            torch.manual_seed(setting.seed)
             g = tutorial.make_generator(ngf=width).apply(tutorial.weights_init)
             d = tutorial.make_discriminator(ndf=width).apply(tutorial.weights_init)
             self.generator, self.discriminator = g.to(setting.device), d.to(setting.device)

@@ -214,7 +214,12 @@ def r3gan(nets: Nets, *, burn_in: int, gamma: float = 2.0, augment: float = 0.3)
     )  # fmt: skip
 
 
-RECIPES: dict[str, Callable[[Nets], Recipe]] = {
-    "tutorial": tutorial, "hinge": hinge, "r1": r1, "wgan-gp": wgan_gp, "relativistic": relativistic
-}  # fmt: skip
-"""The recipes by name."""
+RECIPES: dict[str, Callable[[Nets, int], Recipe]] = {
+    "tutorial": lambda nets, images: tutorial(nets),
+    "hinge": lambda nets, images: hinge(nets),
+    "r1": lambda nets, images: r1(nets),
+    "wgan-gp": lambda nets, images: wgan_gp(nets),
+    "relativistic": lambda nets, images: relativistic(nets),
+    "r3gan": lambda nets, images: r3gan(nets, burn_in=images),
+}
+"""The recipes by name, for nets and a run of so many images."""

@@ -72,23 +72,23 @@ def _train(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("data", help="folder, zip or tar of images; - for drawn faces")
     add("--out", type=Path, help="output folder [runs/NAME, by the name of the data]")
-    names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic")
+    names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic", "r3gan")
     add(
         "--recipe",
         choices=names,
         default="relativistic",
-        help="loss, penalties, rates [%(default)s]",
+        help="loss, penalties, rates; r3gan has nets of its own [%(default)s]",
     )
     for name, text in (
         ("image_size", "height and width of images in pixels, 8 or more, or both, as 61x47"),
         ("batch_size", "images per step"), ("num_epochs", "passes over the data"),
-        ("width", "channels of both nets next to the image"),
+        ("width", "channels of both nets next to the image; of r3gan's, at up to 32 pixels"),
     ):  # fmt: skip
         sizes = f"[{TUTORIAL[name]}; drawn faces on a CPU: {SMALL[name]}]"
         kind = _size if name == "image_size" else int
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{text} {sizes}")
     add("--nc", type=int, default=3, help="channels of the images, 3 or 1 [3]")
-    add("--nz", type=int, default=100, help="length of the latent vector [100]")
+    add("--nz", type=int, help="length of the latent vector [100; of r3gan 64]")
     add("--lr", type=float, help="learning rate [the recipe's]")
     add("--beta1", type=float, help="Adam's beta1 [the recipe's]")
     add("--ema", type=float, help="half-life of G's average, in images [the recipe's]")

@@ -29,7 +29,7 @@ def run(a: argparse.Namespace) -> None:
     """Train, or go on, and say what there is then; a dry run only says what would happen."""
     try:
         _complete(a)
-        _trainer(a, None)  # a bad flag is found now, not after decoding, and by one process
+        _trainer(a, 1, None)  # a bad flag is found now, not after decoding, and by one process
         if a.ngpu > 1 and not a.dry_run and not distributed.is_launched():
             distributed.launch(a.ngpu)
         given = {"seed": a.seed, "flip": a.flip, "workers": a.workers, "device": a.device}
@@ -54,7 +54,7 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     name = "drawn faces" if a.data == "-" else Path(a.data).name
     facts = {"classes": getattr(images, "classes", None), "trained_on": name}
     watching = hooks.usual(a.out, every=every, **facts)
-    trainer = _trainer(a, images.num_classes, watching)
+    trainer = _trainer(a, len(images), images.num_classes, watching)
     resumed = trainer.resume(a.resume or a.out, allow=a.allow)
     if trainer.ranks.is_first:
         where = a.device.type + (f", {n} ranks" if (n := trainer.ranks.count) > 1 else "")
@@ -115,17 +115,27 @@ def _images(a: argparse.Namespace) -> Any:
     return data.pack(a.data, a.packed, a.image_size, a.nc, labels=a.labels, workers=a.workers)
 
 
-def _trainer(a: argparse.Namespace, classes: int | None, watching: Any = ()) -> GANTrainer:
+def _trainer(
+    a: argparse.Namespace, images: int, classes: int | None, watching: Any = ()
+) -> GANTrainer:
     """Return the trainer of the recipe, with what the flags change of it."""
-    shape = {"width": a.width, "latent_dim": a.nz, "num_classes": classes, "seed": a.seed}
-    recipe = recipes.RECIPES[a.recipe](recipes.dcgan_nets(a.image_size, a.nc, **shape))
+    shape = {"width": a.width, "num_classes": classes, "seed": a.seed}
+    shape |= {} if a.nz is None else {"latent_dim": a.nz}
+    make = recipes.r3gan_nets if a.recipe == "r3gan" else recipes.dcgan_nets
+    recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), a.num_epochs * images)
+    for name in ("lr", "beta1") if recipe.hooks else ():
+        if (value := getattr(a, name)) is not None:
+            raise ValueError(
+                f"--{name} must be left out with --recipe {a.recipe}, which sets it by a schedule, "
+                f"got {value}; use another recipe, or write a program."
+            )
     adam = dict(recipe.optimizer.keywords)
     adam |= {} if a.lr is None else {"lr": a.lr}
     adam |= {} if a.beta1 is None else {"betas": (a.beta1, adam["betas"][1])}
     recipe = replace(
         recipe, optimizer=partial(recipe.optimizer, **adam),
         ema_half_life=recipe.ema_half_life if a.ema is None else a.ema,
-        augment=[augmentations.diff_augment()] if a.diff_augment else [],
+        augment=[augmentations.diff_augment()] if a.diff_augment else recipe.augment,
     )  # fmt: skip
     execution = Execution(getattr(torch, a.dtype), compile=a.compile, capture=a.capture)
     return recipe.trainer(hooks=watching, seed=a.seed, device=a.device, execution=execution)
@@ -133,9 +143,9 @@ def _trainer(a: argparse.Namespace, classes: int | None, watching: Any = ()) -> 
 
 def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     """Train some steps on one batch in memory, and say what the run would do and need."""
-    trainer, done = _trainer(a, images.num_classes), 0
+    trainer, done = _trainer(a, len(images), images.num_classes), 0
     if a.resume or checkpoint.files(a.out / "checkpoints"):
-        begun = _trainer(a, images.num_classes)  # also: does the command fit it?
+        begun = _trainer(a, len(images), images.num_classes)  # also: does the command fit it?
         begun.resume(a.resume or a.out, allow=["hooks", *a.allow])
         done = begun.step
     batch, steps = [next(iter(loader))], a.num_epochs * len(loader)

@@ -130,7 +130,7 @@ def test_every_flag_is_heeded(pets, tmp_path, monkeypatch):
     given += ["--flip", "--capture", "--compile", "--diff-augment"]
     a = argument_parser().parse_args(["train", pets, *given])
     train._complete(a)
-    trainer = train._trainer(a, None)
+    trainer = train._trainer(a, 1, None)
     generator = trainer.generator
     assert (generator.image_size, generator.channels, generator.latent_dim) == ((21, 21), 1, 7)
     assert generator.main[-2].in_channels == trainer.discriminator.main[0].out_channels == 3
@@ -174,9 +174,24 @@ def test_each_recipe_trains_with_the_default_sizes(ngpu):
         for data_ in ("-", "pictures"):
             words = ["train", data_, "--recipe", name, "--device", "cpu", "--ngpu", ngpu]
             train._complete(a := argument_parser().parse_args(words))
-            turns = train._trainer(a, None).algorithm.settings["d_steps"]
+            turns = train._trainer(a, 1, None).algorithm.settings["d_steps"]
             assert a.batch_size % (turns * max(1, int(ngpu))) == 0
             assert a.batch_size >= 30
+
+
+def test_r3gan_has_nets_and_schedules_of_its_own(capsys):
+    """Its schedules end with the run; a flag that they would overrule is refused, not ignored."""
+    words = ["train", "-", "--recipe", "r3gan", "--width", "16", "--num-epochs", "3", "--ngpu", "0"]
+    train._complete(a := argument_parser().parse_args([*words, "--flip"]))
+    trainer = train._trainer(a, 100, 2)
+    generator = trainer.generator
+    assert (generator.widths, generator.latent_dim, generator.num_classes) == ((16,) * 4, 64, 2)
+    (rates,) = trainer.hooks
+    assert rates.options["lr"](299) > rates.options["lr"](300) == 5e-5
+    assert trainer.state_dict()["configuration"]["augment.0.draw"] != "none"
+    for flag in ("--lr", "--beta1"):
+        assert run(*words[1:], flag, 0.5) == 2
+        assert f"{flag} must be left out with --recipe r3gan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["-", "pets"])

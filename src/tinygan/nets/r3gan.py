@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from tinygan._run import checks
-from tinygan.nets.dcgan import Size, check_images, checked_noise
+from tinygan.nets.dcgan import Size
 from tinygan.nets.gradients import SLOPE, convolved, leaky_relu
+from tinygan.nets.inputs import check_images, checked_noise
 from tinygan.nets.saved import Generator
 
 EMBEDDED = 64  # numbers that stand for a class beside z

@@ -38,8 +38,8 @@ def convolved(
     x, weight, bias = given
     if _is_derived(x, weight):
         passed: list[torch.Tensor] = []
-        made = _OfWeight.apply(x.detach(), weight, bias, passed, *how)
-        made = _OfInput.apply(x, weight, made, passed, *how)
+        given = [x, weight, _OfWeight.apply(x.detach(), weight, bias, passed, *how), passed]
+        made: torch.Tensor = _OfInput.apply(*given, *how)
     else:
         made = _in_torch(x, weight, bias, *how)
     return made.permute(0, 2, 3, 1)

@@ -31,11 +31,17 @@ def convolved(
 ) -> torch.Tensor:
     """Return a convolution with padding 1 of x, (N, H, W, C), whose sides divide by the stride."""
     given: list[Any] = [x.permute(0, 3, 1, 2), weight, bias]
-    kind = x.device.type
+    how, kind = (stride, groups, transposed), x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         given = [None if tensor is None else tensor.to(dtype) for tensor in given]
-    made = _convolution(*given, stride, groups, transposed)
+    x, weight, bias = given
+    if _is_derived(x, weight):
+        passed: list[torch.Tensor] = []
+        given = [x, weight, _OfWeight.apply(x.detach(), weight, bias, passed, *how), passed]
+        made: torch.Tensor = _OfInput.apply(*given, *how)
+    else:
+        made = _in_torch(x, weight, bias, *how)
     return made.permute(0, 2, 3, 1)
 
 
@@ -48,21 +54,11 @@ def _is_derived(*inputs: torch.Tensor) -> bool:
     return eager and any(tensor.requires_grad for tensor in inputs)
 
 
-def _convolution(x: Any, weight: Any, bias: Any, *how: Any) -> torch.Tensor:
-    if not _is_derived(x, weight):
-        return _in_torch(x, weight, bias, *how)
-    passed: list[torch.Tensor] = []
-    made = _OfWeight.apply(x.detach(), weight, bias, passed, *how)
-    found: torch.Tensor = _OfInput.apply(x, weight, made, passed, *how)
-    return found
+def _in_torch(x: Any, weight: Any, bias: Any, *how: Any) -> Any:
+    return torch.ops.aten.convolution(x, weight, bias, *_in_full(*how))
 
 
-def _in_torch(x: Any, weight: Any, bias: Any, *how: Any) -> torch.Tensor:
-    made: torch.Tensor = torch.ops.aten.convolution(x, weight, bias, *_how(*how))
-    return made
-
-
-def _how(stride: int, groups: int, transposed: bool) -> tuple[Any, ...]:
+def _in_full(stride: int, groups: int, transposed: bool) -> tuple[Any, ...]:
     """Return the rest of what PyTorch's convolution takes."""
     return [stride] * 2, [1, 1], [1, 1], transposed, [0, 0], groups
 
@@ -96,7 +92,7 @@ class _OfWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (weight,), x = ctx.saved_tensors, ctx.passed.pop()
-        given = grad, x, weight, None, *_how(*ctx.how), [False, True, False]
+        given = grad, x, weight, None, *_in_full(*ctx.how), [False, True, False]
         of_weight = torch.ops.aten.convolution_backward(*given)[1]
         of_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return None, of_weight, of_bias, *[None] * 4
@@ -116,5 +112,5 @@ class _OfInput(torch.autograd.Function):
         (x, weight), (stride, groups, transposed) = ctx.saved_tensors, ctx.how
         ctx.passed[:] = [x]  # with its graph, which a detached input of _OfWeight's has not
         back = stride, groups, not transposed
-        of_x = _convolution(grad, weight, None, *back) if ctx.needs_input_grad[0] else None
+        of_x = _in_torch(grad, weight, None, *back) if ctx.needs_input_grad[0] else None
         return of_x, None, grad, *[None] * 4

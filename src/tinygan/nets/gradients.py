@@ -1,7 +1,7 @@
 """Operations whose second derivatives, which R1 and R2 need, cost no more than they must.
 
-PyTorch's own of a convolution goes through groups one by one, and that of a leaky ReLU, which is 0,
-is taken through all layers before it.
+PyTorch's second derivative of a convolution goes through the groups one by one. That of a leaky ReLU
+is 0, but is taken through all layers before it.
 """
 
 from __future__ import annotations
@@ -46,10 +46,7 @@ def convolved(
 
 
 def _is_derived(*inputs: torch.Tensor) -> bool:
-    """Return whether derivatives may be wanted, and not by a compiler or a format for other tools.
-
-    Those know PyTorch's own operations best.
-    """
+    """Return whether derivatives may be wanted; compilers and exporters are given PyTorch's own."""
     eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return eager and any(tensor.requires_grad for tensor in inputs)
 

@@ -1,7 +1,7 @@
 """Operations whose second derivatives, which R1 and R2 need, cost no more than they must.
 
-PyTorch's second derivative of a convolution goes through the groups one by one. That of a leaky ReLU
-is 0, but is taken through all layers before it.
+PyTorch takes that of a convolution through its groups one by one, and that of a leaky ReLU, which
+is 0, through all layers before it.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def test_info_says_what_a_run_is(run, capsys):
     said = capsys.readouterr().out
     found = dict(re.findall(r"^  (.{20})(.*)$", said, re.MULTILINE))
     found = {name.strip(): text for name, text in found.items()}
-    assert said.startswith(f"{run} holds a DCGANGenerator.\n")
+    assert said.startswith(f"{run} holds a generator, DCGANGenerator.\n")
     assert found["images"] == "8 x 8 pixels, channels: 3"
     assert found["classes"] == "4: bald, short, long, curly"
     assert (found["steps"], found["images seen"]) == ("6", "96")

@@ -20,7 +20,7 @@ def run(a: argparse.Namespace) -> None:
     height, width = generator.image_size
     weights = sum(parameter.numel() for parameter in generator.parameters())
     classes = facts.get("classes") or range(generator.num_classes or 0)
-    print(f"{a.run} holds a {type(generator).__name__}.")
+    print(f"{a.run} holds a generator, {type(generator).__name__}.")
     _print("images", f"{height} x {width} pixels, channels: {generator.channels}")
     _print("noise", f"{generator.latent_dim} numbers")
     _print("weights", f"{weights:,}")

@@ -334,6 +334,8 @@ def test_spectral_norm_is_refused_where_it_makes_no_sense():
     """Twice, or of a net without weights to divide."""
     with pytest.raises(ValueError, match="net must have layers with plain weights, got no weights"):
         tinygan.spectral_norm(nn.Flatten())
+    with pytest.raises(ValueError, match="got a layer whose weights are all 0, as R3GAN's nets"):
+        tinygan.spectral_norm(tinygan.R3GANDiscriminator(8, widths=8))
     net = tinygan.spectral_norm(nn.Linear(2, 1))
     with pytest.raises(ValueError, match="got some that are already parametrized; call spectral_n"):
         tinygan.spectral_norm(net)

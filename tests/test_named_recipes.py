@@ -20,6 +20,9 @@ def adam(lr, *betas):
     return partial(torch.optim.Adam, lr=lr, betas=betas, fused=True)
 
 
+LENGTH = {"r3gan": {"burn_in": 1000}}
+
+
 def falling(start, end):
     """Return a schedule over a run of 1,000 images."""
     return schedules.cosine(start, end, until=1000)
@@ -48,7 +51,11 @@ MADE_OF = {
         "penalties": [kind(falling(2.0, 0.2), every=1) for kind in (penalties.r1, penalties.r2)],
         "augment": augmentations.diff_augment(p=falling(0.0, 0.3)),
         "ema_half_life": falling(0.0, 25.0),
-        "hooks": [hooks.Schedule(lr=falling(2e-4, 5e-5), betas=(0.0, falling(0.9, 0.99)))],
+        "hooks": [
+            hooks.Schedule(
+                lr=falling(2e-4, 5e-5), betas=(0.0, schedules.stairs(falling(0.9, 0.99), every=100))
+            )
+        ],
     },
 }
 
@@ -62,7 +69,7 @@ def test_each_name_is_made_of_what_it_says(name):
     by_hand = tinygan.GANTrainer(
         generator, d, generator_optimizer=rates, discriminator_optimizer=rates, **made
     )
-    trainer = recipes.RECIPES[name](NETS, 1000).trainer()
+    trainer = recipes.RECIPES[name](NETS, **LENGTH.get(name, {})).trainer()
     assert trainer.state_dict()["configuration"] == by_hand.state_dict()["configuration"]
     assert str(trainer.discriminator) == str(d)
     for mine, other in zip(trainer.players, by_hand.players):
@@ -73,7 +80,9 @@ def test_each_name_is_made_of_what_it_says(name):
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_each_recipe_trains_with_diff_augment_too(name):
     """Both nets move, by finite steps."""
-    recipe = replace(recipes.RECIPES[name](NETS, 1000), augment=[augmentations.diff_augment()])
+    recipe = replace(
+        recipes.RECIPES[name](NETS, **LENGTH.get(name, {})), augment=[augmentations.diff_augment()]
+    )
     trainer = recipe.trainer(seed=3)
     before = [w.clone() for player in trainer.players for w in player.module.parameters()]
     trainer.fit([torch.randn(20, 3, 8, 8).clamp(-1, 1)], epochs=2)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tinygan
-from tinygan import losses, penalties, sampling
+from tinygan import losses, penalties, recipes, sampling
 from tinygan._execution import capture
 from tinygan.explorer import directions
 from tinygan.nets import gradients, r3gan
@@ -260,8 +260,14 @@ def test_second_derivatives_are_right():
         return torch.func.functional_call(net, dict(zip(names, weights)), (images, labels))
 
     images = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+
+    def squared_slope(*weights):
+        (slope,) = torch.autograd.grad(judged(images, *weights).sum(), images, create_graph=True)
+        return slope.square().sum()
+
     assert torch.autograd.gradcheck(judged, (images, *weights), fast_mode=True)
-    assert torch.autograd.gradgradcheck(judged, (images, *weights), fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: judged(x, *weights), images)
+    assert torch.autograd.gradcheck(squared_slope, weights, fast_mode=True)
     for up in (True, False):
         x = torch.randn(2, 4, 2, 3, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradgradcheck(r3gan._Resample(up=up), x)
@@ -273,6 +279,34 @@ def slopes(net, images):
     (slope,) = torch.autograd.grad(net(images).sum(), images, create_graph=True)
     weights = [weight for name, weight in net.named_parameters() if not name.endswith("bias")]
     return torch.autograd.grad(slope.square().sum(), weights)
+
+
+def test_gradients_are_pytorchs_however_they_are_taken(monkeypatch):
+    """Twice from one graph, for images first, with weights that stay; and by tracing."""
+
+    def taken():
+        _, net = nets(8, widths=(8, 4), group_width=4)
+        net = net.double()
+        for block in net.modules():
+            if isinstance(block, r3gan._Block):
+                block.mix.weight.requires_grad_(False)
+                torch.nn.init.normal_(block.narrow.weight, std=0.3)
+        weights = [weight for weight in net.parameters() if weight.requires_grad]
+        x = images.clone().requires_grad_()
+        logits = net(x)
+        found = [*torch.autograd.grad(logits.sum(), x, retain_graph=True)]
+        for power in (2, 3):
+            costs = logits.pow(power).sum()
+            found += torch.autograd.grad(costs, weights, retain_graph=True)
+        (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        (slope.square().sum() + logits.sum()).backward()
+        return [*found, x.grad, *(weight.grad for weight in weights)]
+
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    found = taken()
+    monkeypatch.setattr(gradients, "_is_derived", lambda *inputs: False)
+    for one, other in zip(found, taken(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 class Arithmetic(TorchDispatchMode):
@@ -395,6 +429,18 @@ def test_captured_steps_are_eager_ones(device, monkeypatch):
     for each in (eager, captured):
         each.fit(batches(), steps=5)
     assert_identical(fingerprint(eager), fingerprint(captured))
+
+
+def test_the_recipe_is_captured_to_its_end(monkeypatch, caplog):
+    """Schedules of Adam's betas record graphs anew, but not so often that capture is given up."""
+    monkeypatch.setattr(capture, "recorder_for", lambda device: CPURecorder())
+    ran, image = [], torch.rand(1, 3, 8, 8) * 2 - 1
+    for captured in (False, True):
+        recipe = recipes.r3gan(recipes.r3gan_nets(8, width=8), burn_in=20)
+        ran.append(recipe.trainer(execution=tinygan.Execution(capture=captured)))
+        ran[-1].fit([image], epochs=22)
+    assert_identical(*map(fingerprint, ran))
+    assert "eagerly" not in caplog.text
 
 
 def test_compiled_nets_are_eager_ones():

@@ -93,6 +93,7 @@ def test_a_warm_up_rises_from_zero_to_its_value(change, images, seen):
         (lambda: schedules.exponential(1.0, 0.0, until=10), "end must be in (0, inf), got 0.0"),
         (lambda: schedules.exponential(-1.0, 1.0, until=10), "start must be in (0, inf), got -1.0"),
         (lambda: schedules.warm_up(1.0, images=0), "images must be at least 1, got 0"),
+        (lambda: schedules.stairs(lambda images: 1.0, every=0), "every must be at least 1, got 0"),
         (
             lambda: penalties.r1(schedules.linear(-1.0, 1.0, until=10)),
             "weight at 0 images must be in [0, inf), got -1.0",
@@ -136,6 +137,14 @@ def test_a_value_out_of_range_in_mid_run_is_named():
     noise = augmentations.instance_noise(schedules.linear(0.1, -0.1, until=100))
     with pytest.raises(ValueError, match=r"deviation at 75 images must be in \[0, inf\), got -0"):
         noise.draw((2, 3, 8, 8), torch.Generator(), 75)
+
+
+@given(images=st.integers(0, 10**7), every=st.integers(1, 10**4))
+def test_stairs_are_looked_at_seldom(images, every):
+    """A step has the value of its first image, and is as long as said."""
+    found = schedules.stairs(float, every=every)
+    first = images - images % every
+    assert found(images) == found(first) == found(first + every - 1) == first
 
 
 @pytest.mark.parametrize(

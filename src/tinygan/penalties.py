@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygan import losses, sampling, schedules
 from tinygan._run import checks
@@ -98,7 +98,7 @@ def r1(weight: float | Schedule = 10.0, *, every: int = 16, step: float | None =
     With a ``step`` s above 0, such as 0.01 where images are in [-1, 1], the slope is that of a
     finite difference, (D(x + s n) - D(x)) / s with n from N(0, I): its square is noisy, but the
     same on average, up to terms in s^2 (Lin et al. 2025, arXiv:2501.08316). It takes no gradients
-    of gradients, which some layers lack, and compiled nets.
+    of gradients, which some layers and all compiled nets lack.
 
     Examples:
         >>> falling = r1(schedules.exponential(10.0, 0.1, until=1_000_000))
@@ -136,7 +136,8 @@ def _zero_centred(
 def _half_squares(d: Discriminator, x: Tensor, *noise: Tensor, step: float) -> Tensor:
     if not noise:
         return slopes(d, x).square().sum(1) / 2
-    d = getattr(d, "once", d)
+    if not isinstance(d, nn.Module):  # whose attributes are the user's
+        d = getattr(d, "once", d)
     # Two passes, not one of 2 N: labels, batch norm and what is compiled are for N.
     rise = d(x + noise[0].to(x)) - d(x)
     return (rise.reshape(len(rise), -1).sum(1) / step).square() / 2

@@ -70,6 +70,18 @@ def warm_up(value: float | Schedule, *, images: int) -> Schedule:
     return partial(_warm_up, value=value, images=checks.count("images", images))
 
 
+def stairs(value: Schedule, *, every: int) -> Schedule:
+    """Return another schedule, looked at only every so many images: it stays the same in between.
+
+    Raises ValueError for ``every`` below 1.
+
+    Examples:
+        >>> stairs(linear(0.0, 1.0, until=100), every=10)(59)
+        0.5
+    """
+    return partial(_stairs, value=value, every=checks.count("every", every))
+
+
 def value_at(
     value: float | Schedule, images: int, name: str = "a schedule", interval: str = "(-inf, inf)"
 ) -> float:
@@ -133,3 +145,7 @@ def _exponential(start: float, end: float, t: float) -> float:
 
 def _warm_up(seen: int, *, value: float | Schedule, images: int) -> float:
     return value_at(value, seen) * min(1.0, seen / images)
+
+
+def _stairs(seen: int, *, value: Schedule, every: int) -> float:
+    return value_at(value, seen // every * every)

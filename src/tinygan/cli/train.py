@@ -122,7 +122,8 @@ def _trainer(
     shape = {"width": a.width, "num_classes": classes, "seed": a.seed}
     shape |= {} if a.nz is None else {"latent_dim": a.nz}
     make = recipes.r3gan_nets if a.recipe == "r3gan" else recipes.dcgan_nets
-    recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), a.num_epochs * images)
+    length = {"burn_in": a.num_epochs * images} if a.recipe == "r3gan" else {}
+    recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), **length)
     for name in ("lr", "beta1") if recipe.hooks else ():
         if (value := getattr(a, name)) is not None:
             raise ValueError(
@@ -135,7 +136,7 @@ def _trainer(
     recipe = replace(
         recipe, optimizer=partial(recipe.optimizer, **adam),
         ema_half_life=recipe.ema_half_life if a.ema is None else a.ema,
-        augment=[augmentations.diff_augment()] if a.diff_augment else recipe.augment,
+        augment=recipe.augment or [augmentations.diff_augment()] * a.diff_augment,
     )  # fmt: skip
     execution = Execution(getattr(torch, a.dtype), compile=a.compile, capture=a.capture)
     return recipe.trainer(hooks=watching, seed=a.seed, device=a.device, execution=execution)

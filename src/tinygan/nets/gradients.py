@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SLOPE = 0.2
@@ -37,9 +38,8 @@ def convolved(
         given = [None if tensor is None else tensor.to(dtype) for tensor in given]
     x, weight, bias = given
     if _is_derived(x, weight):
-        passed: list[torch.Tensor] = []
-        given = [x, weight, _OfWeight.apply(x.detach(), weight, bias, passed, *how), passed]
-        made: torch.Tensor = _OfInput.apply(*given, *how)
+        made: torch.Tensor = _OfWeight.apply(x.detach(), weight, bias, *how)
+        made = _OfInput.apply(x, weight, made, *how)
     else:
         made = _in_torch(x, weight, bias, *how)
     return made.permute(0, 2, 3, 1)
@@ -47,8 +47,8 @@ def convolved(
 
 def _is_derived(*inputs: torch.Tensor) -> bool:
     """Return whether derivatives may be wanted; compilers and exporters are given PyTorch's own."""
-    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return eager and any(tensor.requires_grad for tensor in inputs)
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.is_grad_enabled() and not traced and any(tensor.requires_grad for tensor in inputs)
 
 
 def _in_torch(x: Any, weight: Any, bias: Any, *how: Any) -> Any:
@@ -77,37 +77,36 @@ class _OfWeight(torch.autograd.Function):
     """A convolution as a function of its weight and bias alone.
 
     It and ``_OfInput`` are two, because autograd leaves out all of a function or nothing: R1 wants
-    no gradients of weights at first, and G none of D's at all.
+    no gradients of weights at first, and G none of D's at all. Weights' gradients have none.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, passed: Any, *how: Any) -> Any:
-        ctx.save_for_backward(weight)
-        ctx.passed, ctx.how = passed, how
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, *how: Any) -> Any:
+        ctx.save_for_backward(x, weight)
+        ctx.how = how
         return _in_torch(x, weight, bias, *how)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Any) -> Any:
-        (weight,), x = ctx.saved_tensors, ctx.passed.pop()
-        given = grad, x, weight, None, *_in_full(*ctx.how), [False, True, False]
-        of_weight = torch.ops.aten.convolution_backward(*given)[1]
-        of_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return None, of_weight, of_bias, *[None] * 4
+        (x, weight), wanted = ctx.saved_tensors, [False, *ctx.needs_input_grad[1:3]]
+        given = grad, x, weight, [grad.shape[1]], *_in_full(*ctx.how), wanted
+        _, of_weight, of_bias = torch.ops.aten.convolution_backward(*given)
+        return None, of_weight, of_bias, *[None] * 3
 
 
 class _OfInput(torch.autograd.Function):
     """A convolution, which is already ``made``, as a function of its input alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, made: Any, passed: Any, *how: Any) -> Any:
-        ctx.save_for_backward(x, weight)
-        ctx.passed, ctx.how = passed, how
+    def forward(ctx: Any, x: Any, weight: Any, made: Any, *how: Any) -> Any:
+        ctx.save_for_backward(weight)
+        ctx.how = how
         return made.view_as(made)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        (x, weight), (stride, groups, transposed) = ctx.saved_tensors, ctx.how
-        ctx.passed[:] = [x]  # with its graph, which a detached input of _OfWeight's has not
+        (weight,), (stride, groups, transposed) = ctx.saved_tensors, ctx.how
         back = stride, groups, not transposed
         of_x = _in_torch(grad, weight, None, *back) if ctx.needs_input_grad[0] else None
-        return of_x, None, grad, *[None] * 4
+        return of_x, None, grad, *[None] * 3

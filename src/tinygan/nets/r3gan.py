@@ -29,7 +29,7 @@ class R3GANGenerator(Generator):
     """Turn noise into images: z scales the channels of a small learned map, a ResNet enlarges it.
 
     As in the paper no tanh bounds the images, and D sees them so. In evaluation mode, as samples,
-    they are cut to [-1, 1].
+    they are cut to [-1, 1], beyond which their gradient is 0.
 
     Args:
         image_size: height and width in pixels, or one int for a square. Halved once for each width

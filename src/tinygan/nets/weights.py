@@ -80,6 +80,11 @@ def spectral_norm(net: nn.Module) -> nn.Module:
         raise ValueError(
             f"net must have layers with plain weights, got {given}; call spectral_norm once, on D."
         )
+    if not all(layer.weight.any() for layer in layers):
+        raise ValueError(
+            "net must have weights to divide, got a layer whose weights are all 0, as R3GAN's nets "
+            "have at first; use a penalty, such as penalties.r1()."
+        )
     for layer in layers:
         parametrizations.spectral_norm(layer)  # it knows the axis of a layer's outputs
         for part in layer.modules():

@@ -443,6 +443,17 @@ def test_the_recipe_is_captured_to_its_end(monkeypatch, caplog):
     assert "eagerly" not in caplog.text
 
 
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
+def test_a_traced_net_has_pytorchs_own_operations(tmp_path):
+    """It can be saved, though weights take gradients."""
+    net, _ = nets(8, widths=(4, 2), blocks=1)
+    z = torch.randn(2, net.latent_dim)
+    torch.jit.trace(net.eval(), z).save(tmp_path / "net.pt")
+    assert torch.equal(torch.jit.load(tmp_path / "net.pt")(z), net(z))
+
+
 def test_compiled_nets_are_eager_ones():
     """The compiler sees PyTorch's own operations, and their gradients are the same."""
     torch.compiler.reset()

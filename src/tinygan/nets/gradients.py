@@ -47,7 +47,7 @@ def convolved(
 
 def _is_derived(*inputs: torch.Tensor) -> bool:
     """Return whether derivatives may be wanted; compilers and exporters are given PyTorch's own."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     return torch.is_grad_enabled() and not traced and any(tensor.requires_grad for tensor in inputs)
 
 

@@ -27,7 +27,7 @@ import report
 from gpu_check import read, write
 from measuring import synchronize
 from speedrun_entries import ENTRIES, TRACKS, Contender, Track
-from speedrun_quality import Judge
+from speedrun_quality import Judge, save
 
 BLOCK = 50  # updates between readings of the clock, which wait for a GPU; all have lazy penalties
 WARM_UP = 5  # steps of throw-away nets, in which kernels are chosen and nets compiled
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = f"{report.hardware(device)}, torch {torch.__version__}"
     faces = _split(options.data, options.partition, options.out, track.image_size)
     print(f"{machine}\n{faces.known_by}", flush=True)
-    runs = list(itertools.product(range(options.seeds), options.recipes))
+    numbers = range(options.first_seed, options.first_seed + options.seeds)
+    runs = list(itertools.product(numbers, options.recipes))
     unfinished = [run for run in runs if not _is_finished(folder, *run, track, faces)]
     for seed, name in () if options.measure_only else unfinished:
         known = {"entry": name, "seed": seed, "machine": machine}
@@ -63,9 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--partition", type=Path, help="CelebA's list_eval_partition, .txt or .csv")
     parser.add_argument("--track", choices=TRACKS, default="laptop")
     parser.add_argument("--recipes", nargs="+", choices=ENTRIES, default=list(ENTRIES))
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0, help="others than 0, 1, 2 to tune by")
     parser.add_argument("--minutes", type=float, help="what ends a run without its own length")
-    parser.add_argument("--images", type=int, help="what ends every run, for a trial")
+    parser.add_argument("--images", type=int, help="what ends a trial; use another --out")
     parser.add_argument("--out", type=Path, default=Path("runs/speedrun"))
     parser.add_argument("--train-only", action="store_true", help="measure another time")
     parser.add_argument("--measure-only", action="store_true", help="train nothing")
@@ -176,7 +178,7 @@ def _train(known: dict, track: Track, faces: Faces, folder: Path, device: str) -
     marks["end"] = math.inf if own else 60 * track.minutes
 
     def keep(mark: str) -> None:
-        torch.save(contender.net.state_dict(), folder / f"{mark}.pt")
+        save(contender.net.state_dict(), folder / f"{mark}.pt")
 
     clock = Clocked(loader, marks, own or track.images, keep)
     try:

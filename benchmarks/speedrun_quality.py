@@ -25,6 +25,13 @@ KEPT = 0.9  # the share of the target's, or of real faces' if that is lower, tha
 SHOWN = 16
 
 
+def save(content: Any, path: Path) -> None:
+    """Write what torch.load reads, whole or not at all."""
+    new = path.with_suffix(".new")
+    torch.save(content, new)
+    new.replace(path)
+
+
 class Judge:
     """Compares generated faces with held-out ones, by a net's features; keeps all in a folder."""
 
@@ -38,7 +45,7 @@ class Judge:
         if known.get("of") != self.of:
             both = {"held": faces.held, "others": faces.pixels}
             known = {k: metrics.features(v[: self.count], self.module) for k, v in both.items()}
-            torch.save(known | {"of": self.of}, cache)
+            save(known | {"of": self.of}, cache)
         self.held = known["held"]
         self.floor = self._compared(known["others"])
 
@@ -54,7 +61,7 @@ class Judge:
             prior = getattr(net, "prior", sampling.normal)
             z = prior(self.count, net.latent_dim, seeds.generator(0, "speedrun"))  # as for all
             pixels = pictures.in_bytes(sampling.generate(net, z)).cpu()
-            torch.save(pixels[:SHOWN].clone(), folder / "samples.pt")  # at last, of the end
+            save(pixels[:SHOWN].clone(), folder / "samples.pt")  # at last, of the end
             found = self._compared(metrics.features(pixels, self.module))
             print(f"{name}, seed {seed}, {mark['mark']}: {found}", flush=True)
             mark.update(found, of=self.of)
@@ -72,11 +79,20 @@ class Judge:
         """Write all results, their table, the plot, and faces of the first seeds."""
         files = [file for name in ENTRIES for file in self.folder.glob(f"{name}/*/run.json")]
         files.sort(key=lambda file: int(file.parts[-2]))
-        shown = {"held out": self.faces.held[:SHOWN]}
+        runs, shown = [], {"held out": self.faces.held[:SHOWN]}
         for file in files:
+            run = read(file)
+            made_of = run["made_of"]["track"], run["made_of"]["data"]
+            if made_of != (str(self.track), self.faces.known_by):
+                continue  # left by a trial, or of other faces
+            for mark in run["marks"]:
+                if mark.get("of") != self.of:  # by other features, say
+                    for key in ("kd", *GUARDS):
+                        mark.pop(key, None)
+            runs.append(run)
             if (samples := file.with_name("samples.pt")).exists():
                 shown.setdefault(file.parts[-3], torch.load(samples, weights_only=True))
-        results = {**self.of, "floor": self.floor, "runs": [read(file) for file in files]}
+        results = {**self.of, "floor": self.floor, "runs": runs}
         write(self.folder / "results.json", results)
         (self.folder / "table.md").write_text(table(results))
         labels = [name for name, images in shown.items() for _ in images]
@@ -98,8 +114,10 @@ def p_value(ours: Sequence[float], target: Sequence[float]) -> float:
     samples = ours, target
     errors = [statistics.variance(sample) / len(sample) for sample in samples]
     squares = [error**2 / (len(sample) - 1) for error, sample in zip(errors, samples)]
-    freedom = sum(errors) ** 2 / sum(squares)
-    t = (statistics.mean(ours) - statistics.mean(target)) / math.sqrt(sum(errors))
+    above = statistics.mean(ours) - statistics.mean(target)
+    if not sum(squares):  # chance has no part in it
+        return float(above >= 0)
+    freedom, t = sum(errors) ** 2 / sum(squares), above / math.sqrt(sum(errors))
 
     def area(end: float) -> float:
         # With t = sqrt(freedom) tan(angle), Student's density is cos(angle)^(freedom - 1).
@@ -114,7 +132,10 @@ def _mean(runs: list[dict[str, Any]], key: str) -> float:
 
 
 def verdict(ours: list[dict], target: list[dict], floor: dict[str, float]) -> list[str]:
-    """Return p, whether runs reach the target, and how many times as fast, by their ends."""
+    """Return p, whether runs reach the target, and how many times as fast, by their ends.
+
+    Times of different machines are not compared.
+    """
     kds, limits = ([run["kd"] for run in runs] for runs in (ours, target))
     if ours is target or min(len(kds), len(limits)) < 3:
         return ["", "the target" if ours is target else "fewer than 3 seeds", ""]
@@ -125,7 +146,9 @@ def verdict(ours: list[dict], target: list[dict], floor: dict[str, float]) -> li
     lost = [guard for guard, bar in bars.items() if _mean(ours, guard) < bar]
     if p >= SURE or lost:
         return [f"{p:.2g}", f"no: {', '.join(lost)}" if lost else "no", ""]
-    return [f"{p:.2g}", "reached", f"{_mean(target, 'minutes') / _mean(ours, 'minutes'):.2f}"]
+    speed_up = f"{_mean(target, 'minutes') / _mean(ours, 'minutes'):.2f}"
+    machines = {run["machine"] for run in ours + target}
+    return [f"{p:.2g}", "reached", speed_up if len(machines) == 1 else ""]
 
 
 def table(results: dict[str, Any]) -> str:
@@ -161,11 +184,13 @@ def _plot(results: dict[str, Any], path: Path) -> None:
     figure = Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.axhline(results["floor"]["kd"], color="grey", label="real faces")
+    labels = {name: name for name in ENTRIES}  # each is given once
     for run in results["runs"]:
         points = [(mark["minutes"], mark["kd"]) for mark in run["marks"] if "kd" in mark]
-        color = f"C{list(ENTRIES).index(run['entry'])}"
-        label = None if run["seed"] else run["entry"]
-        axes.plot(*zip(*points), ".-", color=color, label=label)
+        if points:
+            color = f"C{list(ENTRIES).index(run['entry'])}"
+            label = labels.pop(run["entry"], None)
+            axes.plot(*zip(*points), ".-", color=color, label=label)
     axes.set(xlabel="minutes", ylabel="KD to held-out faces")
     axes.legend()
     figure.savefig(path, dpi=150)

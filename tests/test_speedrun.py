@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch import nn
 
 from tinygan import data, pictures, recipes
@@ -29,25 +31,36 @@ plot = speedrun_quality._plot
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    """Return a folder of 50 drawn faces."""
-    folder = tmp_path_factory.mktemp("faces")
+    """Return a folder of 50 drawn faces, with what they are packed into beside it."""
+    folder = tmp_path_factory.mktemp("made") / "faces"
     images = data.CartoonFaces(50, image_size=16).pixels
     pictures.save_images(images, (f"{n:06}" for n in range(50)), folder)
+    data.pack(folder, folder.parent / "faces_16.npy", 16, workers=0)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """Let both tracks be tiny, and draw no plots, of which each run makes one."""
+    """Let both tracks be tiny, warm-ups short, and no plots drawn, of which each run makes one."""
     monkeypatch.setattr(speedrun_quality, "_plot", lambda *_: None)
+    monkeypatch.setattr(speedrun, "WARM_UP", 1)
     for name in speedrun.TRACKS:
         monkeypatch.setitem(speedrun.TRACKS, name, TINY)
     monkeypatch.setattr(speedrun_quality, "SHOWN", 4)
 
 
+def packed(faces, out):
+    """Copy the packed faces into a folder, which is sooner done than to pack them; return it."""
+    out.mkdir(exist_ok=True)
+    for file in faces.parent.glob(f"{faces.name}_*"):
+        shutil.copy2(file, out)
+    return out
+
+
 def run(faces, out, *names, seeds=1, more=()):
     """Run the script on named entries; return the results that it wrote, if it measured any."""
-    given = ["--data", faces, "--out", out, "--seeds", seeds, "--features", "random_net"]
+    given = ["--data", faces, "--out", packed(faces, out), "--seeds", seeds]
+    given += ["--features", "random_net"]
     given += ["--device", "cpu", "--recipes", *names, *more]
     speedrun.main(list(map(str, given)))
     return gpu_check.read(out / "laptop" / "results.json")
@@ -76,7 +89,7 @@ def test_celebas_own_split(faces, tmp_path, head, line):
     """By its list, what it has to train on (0) and for tests (2); what is to validate is left."""
     lines = [line.format(f"{n:06}", n % 3) for n in range(50)]
     (tmp_path / "list").write_text(head + "".join(lines))
-    split = speedrun._split(faces, tmp_path / "list", tmp_path, 16)
+    split = speedrun._split(faces, tmp_path / "list", packed(faces, tmp_path), 16)
     drawn = data.CartoonFaces(50, image_size=16).pixels
     assert rows(split.pixels) == rows(drawn[0::3])
     assert rows(split.held) == rows(drawn[2::3])
@@ -251,14 +264,17 @@ def test_a_run_that_was_cut_off_starts_again(faces, tmp_path, monkeypatch):
     run(faces, tmp_path / "whole", "relativistic", more=["--train-only"])
     ends = tmp_path / "cut" / "laptop" / "relativistic" / "0"
 
-    def interrupted(*given):
+    def interrupted(content, file):
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(faces, tmp_path / "cut", "relativistic", more=["--train-only"])
+    for name, what in (("cut", "--train-only"), ("whole", "--measure-only")):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(faces, tmp_path / name, "relativistic", more=[what])
     assert not (ends / "run.json").exists()
+    assert [file.name for file in tmp_path.rglob("*.pt")] == ["end.pt"]  # of the whole run
     monkeypatch.setitem(speedrun.TRACKS, "laptop", replace(TINY, marks=(1e-9, 2e-9)))
     run(faces, tmp_path / "cut", "relativistic", more=["--train-only"])
     assert {file.name for file in ends.glob("*.pt")} == {"1e-09.pt", "2e-09.pt", "end.pt"}
@@ -305,6 +321,28 @@ def test_results_of_another_make_are_refused(faces, tmp_path, monkeypatch):
     assert not (tmp_path / "laptop" / "hinge").exists()
 
 
+def test_what_is_left_of_others_is_no_result(faces, tmp_path):
+    """Trials, other faces and other features are not of the table, in whatever folder they lie."""
+    run(faces, tmp_path, "hinge", more=["--images", "4"])
+    results = run(faces, tmp_path, "tutorial", more=["--first-seed", "7"])
+    assert [(each["entry"], each["seed"]) for each in results["runs"]] == [("tutorial", 7)]
+    table, folder = tmp_path / "laptop" / "table.md", tmp_path / "laptop" / "tutorial" / "7"
+    assert "hinge" not in table.read_text()
+    before = gpu_check.read(folder / "run.json")
+    (mark,) = before["marks"]
+    others = before | {"marks": [mark | {"of": mark["of"] | {"features": "lite"}}]}
+    gpu_check.write(folder / "run.json", others)
+    first, second = run(faces, tmp_path, "relativistic")["runs"]
+    assert (first["entry"], second["entry"]) == ("relativistic", "tutorial")
+    assert "kd" not in second["marks"][0]
+    assert "| tutorial |" not in table.read_text()
+    assert gpu_check.read(folder / "run.json") == others  # to be measured again by what it was
+    made_of = before["made_of"] | {"data": "other faces"}
+    gpu_check.write(folder / "run.json", before | {"made_of": made_of})
+    (only,) = run(faces, tmp_path, "relativistic")["runs"]
+    assert only["entry"] == "relativistic"
+
+
 def test_the_loop_is_the_tutorials_own(faces, tmp_path, monkeypatch):
     """What is kept of it is what the tutorial's loop makes of the same batches and noise."""
     monkeypatch.setitem(speedrun.TRACKS, "laptop", replace(TINY, width=2, image_size=64))
@@ -333,20 +371,30 @@ def test_an_average_is_what_is_sampled_from(faces, tmp_path):
 
 
 def test_a_run_that_diverges_is_told(faces, tmp_path, monkeypatch):
-    """It ends without a result, and ends no other run."""
+    """It ends without a result, and ends no other run; there is nothing of it to draw."""
     losses = recipes.tutorial(TINY.nets(0)).loss
 
     def hopeless(track, seed):
         recipe = recipes.tutorial(track.nets(seed))
+        if seed:
+            return Entry(recipe, 2, images=4)
         recipe = replace(recipe, loss=replace(losses, generator=lambda logits: logits / 0))
-        return Entry(recipe, 4, images=4 * 60)
+        return Entry(recipe, 2, images=2 * 51)  # at the 50th step the trainer looks
 
     monkeypatch.setitem(ENTRIES, "hinge", hopeless)
-    one, other = run(faces, tmp_path, "hinge", "tutorial-loop")["runs"]
-    assert (one["entry"], one["marks"]) == ("hinge", [])
-    assert "not finite" in one["diverged"]
-    assert other["diverged"] is None
+    run(faces, tmp_path, "tutorial-loop", "hinge")
     assert "| inf |" in (tmp_path / "laptop" / "table.md").read_text()
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(speedrun_quality, "_plot", plot)
+    more = ["--first-seed", "1"]
+    finished, diverged, second = run(faces, tmp_path, "hinge", more=more)["runs"]
+    assert (diverged["entry"], diverged["marks"]) == ("hinge", [])
+    assert "not finite" in diverged["diverged"]
+    assert finished["diverged"] is second["diverged"] is None
+    (axes,) = drawn[-1].axes
+    assert axes.get_legend_handles_labels()[1] == ["real faces", "tutorial-loop", "hinge"]
+    assert [len(line.get_xdata()) for line in axes.lines[1:]] == [1, 1]
 
 
 spots = st.floats(-3, 3)
@@ -375,12 +423,17 @@ def test_p_of_unequal_variances():
     assert speedrun_quality.p_value(still, noisy) == pytest.approx(0.99, abs=1e-5)
 
 
-def ends(*kds, minutes=30.0, recall=0.5, spread=1.0):
+def test_p_without_variance():
+    """Means that chance has no part in differ surely, or do not."""
+    one, two = [1.0] * 3, [2.0] * 3
+    assert speedrun_quality.p_value(one, two) == 0
+    assert speedrun_quality.p_value(two, one) == speedrun_quality.p_value(one, one) == 1
+
+
+def ends(*kds, minutes=30.0, recall=0.5, spread=1.0, machine="one"):
     """Return runs as measured at their ends."""
-    return [
-        {"kd": k, "minutes": minutes, "precision": 0.5, "recall": recall, "spread": spread}
-        for k in kds
-    ]
+    known = {"minutes": minutes, "precision": 0.5, "recall": recall, "spread": spread}
+    return [known | {"kd": k, "machine": machine} for k in kds]
 
 
 def test_who_reaches_the_target():
@@ -393,6 +446,9 @@ def test_who_reaches_the_target():
 
     assert told(target) == ["the target", ""]
     assert told(ends(0.05, 0.051, 0.052, minutes=10.0)) == ["reached", "3.00"]
+    assert told(ends(0.05, 0.051, 0.052, machine="two")) == ["reached", ""]
+    mixed = ends(0.05, 0.051) + ends(0.052, machine="two")
+    assert told(mixed) == ["reached", ""]
     assert told(ends(0.10, 0.105, 0.11)) == ["no", ""]
     assert told(ends(0.15, 0.151, 0.152)) == ["no", ""]
     assert told(ends(0.05, 0.051)) == ["fewer than 3 seeds", ""]
@@ -407,7 +463,7 @@ def test_who_reaches_the_target():
 
 def test_few_images_many_times_have_no_spread(faces, tmp_path):
     """Which the distance hardly notices: the mean of the features is as before."""
-    split = speedrun._split(faces, None, tmp_path, 16)
+    split = speedrun._split(faces, None, packed(faces, tmp_path), 16)
     judge = speedrun_quality.Judge(tmp_path, replace(TINY, samples=10), split, "random_net", "cpu")
     few = judge.held[:5].repeat(2, 1) * (1 + 1e-4 * torch.rand(10, 1, dtype=torch.float64))
     assert judge._compared(few)["spread"] < 0.1

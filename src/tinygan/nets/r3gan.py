@@ -74,7 +74,8 @@ class R3GANGenerator(Generator):
             self.embedding = _linear(self.num_classes, EMBEDDED)
             inputs += EMBEDDED
         self.scale = _linear(inputs, self.widths[0])
-        self.basis = nn.Parameter(torch.randn(*smallest, self.widths[0]))
+        basis = self.scale.weight.new_empty(*smallest, self.widths[0])
+        self.basis = nn.Parameter(nn.init.normal_(basis))
         layers: list[nn.Module] = []
         for before, width in zip((self.widths[0], *self.widths), self.widths):
             if layers:
@@ -130,14 +131,14 @@ class R3GANDiscriminator(nn.Module):
                 layers += [_Resample(up=False)] + [_linear(width, after)] * (width != after)
         top = self.widths[0]
         self.main = nn.Sequential(*layers)
-        area = smallest[0] * smallest[1]
-        self.basis = nn.Parameter(torch.randn(*smallest, top) / math.sqrt(area))
+        self.last = _linear(top, 1 if num_classes is None else top)
+        basis = self.last.weight.new_empty(*smallest, top)
+        self.basis = nn.Parameter(nn.init.normal_(basis, 0, math.prod(smallest) ** -0.5))
         if num_classes is not None:
             self.num_classes = checks.count("num_classes", num_classes)
             self.embedding = nn.Embedding(self.num_classes, top)
             # The linear layer of one-hot labels that the paper has, with a gain of 1 / sqrt(C).
             nn.init.normal_(self.embedding.weight, 0, (top * self.num_classes) ** -0.5)
-        self.last = _linear(top, 1 if num_classes is None else top)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Map images (N, C, H, W), and labels (N,) of int64, to logits (N,)."""

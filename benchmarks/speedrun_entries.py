@@ -1,4 +1,4 @@
-"""Who competes in ``speedrun.py``: each is a function that returns all that a run is.
+"""The entries of ``speedrun.py``: each is a function that returns all that a run is.
 
 A new record is a function of a track and a seed, and its name in ``ENTRIES``.
 """

@@ -225,7 +225,7 @@ class _Bound:
         return logits
 
     def once(self, examples: torch.Tensor) -> torch.Tensor:
-        """Do the same in less time, with gradients that have none themselves."""
+        """Do the same by the compiled net, whose gradients have no gradients."""
         logits: torch.Tensor = self.applied.bare(examples, *self.more)
         return logits
 

@@ -189,7 +189,7 @@ def relativistic(
 def r3gan(
     nets: Nets, *, burn_in: int = 20_000_000, gamma: float = 2.0, augment: float = 0.3
 ) -> Recipe:
-    """Return R3GAN (Huang et al. 2024, appendix D), for ``r3gan_nets``: all that falls, falls.
+    """Return R3GAN's recipe and schedules (Huang et al. 2024, appendix D), for ``r3gan_nets``.
 
     In the first ``burn_in`` images, along a cosine: the rate from 2e-4 to 5e-5, Adam's second beta
     from 0.9 to 0.99, ``gamma`` to a tenth of it, the half-life of G's average from 0 to a 40th of

@@ -71,7 +71,7 @@ def warm_up(value: float | Schedule, *, images: int) -> Schedule:
 
 
 def stairs(value: Schedule, *, every: int) -> Schedule:
-    """Return another schedule, looked at only every so many images: it stays the same in between.
+    """Return another schedule, made to change only every so many images and stay in between.
 
     Raises ValueError for ``every`` below 1.
 

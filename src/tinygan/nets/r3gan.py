@@ -37,7 +37,7 @@ class R3GANGenerator(Generator):
         channels: of the image; 3 for colour, 1 for grey.
         latent_dim: Z, the length of the noise vector.
         widths: channels of each stage, from the smallest maps to the image. One int is the width of
-            maps of up to 32 pixels, from where on it halves with each stage, as in the paper; the
+            maps of up to 32 pixels, beyond which it halves with each stage, as in the paper; the
             smallest maps then have 4 to 7 pixels on the shorter side, if the size can be halved so.
         blocks: residual blocks in each stage.
         group_width: channels in each group of the blocks' 3x3 convolution; where they do not divide

@@ -140,6 +140,16 @@ def _rate(trainer):
     return trainer.players.generator.optimizer.param_groups[0]["lr"]
 
 
+def test_the_rate_falls_in_the_second_half_of_a_known_length():
+    """It starts at ``lr``, stays until half of the images were seen, and is 0 at the end."""
+    recipe = recipes.relativistic(NETS, lr=1e-3, images=80)
+    seen = []
+    watch = hooks.every(1, lambda trainer, _: seen.append(_rate(trainer)))
+    recipe.trainer(hooks=[watch]).fit([torch.zeros(16, 3, 8, 8)], epochs=6)
+    assert recipe.optimizer.keywords["lr"] == 1e-3
+    assert seen == pytest.approx([1e-3, 1e-3, 1e-3, 0.8e-3, 0.4e-3, 0])
+
+
 def test_the_command_line_knows_every_name():
     """``--recipe`` takes the names of RECIPES; it cannot import them for its help."""
     for name in recipes.RECIPES:

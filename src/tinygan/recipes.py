@@ -174,16 +174,21 @@ def wgan_gp(nets: Nets, *, d_steps: int = 5) -> Recipe:
 
 
 def relativistic(
-    nets: Nets, *, gamma: Value = 0.5, every: int = 4, ema_half_life: Value | None = 10_000
-) -> Recipe:
+    nets: Nets, *, lr: float = 5e-4, gamma: Value = 0.5, every: int = 4,
+    ema_half_life: Value | None = 10_000, images: int | None = None,
+) -> Recipe:  # fmt: skip
     """Return R3GAN's game (Huang et al. 2024): pairing loss, R1 and R2; and an average of G.
 
+    With ``images``, the length of the run, the rate falls to 0 along a line in its second half.
+
     Examples:
-        >>> recipe = relativistic(dcgan_nets(8, width=4))
+        >>> recipe = relativistic(dcgan_nets(8, width=4), lr=1e-3, images=25_000)
     """
     terms = [penalties_.r1(gamma, every=every), penalties_.r2(gamma, every=every)]
-    adam, loss = _adam(5e-4, 0.0, 0.99), losses.relativistic
-    return Recipe(*nets(norm=None), adam, loss, terms, ema_half_life=ema_half_life)
+    adam, loss, hooks = _adam(lr, 0.0, 0.99), losses.relativistic, []
+    if images is not None:
+        hooks = [Rates(lr=schedules.linear(lr, 0.0, begin=images // 2, until=images))]
+    return Recipe(*nets(norm=None), adam, loss, terms, ema_half_life=ema_half_life, hooks=hooks)
 
 
 def r3gan(

@@ -38,8 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads or torch.get_num_threads())
     track = replace(TRACKS[options.track], trial=options.images)
-    if options.minutes:
-        track = replace(track, minutes=options.minutes, images=math.inf)
     folder, device = options.out / options.track, options.device
     machine = f"{report.hardware(device)}, torch {torch.__version__}"
     faces = _split(options.data, options.partition, options.out, track.image_size)
@@ -66,7 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipes", nargs="+", choices=ENTRIES, default=list(ENTRIES))
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first-seed", type=int, default=0, help="others than 0, 1, 2 to tune by")
-    parser.add_argument("--minutes", type=float, help="what ends a run without its own length")
     parser.add_argument("--images", type=int, help="what ends a trial; use another --out")
     parser.add_argument("--out", type=Path, default=Path("runs/speedrun"))
     parser.add_argument("--train-only", action="store_true", help="measure another time")
@@ -121,13 +118,11 @@ class Clocked:
     """A run's batches, with its clock: all who take them are timed alike.
 
     The clock runs from the first batch until the last update is done. It stands still while
-    ``keep(mark)`` is called, after the seconds of each of the ``marks``. The last mark is "end",
-    which ``images_at_end`` may bring before its time.
+    ``keep(mark)`` is called, after the images of each of the ``marks``, the last of which ends all.
     """
 
     loader: data.Loader
-    marks: dict[str, float]
-    images_at_end: float
+    marks: dict[str, int]
     keep: Callable[[str], None]
     kept: list[dict] = field(default_factory=list)  # after which minutes and images
     per_update: list[float] = field(default_factory=list)  # seconds, between two readings
@@ -142,8 +137,8 @@ class Clocked:
         while True:
             yield batch
             images, self.updates = images + len(batch), self.updates + 1
-            mark, at = ("end", 0.0) if images >= self.images_at_end else marks[0]
-            is_due = time.perf_counter() - began >= at
+            mark, at = marks[0]
+            is_due = images >= at
             if is_due or self.updates % BLOCK == 0:
                 synchronize(self.loader.device)
                 before, seconds = seconds, time.perf_counter() - began
@@ -152,9 +147,9 @@ class Clocked:
             if is_due:
                 self.kept.append({"mark": mark, "minutes": seconds / 60, "images": images})
                 self.keep(mark)
-                if mark == "end":
-                    return
                 marks.pop(0)
+                if not marks:
+                    return
                 began = time.perf_counter() - seconds
             batch = next(batches)
 
@@ -173,14 +168,13 @@ def _train(known: dict, track: Track, faces: Faces, folder: Path, device: str) -
     contender = Contender(*which)
     entry, seed = contender.entry, known["seed"]
     loader = data.Loader(faces, entry.batch_size, seed=seed, flip=entry.flip, device=device)
-    own = track.trial or entry.images
-    marks = {f"{mark:g}": 60 * mark for mark in track.marks if mark < track.minutes}
-    marks["end"] = math.inf if own else 60 * track.minutes
+    images = track.trial or entry.images or track.images
+    marks = {f"{mark}": mark for mark in track.marks if mark < images} | {"end": images}
 
     def keep(mark: str) -> None:
         save(contender.net.state_dict(), folder / f"{mark}.pt")
 
-    clock = Clocked(loader, marks, own or track.images, keep)
+    clock = Clocked(loader, marks, keep)
     try:
         contender.train(clock)
     except ArithmeticError as error:  # the trainer's, after many steps that were not finite

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import tinygan
-from tinygan import data, hooks
+from tinygan import data, hooks, recipes
 
 import processes
 from helpers import assert_identical
@@ -123,8 +123,33 @@ def test_sizes_suit_the_data_and_the_machine(tmp_path):
         return [getattr(arguments, name) for name in ("batch_size", "image_size", "ngf", "lr")]
 
     assert sizes("--dataroot", str(tmp_path), "--ngpu", "0") == [128, 64, 64, 2e-4]
-    assert sizes("--ngpu", "0") == [32, 32, 32, 5e-4]
-    assert sizes("--ngpu", "0", "--ngf", "8") == [32, 32, 8, 5e-4]
+    assert sizes("--ngpu", "0") == [24, 32, 32, 2e-3]
+    assert sizes("--ngpu", "0", "--ngf", "8") == [24, 32, 8, 2e-3]
+
+
+def test_drawn_faces_on_a_cpu_have_the_quick_recipe(tmp_path):
+    """It is that of the record on faces; the user's images have the tutorial's."""
+    example = runpy.run_path(str(SCRIPT))
+
+    def configuration(*given):
+        arguments = example["argument_parser"]().parse_args([*given, "--ngpu", "0"])
+        made = example["make_trainer"](example["complete"](arguments), [])
+        return made.state_dict()["configuration"], made.discriminator
+
+    def nets(**of_d):
+        torch.manual_seed(999)
+        generator = tinygan.DCGANGenerator(32, base_channels=32).apply(tinygan.weights_init)
+        return generator, tinygan.DCGANDiscriminator(32, base_channels=32, **of_d)
+
+    quick = recipes.relativistic(
+        nets, lr=2e-3, every=16, ema_half_life=5_000, images=10 * 8000
+    ).trainer(seed=999)
+    found, discriminator = configuration()
+    assert found == quick.state_dict()["configuration"]
+    assert_identical(discriminator.state_dict(), quick.discriminator.state_dict())
+    tutorial = recipes.tutorial(recipes.dcgan_nets(64, width=64)).trainer(seed=999)
+    found, _ = configuration("--dataroot", str(tmp_path))
+    assert found == tutorial.state_dict()["configuration"]
 
 
 def test_the_same_command_twice_writes_the_same(tmp_path):
@@ -183,11 +208,12 @@ def test_what_cannot_go_on_is_named(tmp_path, whole):
     """Other flags than the run's end the script with the differences."""
     shutil.copytree(whole(), tmp_path / "runs" / "faces")
     for flags, sentence in (
-        (("--num-faces", 80), "size: 64 when saved, 80 now"),
+        (("--num-epochs", 5), "hooks.Schedule.lr"),  # it falls until the end of the run
+        (("--num-faces", 80), "hooks.Schedule.lr"),
         (("--ngf", 8), "generator.main.0.weight"),
         (("--seed", 1), "seed: 999 when saved, 1 now"),
     ):
-        done = run(*LONGER, "--num-epochs", 5, *flags, folder=tmp_path)
+        done = run(*LONGER, *flags, folder=tmp_path)
         assert done.returncode == 2
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
@@ -197,10 +223,10 @@ def test_what_cannot_go_on_is_named(tmp_path, whole):
     ("arguments", "sentence"),
     [
         (["--image-size", "4"], "image_size must be at least 8, got 4; use 8 or more."),
-        (["--lr", "nan"], "Invalid learning rate: nan"),
+        (["--lr", "nan"], "lr must be at least 0, got nan; use 0 or more."),
         (["--nc", "5"], "channels must be 1 or 3, got 5; use 3 for colour."),
         (["--workers", "-1"], "workers must be at least 0, got -1; use 0 or more."),
-        (["--num-faces", "0"], "length must be at least 1, got 0; use 1 or more."),
+        (["--num-faces", "0"], "num_faces must be at least 1, got 0; use 1 or more."),
         (["--dataroot", "/dev", "--batch-size", "0"], "batch_size must be at least 1, got 0; us"),
         (
             ["--dataroot", "nowhere"],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -53,19 +52,20 @@ class Entry:
     execution: Execution = Execution()  # noqa: RUF009 - it is a constant
 
 
-def small_batches(track: Track, seed: int, images: int, batch_size: int) -> Entry:
+def small_batches(track: Track, seed: int) -> Entry:
     """Return the relativistic game with many small updates, in 16 bits; tuned on the laptop track.
 
-    D begins with PyTorch's own weights: without batch norm, DCGAN's are so small that it is slow
-    to begin. docs/speed.md has what else was tried.
+    D begins with PyTorch's own weights: without batch norm, DCGAN's are so small that it learns
+    slowly at first. benchmarks/results/2026-11-30_speedrun.md has what else was tried.
     """
+    images = track.trial or 36_000
 
     def nets(**of_d: Any) -> tuple[nn.Module, nn.Module]:
         g, _ = track.nets(seed)(**of_d)
         return g, DCGANDiscriminator(track.image_size, base_channels=track.width, **of_d)
 
     recipe = recipes.relativistic(nets, lr=1e-3, every=16, ema_half_life=5_000, images=images)
-    return Entry(recipe, batch_size, flip=True, images=images, execution=Execution(torch.bfloat16))
+    return Entry(recipe, 12, flip=True, images=images, execution=Execution(torch.bfloat16))
 
 
 ENTRIES: dict[str, Callable[[Track, int], Entry]] = {
@@ -75,8 +75,7 @@ ENTRIES: dict[str, Callable[[Track, int], Entry]] = {
     "relativistic": lambda track, seed: Entry(
         recipes.relativistic(track.nets(seed)), track.batch_size
     ),
-    "small-batches": partial(small_batches, images=36_000, batch_size=12),
-    "small-batches-long": partial(small_batches, images=360_000, batch_size=12),
+    "small-batches": small_batches,
 }
 
 

@@ -8,9 +8,10 @@ Images are decoded once, into an array beside the output folder; later runs read
 and logs go into one folder, which is named at the end. After any interruption the same command goes
 on where the run stood.
 
-This is the tutorial and no more, but for drawn faces on a CPU: they have a quick recipe, by which
-faces are clean after two minutes. The command `tinygan train` has other recipes, and classes, 16
-bits, captured steps, mirrored images and checkpoints by name: `tinygan train -h`.
+This is the tutorial and no more, but for drawn faces on a CPU. They have a quick recipe, whose rate
+falls to 0 at the end: such a run cannot go on with another --num-epochs or --num-faces. The command
+`tinygan train` has other recipes, and classes, 16 bits, captured steps, mirrored images and
+checkpoints by name: `tinygan train -h`.
 """
 
 from __future__ import annotations

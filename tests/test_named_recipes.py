@@ -148,6 +148,8 @@ def test_the_rate_falls_in_the_second_half_of_a_known_length():
     recipe.trainer(hooks=[watch]).fit([torch.zeros(16, 3, 8, 8)], epochs=6)
     assert recipe.optimizer.keywords["lr"] == 1e-3
     assert seen == pytest.approx([1e-3, 1e-3, 1e-3, 0.8e-3, 0.4e-3, 0])
+    with pytest.raises(ValueError, match="images must be at least 1, got 0"):
+        recipes.relativistic(NETS, images=0)
 
 
 def test_the_command_line_knows_every_name():

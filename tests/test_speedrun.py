@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from torch import nn
 
-from tinygan import data, pictures, recipes
+from tinygan import DCGANDiscriminator, data, pictures, recipes
 
 import gpu_check
 import speedrun
 import speedrun_quality
 import tutorial
+from helpers import assert_identical
 from speedrun_entries import ENTRIES, Contender, Entry, Track
 
 TINY = Track(4, 4, samples=8, marks=(), images=24, image_size=16)
@@ -284,6 +285,23 @@ def test_a_run_that_was_cut_off_starts_again(faces, tmp_path, monkeypatch):
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("trial", [None, 48])
+def test_small_batches(trial):
+    """D begins with PyTorch's weights, G with DCGAN's; the rate is 0 as the run or trial ends."""
+    track = replace(TINY, trial=trial)
+    torch.manual_seed(3)
+    entry = ENTRIES["small-batches"](track, 3)
+    torch.manual_seed(3)
+    plain = DCGANDiscriminator(16, base_channels=4, norm=None)
+    g, _ = track.nets(3)(norm=None)
+    for made, wanted in ((entry.recipe.discriminator, plain), (entry.recipe.generator, g)):
+        assert_identical(made.state_dict(), wanted.state_dict())
+    (rates,) = entry.recipe.hooks
+    falling, images = rates.options["lr"], trial or entry.images
+    assert [falling(0), falling(images // 2), falling(images)] == [1e-3, 1e-3, 0]
+    assert (entry.batch_size, entry.flip, entry.execution.dtype) == (12, True, torch.bfloat16)
 
 
 def test_results_of_another_make_are_refused(faces, tmp_path, monkeypatch):

@@ -179,7 +179,7 @@ def relativistic(
 ) -> Recipe:  # fmt: skip
     """Return R3GAN's game (Huang et al. 2024): pairing loss, R1 and R2; and an average of G.
 
-    With ``images``, the length of the run, the rate falls to 0 along a line in its second half.
+    With ``images``, the length of the run, the rate falls to 0 in its second half, and stays there.
 
     Examples:
         >>> recipe = relativistic(dcgan_nets(8, width=4), lr=1e-3, images=25_000)
@@ -187,6 +187,7 @@ def relativistic(
     terms = [penalties_.r1(gamma, every=every), penalties_.r2(gamma, every=every)]
     adam, loss, hooks = _adam(lr, 0.0, 0.99), losses.relativistic, []
     if images is not None:
+        checks.count("images", images)
         hooks = [Rates(lr=schedules.linear(lr, 0.0, begin=images // 2, until=images))]
     return Recipe(*nets(norm=None), adam, loss, terms, ema_half_life=ema_half_life, hooks=hooks)
 

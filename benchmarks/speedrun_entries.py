@@ -55,8 +55,8 @@ class Entry:
 def small_batches(track: Track, seed: int) -> Entry:
     """Return the relativistic game with many small updates, in 16 bits; tuned on the laptop track.
 
-    D begins with PyTorch's own weights: without batch norm, DCGAN's are so small that it learns
-    slowly at first. benchmarks/results/2026-11-30_speedrun.md has what else was tried.
+    D begins with PyTorch's own weights, not with DCGAN's, which are for nets with batch norm.
+    benchmarks/results/2026-11-30_speedrun.md has what else was tried.
     """
     images = track.trial or 36_000
 

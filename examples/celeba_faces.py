@@ -106,7 +106,7 @@ def make_trainer(a: argparse.Namespace, watching: list[tinygan.Hook]) -> tinygan
     torch.manual_seed(a.seed)
     generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf)
     generator.apply(tinygan.weights_init)
-    if a.quick:  # without batch norm D is slow to begin with weights as small as the tutorial's
+    if a.quick:  # the tutorial's weights are for nets with batch norm
         discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf, norm=None)
     else:
         discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf)

@@ -105,7 +105,7 @@ class Workers(_MultiProcessingDataLoaderIter):
             try:
                 given, data = self._try_get_data(min(_GRACE, self._timeout))  # type: ignore[no-untyped-call]
             except Exception as error:  # one may die while it hands a batch over
-                if not (ended := self._ended(5 * _GRACE)):  # told late by a busy machine
+                if not (ended := self._ended(5 * _GRACE)):  # the news may be late
                     raise
                 died = (
                     f"workers must not end while they load, got exit code {ended[0].exitcode} "

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipes", nargs="+", choices=ENTRIES, default=list(ENTRIES))
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first-seed", type=int, default=0, help="others than 0, 1, 2 to tune by")
-    parser.add_argument("--images", type=int, help="what ends a trial; use another --out")
+    parser.add_argument("--images", type=int, help="of each run, for a trial; use another --out")
     parser.add_argument("--out", type=Path, default=Path("runs/speedrun"))
     parser.add_argument("--train-only", action="store_true", help="measure another time")
     parser.add_argument("--measure-only", action="store_true", help="train nothing")
@@ -88,6 +88,8 @@ class Faces:
 
 def _split(root: Path, partition: Path | None, out: Path, size: int) -> Faces:
     """Pack all faces, and hold out a fifth; or, by CelebA's list, its part for tests."""
+    if not root.exists():
+        raise SystemExit(f"--data must be a folder, zip or tar of faces, {root} does not exist.")
     packed = data.pack(root, out / f"faces_{size}.npy", size)
     order = torch.randperm(len(packed), generator=seeds.generator(0, "held out")).tolist()
     held, train = order[: len(order) // 5], order[len(order) // 5 :]

@@ -160,7 +160,9 @@ def table(results: dict[str, Any]) -> str:
             ends.setdefault(run["entry"], []).append(run | last)
     forms = {"minutes": ".2f", "at_median_rate": ".2f", "images": ",.0f", "warm_up": ".0f"}
     forms |= {"kd": ".5f", **dict.fromkeys(GUARDS, ".3f")}
-    rows = [["entry", *forms, "kd of each seed", "sd", "p", "target", "speed-up"]]
+    kd = f"KD-{results['features']}"
+    names = [kd if key == "kd" else key for key in forms]
+    rows = [["entry", *names, f"{kd} of each seed", "sd", "p", "target", "speed-up"]]
     rows.append(["---"] * len(rows[0]))
     for name, runs in ends.items():
         if runs:

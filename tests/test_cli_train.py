@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import shutil
 import signal
 import warnings
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -181,17 +183,21 @@ def test_each_recipe_trains_with_the_default_sizes(ngpu):
 
 def test_r3gan_has_nets_and_schedules_of_its_own(capsys):
     """Its schedules end with the run; a flag that they would overrule is refused, not ignored."""
-    words = ["train", "-", "--recipe", "r3gan", "--width", "16", "--num-epochs", "3", "--ngpu", "0"]
+    words = ["train", "-", "--recipe", "r3gan", "--width", "32", "--num-epochs", "3", "--ngpu", "0"]
     train._complete(a := argument_parser().parse_args([*words, "--flip"]))
     trainer = train._trainer(a, 100, 2)
     generator = trainer.generator
-    assert (generator.widths, generator.latent_dim, generator.num_classes) == ((16,) * 4, 64, 2)
+    assert (generator.widths, generator.latent_dim, generator.num_classes) == ((32,) * 4, 64, 2)
     (rates,) = trainer.hooks
-    assert rates.options["lr"](299) > rates.options["lr"](300) == 5e-5
+    lr = rates.options["lr"]
+    assert (lr(0), lr(300)) == pytest.approx((2e-4 * 24, 5e-5 * 24))  # 32 is a 24th of 768
+    assert lr(299) > lr(300)
     assert trainer.state_dict()["configuration"]["augment.0.draw"] != "none"
-    for flag in ("--lr", "--beta1"):
-        assert run(*words[1:], flag, 0.5) == 2
-        assert f"{flag} must be left out with --recipe r3gan" in capsys.readouterr().err
+    assert run(*words[1:], "--beta1", 0.5) == 2
+    assert "--beta1 must be left out with --recipe r3gan" in capsys.readouterr().err
+    train._complete(a := argument_parser().parse_args([*words, "--lr", "0.001"]))
+    (rates,) = train._trainer(a, 100, 2).hooks
+    assert rates.options["lr"](0) == 0.001
 
 
 @pytest.mark.parametrize("where", ["-", "pets"])
@@ -213,6 +219,15 @@ def test_a_dry_run_writes_nothing(where, pets, tmp_path, capsys):
     assert said[5].startswith("memory   ")
     assert said[6].startswith(f"files    runs/{'faces' if where == '-' else 'pets'}, two checkp")
     assert [line.endswith("0.0 MB of images") for line in said[7:]] == [True] * (where != "-")
+
+
+def test_a_dry_run_of_large_nets_tries_two_steps(monkeypatch, capsys):
+    """Where a step takes 10 seconds, twenty would be long."""
+    clock = itertools.count(0, 10).__next__
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=clock))
+    assert run("-", *SMALL, "--num-faces", 40, "--workers", 0, "--dry-run") == 0
+    # 2 steps have taken 30 seconds by this clock, so 10 take 150.
+    assert "time     about 2.5 minutes on cpu, estimated by 2 steps\n" in capsys.readouterr().out
 
 
 def test_without_matplotlib_there_is_no_plot(monkeypatch, caplog):
@@ -271,6 +286,7 @@ def test_what_cannot_go_on_is_named(faces, capsys):
     for flags, sentence in (
         (("--num-faces", 48), "size: 40 when saved, 48 now"),
         (("--width", 8), "generator.main.0.weight"),
+        (("--width", 8), "  and: the shapes of 10 other tensors\n"),
         (("--seed", 1), "To resume anyway: --allow 'seed'"),
         (("--recipe", "hinge"), "ema_half_life: 10000"),
         (("--resume", "runs"), "--resume must be a checkpoint, a .pt file, got runs."),

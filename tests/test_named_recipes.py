@@ -11,6 +11,7 @@ import torch
 import tinygan
 from tinygan import augmentations, hooks, losses, penalties, recipes, schedules
 from tinygan.cli.arguments import argument_parser
+from tinygan.nets.r3gan import R3GANDiscriminator, R3GANGenerator
 
 NETS = recipes.dcgan_nets(8, width=4, latent_dim=5)
 
@@ -90,6 +91,31 @@ def test_each_recipe_trains_with_diff_augment_too(name):
     assert not any(torch.equal(old, new) for old, new in zip(before, after))
     assert all(torch.isfinite(w).all() for w in after)
     assert not trainer.skipped.counts.any()
+
+
+@pytest.mark.parametrize(("width", "lr"), [(8, 5e-3), (64, 2.4e-3), (768, 2e-4), (1536, 2e-4)])
+def test_narrow_r3gan_nets_have_higher_rates(width, lr):
+    """In both players' optimizers and at the start of the schedule, which falls to a quarter."""
+    with torch.device("meta"):
+        nets = tuple(make(8, widths=width) for make in (R3GANGenerator, R3GANDiscriminator))
+    recipe = recipes.r3gan(lambda: nets, burn_in=100)
+    (rates,) = recipe.hooks
+    assert recipe.optimizer.keywords["lr"] == rates.options["lr"](0) == pytest.approx(lr)
+    assert rates.options["lr"](100) == pytest.approx(lr / 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"augment": 2.0}, r"augment must be in \[0, 1\], got 2.0; use a number in it"),
+        ({"lr": float("nan")}, r"lr must be in \[0, inf\), got nan; use a number in it"),
+        ({"burn_in": 0}, "burn_in must be at least 1, got 0"),
+    ],
+)
+def test_r3gan_names_what_would_end_the_run_later(option, sentence):
+    """Before the nets move: a probability above 1 would be found after half the burn-in."""
+    with pytest.raises(ValueError, match=sentence):
+        recipes.r3gan(NETS, **option)
 
 
 def test_nets_have_the_weights_that_a_seed_names():

@@ -141,11 +141,11 @@ def test_one_width_is_that_of_maps_up_to_32_pixels(size, widths):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"image_size": (61, 47)}, "divided by 1 for 1 widths, got 61x47; use another size or"),
-        ({"image_size": 64, "widths": (8, 8)}, "2 to 16 pixels on the shorter side, when divided"),
-        ({"image_size": 36, "widths": [8] * 4}, "must be whole, and 2 to 16 pixels on the shorter"),
-        ({"image_size": 8, "widths": [8] * 4}, "divided by 8 for 4 widths, got 8x8; use another"),
-        ({"image_size": 1}, "image_size must be whole, and 2 to 16 pixels"),
+        ({"image_size": 64, "widths": (8, 8)}, "end with 2 to 16 pixels on the shorter"),
+        ({"image_size": 36, "widths": [8] * 4}, "stay whole when halved once for each width"),
+        ({"image_size": (61, 47)}, "; use 60x48, or the DCGAN nets"),
+        ({"image_size": 8, "widths": [8] * 4}, ", and 4 for widths; use one int for widths"),
+        ({"image_size": 1}, "got 1x1, and 1 for widths; use 2x2, or"),
         ({"image_size": "64"}, "image_size must be an int or (height, width), got '64'"),
         ({"widths": ()}, "widths must be an int, got ()"),
         ({"widths": "wide"}, "widths must be an int, got 'wide'"),

@@ -73,6 +73,14 @@ def rows(images):
     return {image.numpy().tobytes() for image in images}
 
 
+def test_data_that_are_not_there_are_named(tmp_path):
+    """In one line, not by a traceback."""
+    with pytest.raises(
+        SystemExit, match=r"--data must be .* of faces, .*nowhere\.zip does not exist"
+    ):
+        run(tmp_path / "nowhere.zip", tmp_path / "out", "tutorial-loop")
+
+
 def test_the_split_is_fixed_and_disjoint(faces, tmp_path):
     """A fifth is held out, always the same; each face is on one side, and none is lost."""
     one, two = (speedrun._split(faces, None, tmp_path / name, 16) for name in "ab")
@@ -223,8 +231,8 @@ def test_every_entry_runs_once_and_the_table_is_right(faces, tmp_path, monkeypat
     for name, cells in by_entry.items():
         runs, count = found[name], 3 if name in three else 1
         assert [run["seed"] for run in runs] == list(range(count))
-        assert cells["kd"] == f"{sum(kds[name]) / count:.5f}"
-        assert cells["kd of each seed"] == ", ".join(f"{kd:.5f}" for kd in kds[name])
+        assert cells["KD-random_net"] == f"{sum(kds[name]) / count:.5f}"
+        assert cells["KD-random_net of each seed"] == ", ".join(f"{kd:.5f}" for kd in kds[name])
         assert cells["sd"] == (f"{statistics.stdev(kds[name]):.5f}" if count > 1 else "")
         for key, form in {
             "minutes": ".2f",

@@ -67,6 +67,9 @@ def differences(
         for name, default in knows.get("defaults", {}).items():
             if name not in one and other.get(name) == default:
                 del other[name]
+    if more := [*never][5:]:  # of what may be hundreds
+        never = {name: never[name] for name in [*never][:5]}
+        never["and"] = f"the shapes of {len(more)} other tensors"
     if not never:
         then |= _groups(saved, here)
         now |= _groups(here, saved)

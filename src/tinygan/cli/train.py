@@ -122,9 +122,9 @@ def _trainer(
     shape = {"width": a.width, "num_classes": classes, "seed": a.seed}
     shape |= {} if a.nz is None else {"latent_dim": a.nz}
     make = recipes.r3gan_nets if a.recipe == "r3gan" else recipes.dcgan_nets
-    length = {"burn_in": a.num_epochs * images} if a.recipe == "r3gan" else {}
-    recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), **length)
-    for name in ("lr", "beta1") if recipe.hooks else ():
+    own = {"burn_in": a.num_epochs * images, "lr": a.lr} if a.recipe == "r3gan" else {}
+    recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), **own)
+    for name in {"lr", "beta1"} - own.keys() if recipe.hooks else ():
         if (value := getattr(a, name)) is not None:
             raise ValueError(
                 f"--{name} must be left out with --recipe {a.recipe}, which sets it by a schedule, "
@@ -150,21 +150,27 @@ def _rehearse(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
         begun.resume(a.resume or a.out, allow=["hooks", *a.allow])
         done = begun.step
     batch, steps = [next(iter(loader))], a.num_epochs * len(loader)
-    trainer.fit(batch, steps=4)  # to warm up
-    begin = time.perf_counter()
-    trainer.fit(batch, steps=20)  # 16, among which is each lazy penalty
-    seconds = (time.perf_counter() - begin) / 16 * max(0, steps - done)
-    time_ = f"{seconds / 60:.1f} minutes" if seconds > 60 else f"{seconds:.1f} seconds"
     d, g = (sum(w.numel() for w in player.module.parameters()) for player in trainer.players)
-    saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
     print("Without --dry-run, which writes nothing, this command would train")
     classes = getattr(images, "classes", None) or ["none"]
     print(f"images   {len(images)}; classes: {', '.join(classes)}")
     print(f"nets     {g:,} weights of G and {d:,} of D, by the recipe {a.recipe}")
     of_which = f", of which {done} are done" if done else ""
     print(f"steps    {steps}: {_epochs(a)} of {len(loader)}, of {a.batch_size} images{of_which}")
-    print(f"time     about {time_} on {a.device.type}, estimated by 16 steps")
+    sys.stdout.flush()
+    count, begin = 2, time.perf_counter()
+    trainer.fit(batch, steps=1)  # the first has all lazy penalties, and compiles
+    middle = time.perf_counter()
+    trainer.fit(batch, steps=2)
+    if time.perf_counter() - middle < 2:  # seconds; of large nets on a CPU two steps must do
+        trainer.fit(batch, steps=4)
+        count, begin = 16, time.perf_counter()
+        trainer.fit(batch, steps=20)  # 16, among which is each lazy penalty
+    seconds = (time.perf_counter() - begin) / count * max(0, steps - done)
+    time_ = f"{seconds / 60:.1f} minutes" if seconds > 60 else f"{seconds:.1f} seconds"
+    print(f"time     about {time_} on {a.device.type}, estimated by {count} steps")
     print(f"memory   {_peak(a.device) / 1e9:.1f} GB at its peak")
+    saved = len(checkpoint.to_bytes(trainer.state_dict())) / 1e6
     print(f"files    {a.out}, two checkpoints of {saved:.1f} MB")
     if a.data != "-" and not a.no_pack:
         size = len(images) * a.nc * math.prod(checks.size("--image-size", a.image_size))

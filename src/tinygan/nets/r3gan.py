@@ -217,9 +217,12 @@ def _stages(image_size: int | Size, widths: Any) -> tuple[Size, tuple[int, ...],
         found = tuple(max(1, widest >> ((side - 1) // 32).bit_length()) for side in sides)
     factor = 2 ** (len(found) - 1)
     if height % factor or width % factor or not 2 <= shorter // factor <= 16:
+        needed = 2 ** ((shorter - 1) // 16).bit_length()
+        near = "x".join(str(max(2, needed * round(side / needed))) for side in size)
+        remedy = "one int for widths" if isinstance(widths, Sequence) else near
         raise ValueError(
-            f"image_size must be whole, and 2 to 16 pixels on the shorter side, when divided by "
-            f"{factor} for {len(found)} widths, got {height}x{width}; use another size or another "
-            "number of widths, or the DCGAN nets, which take any size."
+            "image_size must have sides that stay whole when halved once for each width but the "
+            f"first, and end with 2 to 16 pixels on the shorter one, got {height}x{width}, "
+            f"and {len(found)} for widths; use {remedy}, or the DCGAN nets, which take any size."
         )
     return size, found, (height // factor, width // factor)

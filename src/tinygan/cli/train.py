@@ -124,8 +124,8 @@ def _trainer(
     make = recipes.r3gan_nets if a.recipe == "r3gan" else recipes.dcgan_nets
     own = {"burn_in": a.num_epochs * images, "lr": a.lr} if a.recipe == "r3gan" else {}
     recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), **own)
-    for name in {"lr", "beta1"} - own.keys() if recipe.hooks else ():
-        if (value := getattr(a, name)) is not None:
+    for name in ("lr", "beta1") if recipe.hooks else ():
+        if name not in own and (value := getattr(a, name)) is not None:
             raise ValueError(
                 f"--{name} must be left out with --recipe {a.recipe}, which sets it by a schedule, "
                 f"got {value}; use another recipe, or write a program."

@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import argparse
 import zlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import tinygan
-from tinygan import data, distributed, hooks, losses, penalties, schedules
+from tinygan import data, distributed, hooks, recipes
 
 # The tutorial's inputs, in which 5 epochs of CelebA's 202,599 images are 7,915 steps.
 TUTORIAL = {
@@ -103,33 +105,24 @@ def load(a: argparse.Namespace) -> data.Loader:
 
 def make_trainer(a: argparse.Namespace, watching: list[tinygan.Hook]) -> tinygan.GANTrainer:
     """Return a trainer of the tutorial's nets, by the tutorial's recipe or by the quick one."""
-    torch.manual_seed(a.seed)
-    generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf)
-    generator.apply(tinygan.weights_init)
-    if a.quick:  # the tutorial's weights are for nets with batch norm
-        discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf, norm=None)
+
+    def nets(**of_d: Any) -> tuple[nn.Module, nn.Module]:
+        torch.manual_seed(a.seed)
+        generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf)
+        generator.apply(tinygan.weights_init)
+        discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf, **of_d)
+        if not a.quick:  # the tutorial's weights are for nets with batch norm
+            discriminator.apply(tinygan.weights_init)
+        return generator, discriminator
+
+    if a.quick:  # R3GAN's game, a rate that falls to 0, and the average of G
+        images = a.num_epochs * a.num_faces
+        recipe = recipes.relativistic(nets, every=16, ema_half_life=5_000, lr=a.lr, images=images)
     else:
-        discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf)
-        discriminator.apply(tinygan.weights_init)
-    betas = a.beta1, 0.99 if a.quick else 0.999
-    adam = partial(torch.optim.Adam, lr=a.lr, betas=betas, fused=True)
-    own = quick_recipe(a) if a.quick else {"hooks": []}
-    own["hooks"] += watching
-    return tinygan.GANTrainer(
-        generator, discriminator, generator_optimizer=adam, discriminator_optimizer=adam,
-        seed=a.seed, device=a.device, **own,
-    )  # fmt: skip
-
-
-def quick_recipe(a: argparse.Namespace) -> dict[str, Any]:
-    """Return what makes clean faces soon: R3GAN's game, a rate that falls to 0, G's average."""
-    images = a.num_epochs * a.num_faces
-    return {
-        "loss": losses.relativistic,
-        "penalties": [penalties.r1(0.5, every=16), penalties.r2(0.5, every=16)],
-        "ema_half_life": 5_000,  # images
-        "hooks": [hooks.Schedule(lr=schedules.linear(a.lr, 0, begin=images // 2, until=images))],
-    }
+        recipe = recipes.tutorial(nets)
+    betas = a.beta1, recipe.optimizer.keywords["betas"][1]
+    recipe = replace(recipe, optimizer=partial(recipe.optimizer, lr=a.lr, betas=betas))
+    return recipe.trainer(hooks=watching, seed=a.seed, device=a.device)
 
 
 def train(a: argparse.Namespace) -> None:

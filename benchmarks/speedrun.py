@@ -96,7 +96,13 @@ def _split(root: Path, partition: Path | None, out: Path, size: int) -> Faces:
     if partition is not None:
         lines = partition.read_text().replace(",", " ").split("\n")
         parts = dict(line.split() for line in lines if line)
-        of = [parts[Path(name).name] for name in packed.names]
+        names = [Path(name).name for name in packed.names]
+        if lacking := [name for name in names if name not in parts]:
+            raise SystemExit(
+                f"--partition must name all images of --data, {partition} lacks {len(lacking)}, "
+                f"such as {lacking[0]}; use the list that comes with the images."
+            )
+        of = [parts[name] for name in names]
         train, held = ([index for index in order if of[index] == part] for part in "02")
     digest = read(packed.path.with_suffix(".json"))["sha256"][:16]
     known_by = f"faces {digest}, {len(train):,} to train on and {len(held):,} held out"

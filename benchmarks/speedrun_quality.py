@@ -92,7 +92,7 @@ class Judge:
             runs.append(run)
             if (samples := file.with_name("samples.pt")).exists():
                 shown.setdefault(file.parts[-3], torch.load(samples, weights_only=True))
-        results = {**self.of, "floor": self.floor, "runs": runs}
+        results = {**self.of, "floor": self.floor, "trial": self.track.trial, "runs": runs}
         write(self.folder / "results.json", results)
         (self.folder / "table.md").write_text(table(results))
         labels = [name for name, images in shown.items() for _ in images]
@@ -176,6 +176,8 @@ def table(results: dict[str, Any]) -> str:
     machines = "; ".join(sorted({run["machine"] for run in results["runs"]}))
     lines += ["", f"Real faces in place of generated: {floor}. {results['samples']:,} of each "]
     lines[-1] += f"kind, by {results['features']}; {results['data']}; {machines}."
+    if results["trial"]:
+        lines[-1] += f" A trial of {results['trial']:,} images, no record."
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 import statistics
 from dataclasses import replace
@@ -104,6 +105,9 @@ def test_celebas_own_split(faces, tmp_path, head, line):
     assert rows(split.pixels) == rows(drawn[0::3])
     assert rows(split.held) == rows(drawn[2::3])
     assert split.known_by != speedrun._split(faces, None, tmp_path, 16).known_by
+    (tmp_path / "list").write_text(head + "".join(lines[:47]))
+    with pytest.raises(SystemExit, match=r"lacks 3, such as 0000(47|48|49)\.png; use"):
+        speedrun._split(faces, tmp_path / "list", tmp_path, 16)
 
 
 class Time:
@@ -349,11 +353,12 @@ def test_results_of_another_make_are_refused(faces, tmp_path, monkeypatch):
 
 def test_what_is_left_of_others_is_no_result(faces, tmp_path):
     """Trials, other faces and other features are not of the table, in whatever folder they lie."""
+    table, folder = tmp_path / "laptop" / "table.md", tmp_path / "laptop" / "tutorial" / "7"
     run(faces, tmp_path, "hinge", more=["--images", "4"])
+    assert "A trial of 4 images" in table.read_text()
     results = run(faces, tmp_path, "tutorial", more=["--first-seed", "7"])
     assert [(each["entry"], each["seed"]) for each in results["runs"]] == [("tutorial", 7)]
-    table, folder = tmp_path / "laptop" / "table.md", tmp_path / "laptop" / "tutorial" / "7"
-    assert "hinge" not in table.read_text()
+    assert not re.search("hinge|trial", table.read_text())
     before = gpu_check.read(folder / "run.json")
     (mark,) = before["marks"]
     others = before | {"marks": [mark | {"of": mark["of"] | {"features": "lite"}}]}

@@ -66,7 +66,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--ngpu", type=int, default=1, help="processes, each with a GPU; 0 for one on the CPU [1]")
     add("--seed", type=int, default=999, help="names every random draw [999]")
     add("--num-faces", type=int, default=8000, help="how many built-in faces to draw [8000]")
-    add("--out", type=Path, default=Path("runs/faces"), help="output folder [runs/faces]")
+    add("--out", type=Path, help="output folder [runs/faces, or runs/ and the name of --dataroot]")
     return parser
 
 
@@ -74,6 +74,7 @@ def complete(a: argparse.Namespace) -> argparse.Namespace:
     """Choose the device, and what was not given, by the data and the machine; check numbers."""
     a.device = distributed.join().device if a.ngpu > 0 else torch.device("cpu")
     a.quick = a.dataroot is None and a.device.type == "cpu"
+    a.out = a.out or Path("runs", a.dataroot.resolve().stem if a.dataroot else "faces")
     for name, value in (QUICK if a.quick else TUTORIAL).items():
         if getattr(a, name) is None:
             setattr(a, name, value)

@@ -130,6 +130,18 @@ def test_sizes_suit_the_data_and_the_machine(tmp_path):
     assert sizes("--ngpu", "0", "--ngf", "8") == [24, 32, 8, 2e-3]
 
 
+def test_other_images_have_another_folder(tmp_path):
+    """So that the second command of a user does not meet the run of the first."""
+    example = runpy.run_path(str(SCRIPT))
+
+    def out(*given):
+        return example["complete"](example["argument_parser"]().parse_args(list(given))).out
+
+    assert out() == Path("runs/faces")
+    assert out("--dataroot", str(tmp_path / "pets.zip")) == Path("runs/pets")
+    assert out("--dataroot", str(tmp_path), "--out", "here") == Path("here")
+
+
 def test_drawn_faces_on_a_cpu_have_the_quick_recipe(tmp_path):
     """R3GAN's game, a falling rate, the average of G; the user's images have the tutorial's."""
     example = runpy.run_path(str(SCRIPT))

@@ -67,7 +67,7 @@ class Rank:
         self.made: dict[tuple[str, Loop], TinyGAN] = {}
 
     def agree(self) -> float:
-        """Agree, as ranks do four times per step."""
+        """Agree, as ranks do three times per step."""
         return self._at_once(lambda: self.ranks.gather([0] * 3), times=50)
 
     def add_up(self, net: str) -> float:

@@ -123,8 +123,8 @@ class Trainer(Run):
         ``on_fit_end`` is called, and KeyboardInterrupt or SystemExit(143) is raised. A second one
         takes effect at once, in the middle of the step.
 
-        With several ranks all begin with the state of rank 0. A request to stop, a signal or an
-        error on one of them ends all after the same step.
+        With several ranks all begin with the state of rank 0. A request to stop or a signal on one
+        of them ends all after the same step. An error ends all at one, which others may complete.
 
         Args:
             batches: can be iterated once per epoch, and gives tensors (N, ...) or tuples of them

@@ -164,9 +164,37 @@ def test_sizes_suit_the_data_and_the_machine():
         train._complete(a)
         return a.batch_size, a.image_size, a.width, a.num_epochs
 
-    assert sizes("pictures") == (128, 64, 64, 5)
+    assert sizes("pictures") == (128, 64, 64, None)
     assert sizes("-") == (32, 32, 32, 10)
     assert sizes("-", "--width", "8") == (32, 32, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("images", "words", "epochs"),
+    [
+        (202_599, [], 5),  # the tutorial's
+        (300_000, [], 5),
+        (3_000, [], 333),
+        (3_000, ["--num-epochs", "7"], 7),
+    ],
+)
+def test_a_run_sees_a_million_images(monkeypatch, pets, images, words, epochs):
+    """Five epochs of a small folder would be over before there is anything to see."""
+
+    class Many(torch.utils.data.Dataset):
+        num_classes = None
+
+        def __len__(self):
+            return images
+
+        def __getitem__(self, index):
+            """Return nothing: nobody asks."""
+
+    found = []
+    monkeypatch.setattr(train, "_images", lambda a: Many())
+    monkeypatch.setattr(train, "_train", lambda a, *_: found.append(a.num_epochs))
+    assert run(pets, "--width", 4, *words) == 0
+    assert found == [epochs]
 
 
 @pytest.mark.parametrize("ngpu", ["0", "2"])

@@ -15,7 +15,7 @@ RUN = (
 )
 
 
-TUTORIAL = {"batch_size": 128, "image_size": 64, "width": 64, "num_epochs": 5}
+TUTORIAL = {"batch_size": 128, "image_size": 64, "width": 64}
 SMALL = {"batch_size": 32, "image_size": 32, "width": 32, "num_epochs": 10}  # minutes on 2 cores
 
 
@@ -73,20 +73,18 @@ def _train(command: argparse.ArgumentParser) -> None:
     add("data", help="folder, zip or tar of images; - for drawn faces")
     add("--out", type=Path, help="output folder [runs/NAME, by the name of the data]")
     names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic", "r3gan")
-    add(
-        "--recipe",
-        choices=names,
-        default="relativistic",
-        help="loss, penalties, rates; r3gan has nets of its own [%(default)s]",
-    )
+    parts = "loss, penalties, rates; r3gan has nets of its own [%(default)s]"
+    add("--recipe", choices=names, default="relativistic", help=parts)
     for name, text in (
         ("image_size", "height and width of images in pixels, 8 or more, or both, as 61x47"),
-        ("batch_size", "images per step"), ("num_epochs", "passes over the data"),
+        ("batch_size", "images per step"),
         ("width", "channels of both nets next to the image; of r3gan's, at up to 32 pixels"),
     ):  # fmt: skip
         sizes = f"[{TUTORIAL[name]}; drawn faces on a CPU: {SMALL[name]}]"
         kind = _size if name == "image_size" else int
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{text} {sizes}")
+    passes = f"[5 or more, until a million are seen; drawn faces on a CPU: {SMALL['num_epochs']}]"
+    add("--num-epochs", type=int, metavar="N", help=f"passes over all images {passes}")
     add("--nc", type=int, default=3, help="channels of the images, 3 or 1 [3]")
     add("--nz", type=int, help="length of the latent vector [100; of r3gan 64]")
     add("--lr", type=float, help="learning rate [the recipe's]")
@@ -95,11 +93,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     add("--diff-augment", action="store_true", help="for small data sets: augment all that D sees")
     add("--flip", action="store_true", help="mirror images at random")
     add("--labels", help='"folders" if sub-folders are classes, or a .csv or .json of them [none]')
-    add(
-        "--no-pack",
-        action="store_true",
-        help="keep no array of decoded images: decode in every epoch",
-    )
+    add("--no-pack", action="store_true", help="keep no array of images: decode in every epoch")
     add("--workers", type=int, default=2, help="processes that decode images [2]")
     add("--num-faces", type=int, default=8000, help="how many faces to draw [8000]")
     add(

@@ -38,6 +38,8 @@ def run(a: argparse.Namespace) -> None:
         if images.num_classes == 1:
             (name,) = images.classes
             raise ValueError(f"--labels must find two classes or more, got {name}; leave it out.")
+        # By default a million images: the tutorial's five epochs of CelebA.
+        a.num_epochs = a.num_epochs or max(5, round(1_000_000 / len(images)))
         (_rehearse if a.dry_run else _train)(a, loader, images)
     except ValueError as error:
         call = r"trainer\.resume\(\.\.\., allow=\[(.*)\]\)"
@@ -91,7 +93,8 @@ def _complete(a: argparse.Namespace) -> None:
     if a.recipe == "wgan-gp" and given is None:  # it splits a rank's batch among D's five turns
         a.batch_size -= a.batch_size % (5 * max(a.ngpu, ranks.count))
     for name, least in ("num_epochs", 1), ("batch_size", 1), ("workers", 0), ("ngpu", 0):
-        checks.count(f"--{name.replace('_', '-')}", getattr(a, name), at_least=least)
+        if (value := getattr(a, name)) is not None:
+            checks.count(f"--{name.replace('_', '-')}", value, at_least=least)
     if a.data == "-" and a.labels is not None:
         raise ValueError(f"--labels must be left out for drawn faces, got {a.labels}; give images.")
     if a.resume is not None and not a.resume.is_file():
@@ -122,7 +125,7 @@ def _trainer(
     shape = {"width": a.width, "num_classes": classes, "seed": a.seed}
     shape |= {} if a.nz is None else {"latent_dim": a.nz}
     make = recipes.r3gan_nets if a.recipe == "r3gan" else recipes.dcgan_nets
-    own = {"burn_in": a.num_epochs * images, "lr": a.lr} if a.recipe == "r3gan" else {}
+    own = {"burn_in": (a.num_epochs or 1) * images, "lr": a.lr} if a.recipe == "r3gan" else {}
     recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), **own)
     for name in ("lr", "beta1") if recipe.hooks else ():
         if name not in own and (value := getattr(a, name)) is not None:

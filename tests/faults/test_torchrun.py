@@ -111,6 +111,7 @@ def test_torchrun_names_the_rank_that_was_killed(tmp_path):
     assert status != 0
     assert "from " not in stdout
     assert re.search(r"rank +: 1 .*\n +exitcode +: -9 ", stderr), stderr
-    assert "LostRankError: rank 0 lost the connection to another rank, which has ended" in stderr
+    # torchrun may end rank 0 before its traceback: the message is logged first.
+    assert "rank 0 lost the connection to another rank, which has ended; " in stderr
     assert time.monotonic() - begin < 60
     torch.load(tmp_path / "run" / "checkpoints" / "step_000010.pt", weights_only=True)

@@ -124,7 +124,8 @@ class Trainer(Run):
         takes effect at once, in the middle of the step.
 
         With several ranks all begin with the state of rank 0. A request to stop or a signal on one
-        of them ends all after the same step. An error ends all at one, which others may complete.
+        of them ends all after the same step. An error ends all in the same step, which the other
+        ranks may complete.
 
         Args:
             batches: can be iterated once per epoch, and gives tensors (N, ...) or tuples of them

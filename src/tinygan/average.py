@@ -12,15 +12,18 @@ from tinygan import schedules
 from tinygan.nets.traits import example
 from tinygan.schedules import Schedule
 
-RAMP = 0.05
+RAMP = 0.15
 """The half-life is at most this share of the images seen, so that first weights are forgotten."""
+
+_STATISTICS = ("running_mean", "running_var")
 
 
 def ema_weight(half_life: float, images: int, size: int) -> float:
     """Return how much of the average a batch of ``size`` replaces: 1 - 0.5^(size / half-life).
 
-    Early in a run, after few ``images``, the half-life is a twentieth of these (Karras et al. 2020,
-    in the code of StyleGAN2-ADA).
+    Early in a run, after few ``images``, the half-life is RAMP times these, as in the code of
+    StyleGAN2-ADA (Karras et al. 2020). With an infinite half-life it always is: that is the power
+    function of Karras et al. 2024 (section 3.1), with a relative width of .15.
     """
     return 1.0 - math.pow(0.5, size / min(half_life, RAMP * images))
 
@@ -29,16 +32,25 @@ def ema_weight(half_life: float, images: int, size: int) -> float:
 def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tensor) -> None:
     """Move ``average`` towards ``live``: a + weight (l - a).
 
-    Buffers are copied: batch norm's statistics belong to the newest weights, and are averages
-    already.
+    So do the running statistics of batch norm, which those of a few small batches would make noisy.
+    Other buffers are copied.
     """
-    old: list[torch.Tensor] = list(average.parameters())
+    old, copied = _moved_and_copied(average)
+    new, originals = _moved_and_copied(live)
     # Subtracted, not lerped: PyTorch's lerp takes no scalar on the device for many tensors.
-    change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(live.parameters(), old)], old))
+    change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old)], old))
     torch._foreach_mul_(change, weight)
     torch._foreach_add_(old, change)
-    if buffers := list(average.buffers()):
-        torch._foreach_copy_(buffers, list(live.buffers()))
+    if copied:
+        torch._foreach_copy_(copied, originals)
+
+
+def _moved_and_copied(net: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    moved: list[torch.Tensor] = list(net.parameters())
+    copied: list[torch.Tensor] = []
+    for name, buffer in net.named_buffers():
+        (moved if name.rpartition(".")[2] in _STATISTICS else copied).append(buffer)
+    return moved, copied
 
 
 class Average:

@@ -47,7 +47,7 @@ class GANTrainer(Trainer):
             one or several, applied in this order.
         d_steps: updates of D for each update of G, each on its own part of the batch.
         ema_half_life: the half-life, in images, of a moving average of G's weights, from which
-            ``sample`` then draws: a number or a schedule, cut to a twentieth of the images seen;
+            ``sample`` then draws: a number or a schedule, cut to .15 of the images seen;
             None for no average.
         generator_optimizer: a function that makes G's optimizer from its named parameters.
         discriminator_optimizer: the same for D.

@@ -30,7 +30,7 @@ class Player:
         module: the net.
         optimizer: a function that makes the optimizer from the net's named parameters.
         ema_half_life: the half-life, in images, of a moving average of the weights, from which
-            samples are then made: a number or a schedule, cut to a twentieth of the images seen;
+            samples are then made: a number or a schedule, cut to .15 of the images seen;
             None for no average.
 
     Attributes:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from tinygan import DCGANDiscriminator, Execution, recipes
+from tinygan import Execution, recipes
 from tinygan.recipes import Nets, Recipe
 
 
@@ -53,18 +52,9 @@ class Entry:
 
 
 def small_batches(track: Track, seed: int) -> Entry:
-    """Return the relativistic game with many small updates, in 16 bits; tuned on the laptop track.
-
-    D begins with PyTorch's own weights, not with DCGAN's, which are for nets with batch norm.
-    benchmarks/results/2026-11-30_speedrun.md has what else was tried.
-    """
+    """Return the quick recipe, in 16 bits; benchmarks/results/ has what else was tried."""
     images = track.trial or 36_000
-
-    def nets(**of_d: Any) -> tuple[nn.Module, nn.Module]:
-        g, _ = track.nets(seed)(**of_d)
-        return g, DCGANDiscriminator(track.image_size, base_channels=track.width, **of_d)
-
-    recipe = recipes.relativistic(nets, lr=1e-3, every=16, ema_half_life=5_000, images=images)
+    recipe = recipes.quick(track.nets(seed), images)
     return Entry(recipe, 12, flip=True, images=images, execution=Execution(torch.bfloat16))
 
 

@@ -107,18 +107,17 @@ def load(a: argparse.Namespace) -> data.Loader:
 def make_trainer(a: argparse.Namespace, watching: list[tinygan.Hook]) -> tinygan.GANTrainer:
     """Return a trainer of the tutorial's nets, by the tutorial's recipe or by the quick one."""
 
-    def nets(**of_d: Any) -> tuple[nn.Module, nn.Module]:
+    def nets(weights: Any = tinygan.weights_init, **of_d: Any) -> tuple[nn.Module, nn.Module]:
         torch.manual_seed(a.seed)
         generator = tinygan.DCGANGenerator(a.image_size, a.nc, a.nz, a.ngf)
         generator.apply(tinygan.weights_init)
         discriminator = tinygan.DCGANDiscriminator(a.image_size, a.nc, a.ndf, **of_d)
-        if not a.quick:  # the tutorial's weights are for nets with batch norm
-            discriminator.apply(tinygan.weights_init)
+        if weights is not None:
+            discriminator.apply(weights)
         return generator, discriminator
 
-    if a.quick:  # R3GAN's game, a rate that falls to 0, and the average of G
-        images = a.num_epochs * a.num_faces
-        recipe = recipes.relativistic(nets, every=16, ema_half_life=5_000, lr=a.lr, images=images)
+    if a.quick:  # R3GAN's game, a rate that falls to 0, and the average of G; no weights_init in D
+        recipe = recipes.quick(nets, a.num_epochs * a.num_faces, lr=a.lr)
     else:
         recipe = recipes.tutorial(nets)
     betas = a.beta1, recipe.optimizer.keywords["betas"][1]

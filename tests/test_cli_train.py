@@ -91,7 +91,9 @@ def faces(finished, tmp_path):
 def test_without_data_it_trains_on_drawn_faces(finished):
     """It writes all pictures and a generator that loads, and says where and what comes next."""
     folder, out = finished
-    assert out.startswith("40 images, 2 epochs of 5 steps on cpu.\n")
+    first, second, *_ = out.splitlines()
+    assert first == "40 images, 2 epochs of 5 steps on cpu."
+    assert second == "Recipe quick: batches of 8, nets of width 4."
     assert f"Look into {folder / 'runs' / 'faces'}: " in out
     assert "\n  tinygan sample runs/faces\n  tinygan explore runs/faces\n" in out
     assert {path.name for path in (folder / "runs" / "faces").iterdir()} == WRITTEN
@@ -156,29 +158,40 @@ def test_every_flag_is_heeded(pets, tmp_path, monkeypatch):
     assert (loader.batch_size, loader.seed, loader.flip, loader.workers) == (2, 4, True, 1)
 
 
-def test_sizes_suit_the_data_and_the_machine():
-    """The tutorial's sizes are the default for the user's images, smaller ones for drawn faces."""
+def test_sizes_suit_the_data_and_the_machine(monkeypatch):
+    """A CPU has smaller sizes than a GPU and the quick recipe, and fewer pixels of drawn faces."""
 
     def sizes(*words):
-        a = argument_parser().parse_args(["train", *words, "--ngpu", "0"])
+        a = argument_parser().parse_args(["train", *words])
         train._complete(a)
-        return a.batch_size, a.image_size, a.width, a.num_epochs
+        return a.recipe, a.batch_size, a.image_size, a.width, a.images
 
-    assert sizes("pictures") == (128, 64, 64, None)
-    assert sizes("-") == (32, 32, 32, 10)
-    assert sizes("-", "--width", "8") == (32, 32, 8, 10)
+    cpu = ("--device", "cpu")
+    assert sizes("pictures", *cpu) == ("quick", 12, 64, 32, 360_000)
+    assert sizes("-", *cpu) == ("quick", 12, 32, 32, 80_000)
+    assert sizes("-", *cpu, "--width", "8", "--batch-size", "7") == ("quick", 7, 32, 8, 80_000)
+    assert sizes("-", *cpu, "--recipe", "hinge") == ("hinge", 32, 32, 32, 80_000)
+    monkeypatch.setattr(train.checks, "device", lambda _: torch.device("cuda"))
+    large = 128, 64, 64, 1_000_000
+    assert sizes("pictures") == sizes("-") == ("relativistic", *large)
+    assert sizes("-", "--recipe", "quick") == ("quick", 12, *large[1:])
 
 
 @pytest.mark.parametrize(
-    ("images", "words", "epochs"),
+    ("device", "where", "images", "words", "epochs"),
     [
-        (202_599, [], 5),  # the tutorial's
-        (300_000, [], 5),
-        (3_000, [], 333),
-        (3_000, ["--num-epochs", "7"], 7),
+        ("cuda", "pets", 202_599, [], 5),  # the tutorial's
+        ("cuda", "pets", 3_000, [], 333),
+        ("cuda", "-", 8_000, [], 125),
+        ("cpu", "pets", 900_000, [], 1),
+        ("cpu", "pets", 3_000, [], 120),
+        ("cpu", "-", 8_000, [], 10),
+        ("cpu", "pets", 3_000, ["--num-epochs", "7"], 7),
     ],
 )
-def test_a_run_sees_a_million_images(monkeypatch, pets, images, words, epochs):
+def test_a_run_sees_as_many_images_whatever_their_number(
+    monkeypatch, pets, device, where, images, words, epochs
+):
     """Five epochs of a small folder would be over before there is anything to see."""
 
     class Many(torch.utils.data.Dataset):
@@ -191,22 +204,37 @@ def test_a_run_sees_a_million_images(monkeypatch, pets, images, words, epochs):
             """Return nothing: nobody asks."""
 
     found = []
+    monkeypatch.setattr(train.checks, "device", lambda _: torch.device(device))
     monkeypatch.setattr(train, "_images", lambda a: Many())
+    monkeypatch.setattr(train, "_trainer", lambda *_: None)
+    monkeypatch.setattr(data, "Loader", lambda images, *_, **__: SimpleNamespace(dataset=images))
     monkeypatch.setattr(train, "_train", lambda a, *_: found.append(a.num_epochs))
-    assert run(pets, "--width", 4, *words) == 0
+    assert run(where, *words) == 0
     assert found == [epochs]
 
 
 @pytest.mark.parametrize("ngpu", ["0", "2"])
-def test_each_recipe_trains_with_the_default_sizes(ngpu):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_each_recipe_trains_with_the_default_sizes(monkeypatch, device, ngpu):
     """A batch can be split among the ranks, and among each one's turns of D."""
     for name in recipes.RECIPES:
-        for data_ in ("-", "pictures"):
-            words = ["train", data_, "--recipe", name, "--device", "cpu", "--ngpu", ngpu]
+        words = ["train", "pictures", "--recipe", name, "--ngpu", ngpu, "--width", "8"]
+        with monkeypatch.context() as only_here:
+            only_here.setattr(train.checks, "device", lambda _: torch.device(device))
             train._complete(a := argument_parser().parse_args(words))
-            turns = train._trainer(a, 1, None).algorithm.settings["d_steps"]
-            assert a.batch_size % (turns * max(1, int(ngpu))) == 0
-            assert a.batch_size >= 30
+        a.device = torch.device("cpu")
+        turns = train._trainer(a, 1, None).algorithm.settings["d_steps"]
+        assert a.batch_size % (turns * max(1, int(ngpu))) == 0
+        least = 12 if name == "quick" else {"cpu": 30, "cuda": 120}[device]
+        assert a.batch_size >= least
+
+
+def test_a_run_by_a_steady_rate_can_be_made_longer(tmp_path):
+    """Nothing has to be allowed for it."""
+    words = ("-", *SMALL, "--num-faces", 40, "--recipe", "relativistic", "--workers", 0)
+    assert run(*words) == 0
+    assert run(*words, "--num-epochs", 3) == 0
+    assert (tmp_path / "runs/faces/checkpoints/step_000015.pt").exists()
 
 
 def test_r3gan_has_nets_and_schedules_of_its_own(capsys):
@@ -241,7 +269,7 @@ def test_a_dry_run_writes_nothing(where, pets, tmp_path, capsys):
     assert said[1] == f"images   {images}; classes: {classes}"
     nets = recipes.dcgan_nets(16, width=4, num_classes=2 if where == "pets" else None)(norm=None)
     g, d = (sum(weight.numel() for weight in net.parameters()) for net in nets)
-    assert said[2] == f"nets     {g:,} weights of G and {d:,} of D, by the recipe relativistic"
+    assert said[2] == f"nets     {g:,} weights of G and {d:,} of D, by the recipe quick"
     assert said[3] == f"steps    {steps}: 2 epochs of {steps // 2}, of 8 images"
     assert said[4].startswith("time     about ")
     assert said[5].startswith("memory   ")
@@ -310,9 +338,9 @@ def interrupt(number, tmp_path, whole):
 
 def test_what_cannot_go_on_is_named(faces, capsys):
     """Other flags than the run's end it with the differences, in words of the command line."""
-    more = (*faces, "--num-epochs", 3)
     for flags, sentence in (
-        (("--num-faces", 48), "size: 40 when saved, 48 now"),
+        (("--num-epochs", 3), "To resume anyway: --allow 'hooks.Schedule.lr'"),
+        (("--num-faces", 48, "--allow", "hooks.Schedule.lr"), "size: 40 when saved, 48 now"),
         (("--width", 8), "generator.main.0.weight"),
         (("--width", 8), "  and: the shapes of 10 other tensors\n"),
         (("--seed", 1), "To resume anyway: --allow 'seed'"),
@@ -321,10 +349,10 @@ def test_what_cannot_go_on_is_named(faces, capsys):
         (("--resume", "no.pt"), "--resume must be a checkpoint, a .pt file, got no.pt."),
     ):
         capsys.readouterr()
-        assert run(*more, *flags) == 2, flags
+        assert run(*faces, *flags) == 2, flags
         assert sentence in capsys.readouterr().err
-    allowed = ("--lr", 0.1, "--allow", "generator optimizer.lr", "discriminator optimizer.lr")
-    assert run(*more, *allowed) == 0
+    rates = ("hooks.Schedule.lr", "generator optimizer.lr", "discriminator optimizer.lr")
+    assert run(*faces, "--num-epochs", 3, "--lr", 0.1, "--allow", *rates) == 0
     assert "Resuming from runs/faces/checkpoints/step_000010.pt" in capsys.readouterr().out
 
 
@@ -341,7 +369,11 @@ def test_a_checkpoint_is_gone_on_from_by_its_name(faces, capsys):
     ("words", "sentence"),
     [
         (["-", "--image-size", "4"], "--image-size must be at least 8, got 4; use 8 or more."),
-        (["pets", "--lr", "nan", "--workers", "0"], "Invalid learning rate: nan"),
+        (["pets", "--lr", "nan", "--workers", "0"], "lr must be in [0, inf), got nan; use a"),
+        (
+            ["pets", "--recipe", "r1", "--lr", "nan", "--workers", "0"],
+            "Invalid learning rate: nan",
+        ),
         (["-", "--nc", "5"], "channels must be 1 or 3, got 5; use 3 for colour."),
         (["-", "--workers", "-1"], "--workers must be at least 0, got -1; use 0 or more."),
         (["-", "--num-faces", "0"], "length must be at least 1, got 0; use 1 or more."),

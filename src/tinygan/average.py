@@ -9,21 +9,19 @@ import torch
 from torch import nn
 
 from tinygan import schedules
-from tinygan.nets.traits import example
+from tinygan.nets import traits
 from tinygan.schedules import Schedule
 
 RAMP = 0.15
 """The half-life is at most this share of the images seen, so that first weights are forgotten."""
 
-_STATISTICS = ("running_mean", "running_var")
-
 
 def ema_weight(half_life: float, images: int, size: int) -> float:
     """Return how much of the average a batch of ``size`` replaces: 1 - 0.5^(size / half-life).
 
-    Early in a run, after few ``images``, the half-life is RAMP times these, as in the code of
-    StyleGAN2-ADA (Karras et al. 2020). With an infinite half-life it always is: that is the power
-    function of Karras et al. 2024 (section 3.1), with a relative width of .15.
+    Early in a run the half-life is RAMP times the ``images`` (the code of StyleGAN2-ADA has .05).
+    With an infinite half-life it stays so: that is the power function of Karras et al. 2024
+    (section 3.1), of relative width .15.
     """
     return 1.0 - math.pow(0.5, size / min(half_life, RAMP * images))
 
@@ -32,25 +30,22 @@ def ema_weight(half_life: float, images: int, size: int) -> float:
 def ema_update_(average: nn.Module, live: nn.Module, weight: float | torch.Tensor) -> None:
     """Move ``average`` towards ``live``: a + weight (l - a).
 
-    So do the running statistics of batch norm, which those of a few small batches would make noisy.
+    Batch norm's running statistics are averaged too: over a few small batches they are noisy.
     Other buffers are copied.
     """
-    old, copied = _moved_and_copied(average)
-    new, originals = _moved_and_copied(live)
+    (old, copied), (new, originals) = _averaged_and_copied(average), _averaged_and_copied(live)
     # Subtracted, not lerped: PyTorch's lerp takes no scalar on the device for many tensors.
-    change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old)], old))
+    change = list(torch._foreach_sub([n.to(o.dtype) for n, o in zip(new, old, strict=True)], old))
     torch._foreach_mul_(change, weight)
     torch._foreach_add_(old, change)
     if copied:
         torch._foreach_copy_(copied, originals)
 
 
-def _moved_and_copied(net: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    moved: list[torch.Tensor] = list(net.parameters())
-    copied: list[torch.Tensor] = []
-    for name, buffer in net.named_buffers():
-        (moved if name.rpartition(".")[2] in _STATISTICS else copied).append(buffer)
-    return moved, copied
+def _averaged_and_copied(net: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    statistics = traits.running_statistics(net)
+    copied = [buffer for name, buffer in net.named_buffers() if name not in statistics]
+    return [*net.parameters(), *statistics.values()], copied
 
 
 class Average:
@@ -66,7 +61,7 @@ class Average:
             name, interval = "ema_half_life", "[0, inf]"
         self.half_life = schedules.checked(name, half_life, interval)
         self._live = live
-        self._dtype = torch.promote_types(example(live).dtype, torch.float32)
+        self._dtype = torch.promote_types(traits.example(live).dtype, torch.float32)
         # PyTorch copies nothing with a graph: weights that old weight norm and pruning compute.
         computed = {
             id(tensor): tensor.detach().clone()

@@ -46,9 +46,9 @@ class GANTrainer(Trainer):
         augment: random changes to all images before D sees them, see ``tinygan.augmentations``:
             one or several, applied in this order.
         d_steps: updates of D for each update of G, each on its own part of the batch.
-        ema_half_life: the half-life, in images, of a moving average of G's weights, from which
-            ``sample`` then draws: a number or a schedule, cut to .15 of the images seen;
-            None for no average.
+        ema_half_life: the half-life, in images, of a moving average of G's weights and running
+            statistics, from which ``sample`` then draws: a number, ``inf`` or a schedule, cut to
+            .15 of the images seen; None for no average.
         generator_optimizer: a function that makes G's optimizer from its named parameters.
         discriminator_optimizer: the same for D.
         device: where to train; None for where the generator is.

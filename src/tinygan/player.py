@@ -29,9 +29,9 @@ class Player:
         name: the player's name in the algorithm (``players.name``), in reports and in messages.
         module: the net.
         optimizer: a function that makes the optimizer from the net's named parameters.
-        ema_half_life: the half-life, in images, of a moving average of the weights, from which
-            samples are then made: a number or a schedule, cut to .15 of the images seen;
-            None for no average.
+        ema_half_life: the half-life, in images, of a moving average of weights and running
+            statistics, from which samples are then made: a number, ``inf`` or a schedule, cut to
+            .15 of the images seen; None for no average.
 
     Attributes:
         average: the moving average, whose ``net`` samples are made from, or None.

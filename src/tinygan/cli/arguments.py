@@ -15,8 +15,11 @@ RUN = (
 )
 
 
-TUTORIAL = {"batch_size": 128, "image_size": 64, "width": 64}
-SMALL = {"batch_size": 32, "image_size": 32, "width": 32, "num_epochs": 10}  # minutes on 2 cores
+# Defaults. LARGE has the tutorial's sizes, and about as many images as its five epochs of CelebA.
+LARGE = {"batch_size": 128, "image_size": 64, "width": 64, "images": 1_000_000}
+SMALL = {"batch_size": 32, "image_size": 64, "width": 32, "images": 360_000}  # on a CPU
+DRAWN = SMALL | {"image_size": 32, "images": 80_000}  # faces, on a CPU
+QUICK_BATCH = 12  # what the rate of the recipe quick is for
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,19 +75,20 @@ def _train(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("data", help="folder, zip or tar of images; - for drawn faces")
     add("--out", type=Path, help="output folder [runs/NAME, by the name of the data]")
-    names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic", "r3gan")
-    parts = "loss, penalties, rates; r3gan has nets of its own [%(default)s]"
-    add("--recipe", choices=names, default="relativistic", help=parts)
-    for name, text in (
-        ("image_size", "height and width of images in pixels, 8 or more, or both, as 61x47"),
-        ("batch_size", "images per step"),
-        ("width", "channels of both nets next to the image; of r3gan's, at up to 32 pixels"),
-    ):  # fmt: skip
-        sizes = f"[{TUTORIAL[name]}; drawn faces on a CPU: {SMALL[name]}]"
-        kind = _size if name == "image_size" else int
-        add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{text} {sizes}")
-    passes = f"[5 or more, until a million are seen; drawn faces on a CPU: {SMALL['num_epochs']}]"
-    add("--num-epochs", type=int, metavar="N", help=f"passes over all images {passes}")
+    names = ("tutorial", "hinge", "r1", "wgan-gp", "relativistic", "quick", "r3gan")
+    parts = "loss, penalties, rates; r3gan has nets of its own [relativistic; on a CPU: quick]"
+    add("--recipe", choices=names, help=parts)
+    pixels = "height and width of images in pixels, 8 or more, or both, as 61x47"
+    pixels += f" [{LARGE['image_size']}; drawn faces on a CPU: {DRAWN['image_size']}]"
+    add("--image-size", type=_size, metavar="N", help=pixels)
+    batch = f"[{LARGE['batch_size']}; on a CPU: {SMALL['batch_size']}; of quick: {QUICK_BATCH}]"
+    add("--batch-size", type=int, metavar="N", help=f"images per step {batch}")
+    width = "channels of both nets next to the image; of r3gan's, at up to 32 pixels"
+    width += f" [{LARGE['width']}; on a CPU: {SMALL['width']}]"
+    add("--width", type=int, metavar="N", help=width)
+    epochs = f"passes over all images [as many as show {LARGE['images']:,} images; on a CPU: "
+    epochs += f"{SMALL['images']:,}, of drawn faces {DRAWN['images']:,}]"
+    add("--num-epochs", type=int, metavar="N", help=epochs)
     add("--nc", type=int, default=3, help="channels of the images, 3 or 1 [3]")
     add("--nz", type=int, help="length of the latent vector [100; of r3gan 64]")
     add("--lr", type=float, help="learning rate [the recipe's]")

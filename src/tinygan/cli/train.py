@@ -20,7 +20,7 @@ import torch
 from tinygan import augmentations, data, distributed, hooks, recipes
 from tinygan._execution.execution import Execution
 from tinygan._run import checkpoint, checks
-from tinygan.cli.arguments import SMALL, TUTORIAL
+from tinygan.cli.arguments import DRAWN, LARGE, QUICK_BATCH, SMALL
 from tinygan.gan_trainer import GANTrainer
 from tinygan.hooks.run_folder import prepared
 
@@ -38,8 +38,7 @@ def run(a: argparse.Namespace) -> None:
         if images.num_classes == 1:
             (name,) = images.classes
             raise ValueError(f"--labels must find two classes or more, got {name}; leave it out.")
-        # By default a million images: the tutorial's five epochs of CelebA.
-        a.num_epochs = a.num_epochs or max(5, round(1_000_000 / len(images)))
+        a.num_epochs = a.num_epochs or max(1, round(a.images / len(images)))
         (_rehearse if a.dry_run else _train)(a, loader, images)
     except ValueError as error:
         call = r"trainer\.resume\(\.\.\., allow=\[(.*)\]\)"
@@ -61,6 +60,7 @@ def _train(a: argparse.Namespace, loader: data.Loader, images: Any) -> None:
     if trainer.ranks.is_first:
         where = a.device.type + (f", {n} ranks" if (n := trainer.ranks.count) > 1 else "")
         print(f"{len(images)} images, {_epochs(a)} of {len(loader)} steps on {where}.")
+        print(f"Recipe {a.recipe}: batches of {a.batch_size}, nets of width {a.width}.")
         if resumed is not None:
             print(f"Resuming from {resumed}; use another --out to start afresh.")
     start = trainer.step
@@ -86,10 +86,13 @@ def _complete(a: argparse.Namespace) -> None:
     a.out = a.out or Path("runs", root.stem)
     ranks, given = distributed.join(), a.batch_size
     a.device = checks.device(a.device or (ranks.device if a.ngpu > 0 else "cpu"))
-    small = a.data == "-" and a.device.type == "cpu"
-    for name, value in (SMALL if small else TUTORIAL).items():
-        if getattr(a, name) is None:
+    on_cpu = a.device.type == "cpu"
+    a.recipe = a.recipe or ("quick" if on_cpu else "relativistic")
+    for name, value in ((DRAWN if a.data == "-" else SMALL) if on_cpu else LARGE).items():
+        if getattr(a, name, None) is None:
             setattr(a, name, value)
+    if a.recipe == "quick" and given is None:
+        a.batch_size = QUICK_BATCH
     if a.recipe == "wgan-gp" and given is None:  # it splits a rank's batch among D's five turns
         a.batch_size -= a.batch_size % (5 * max(a.ngpu, ranks.count))
     for name, least in ("num_epochs", 1), ("batch_size", 1), ("workers", 0), ("ngpu", 0):
@@ -125,16 +128,16 @@ def _trainer(
     shape = {"width": a.width, "num_classes": classes, "seed": a.seed}
     shape |= {} if a.nz is None else {"latent_dim": a.nz}
     make = recipes.r3gan_nets if a.recipe == "r3gan" else recipes.dcgan_nets
-    own = {"burn_in": (a.num_epochs or 1) * images, "lr": a.lr} if a.recipe == "r3gan" else {}
-    recipe = recipes.RECIPES[a.recipe](make(a.image_size, a.nc, **shape), **own)
-    for name in ("lr", "beta1") if recipe.hooks else ():
-        if name not in own and (value := getattr(a, name)) is not None:
-            raise ValueError(
-                f"--{name} must be left out with --recipe {a.recipe}, which sets it by a schedule, "
-                f"got {value}; use another recipe, or write a program."
-            )
-    adam = dict(recipe.optimizer.keywords)
-    adam |= {} if a.lr is None else {"lr": a.lr}
+    length, rate = (a.num_epochs or 1) * images, {} if a.lr is None else {"lr": a.lr}
+    own = {"r3gan": {"burn_in": length, **rate}, "quick": {"images": length, **rate}}
+    nets = make(a.image_size, a.nc, **shape)
+    recipe = recipes.RECIPES[a.recipe](nets, **own.get(a.recipe, {}))
+    if a.recipe == "r3gan" and a.beta1 is not None:
+        raise ValueError(
+            "--beta1 must be left out with --recipe r3gan, which sets Adam's betas by a schedule, "
+            f"got {a.beta1}; use another recipe, or write a program."
+        )
+    adam = recipe.optimizer.keywords | rate
     adam |= {} if a.beta1 is None else {"betas": (a.beta1, adam["betas"][1])}
     recipe = replace(
         recipe, optimizer=partial(recipe.optimizer, **adam),

@@ -13,6 +13,8 @@ from tinygan import augmentations, hooks, losses, penalties, recipes, schedules
 from tinygan.cli.arguments import argument_parser
 from tinygan.nets.r3gan import R3GANDiscriminator, R3GANGenerator
 
+from helpers import assert_identical
+
 NETS = recipes.dcgan_nets(8, width=4, latent_dim=5)
 
 
@@ -142,6 +144,16 @@ def test_nets_have_the_weights_that_a_seed_names():
         assert str(net) == str(by_hand)
         state = by_hand.state_dict()
         assert all(torch.equal(w, state[name]) for name, w in net.state_dict().items())
+
+
+def test_a_discriminator_can_keep_pytorchs_initial_weights():
+    """As PyTorch draws them after G's; G's are DCGAN's all the same."""
+    g, d = recipes.dcgan_nets(8, width=4, latent_dim=5, seed=4)(norm=None, weights=None)
+    torch.manual_seed(4)
+    wanted = tinygan.DCGANGenerator(8, 3, 5, 4).apply(tinygan.weights_init)
+    assert_identical(g.state_dict(), wanted.state_dict())
+    plain = tinygan.DCGANDiscriminator(8, 3, 4, norm=None)
+    assert_identical(d.state_dict(), plain.state_dict())
 
 
 def test_nets_with_spectral_norm_are_the_same_each_time():

@@ -8,9 +8,8 @@ Images are decoded once, into an array beside the output folder; later runs read
 and logs go into one folder, which is named at the end. After any interruption the same command goes
 on where the run stood.
 
-This is the tutorial and no more, but for drawn faces on a CPU. They have a quick recipe, whose rate
-falls to 0 at the end: such a run cannot go on with another --num-epochs or --num-faces. The command
-`tinygan train` has other recipes, and classes, 16 bits, captured steps, mirrored images and
+This is the tutorial and no more, but for drawn faces on a CPU, which have a quick recipe. The
+command `tinygan train` has other recipes, and classes, 16 bits, captured steps, mirrored images and
 checkpoints by name: `tinygan train -h`.
 """
 
@@ -116,10 +115,8 @@ def make_trainer(a: argparse.Namespace, watching: list[tinygan.Hook]) -> tinygan
             discriminator.apply(weights)
         return generator, discriminator
 
-    if a.quick:  # R3GAN's game, a rate that falls to 0, and the average of G; no weights_init in D
-        recipe = recipes.quick(nets, a.num_epochs * a.num_faces, lr=a.lr)
-    else:
-        recipe = recipes.tutorial(nets)
+    # The quick one: R3GAN's game, a falling rate and the average of G; no weights_init in D.
+    recipe = recipes.quick(nets, lr=a.lr) if a.quick else recipes.tutorial(nets)
     betas = a.beta1, recipe.optimizer.keywords["betas"][1]
     recipe = replace(recipe, optimizer=partial(recipe.optimizer, lr=a.lr, betas=betas))
     return recipe.trainer(hooks=watching, seed=a.seed, device=a.device)

@@ -64,6 +64,14 @@ def test_they_go_one_way_and_never_beyond(change, seen):
     assert all(up * (late - early) >= -rounding for early, late in pairwise(found))
 
 
+@given(start=values, begin=lengths, factor=st.integers(1, 1000))
+def test_an_inverse_root_stays_and_then_falls_without_end(start, begin, factor):
+    """It is ``start`` until image ``begin``, and a k-th of it after k squared times as many."""
+    falling = schedules.inverse_sqrt(start, begin=begin)
+    assert falling(0) == falling(begin - 1) == falling(begin) == start
+    assert falling(begin * factor**2) == pytest.approx(start / factor)
+
+
 @given(change=changes(), images=lengths, seen=counts)
 def test_a_warm_up_rises_from_zero_to_its_value(change, images, seen):
     """Its share of the schedule, or of a constant or number, grows in a straight line to all."""
@@ -92,6 +100,8 @@ def test_a_warm_up_rises_from_zero_to_its_value(change, images, seen):
         ),
         (lambda: schedules.exponential(1.0, 0.0, until=10), "end must be in (0, inf), got 0.0"),
         (lambda: schedules.exponential(-1.0, 1.0, until=10), "start must be in (0, inf), got -1.0"),
+        (lambda: schedules.inverse_sqrt("a", begin=1), "start must be in (-inf, inf), got 'a'"),
+        (lambda: schedules.inverse_sqrt(1.0, begin=0), "begin must be at least 1, got 0"),
         (lambda: schedules.warm_up(1.0, images=0), "images must be at least 1, got 0"),
         (lambda: schedules.stairs(lambda images: 1.0, every=0), "every must be at least 1, got 0"),
         (

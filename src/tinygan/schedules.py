@@ -56,6 +56,20 @@ def exponential(start: float, end: float, *, until: int, begin: int = 0) -> Sche
     return _between(_exponential, "(0, inf)", start, end, until, begin)
 
 
+def inverse_sqrt(start: float, *, begin: int) -> Schedule:
+    """Return ``start``, and after image ``begin`` start sqrt(begin / n): for runs of any length.
+
+    The rate of Karras et al. (2024), EDM2, is such. Raises ValueError for a ``start`` that is not
+    finite, and for ``begin`` below 1.
+
+    Examples:
+        >>> inverse_sqrt(1e-3, begin=10_000)(40_000)
+        0.0005
+    """
+    start = checks.number("start", start, "(-inf, inf)")
+    return partial(_inverse_sqrt, start=start, begin=checks.count("begin", begin))
+
+
 def warm_up(value: float | Schedule, *, images: int) -> Schedule:
     """Return a value, or another schedule, times n / ``images`` for the first ``images`` images.
 
@@ -141,6 +155,10 @@ def _cosine(start: float, end: float, t: float) -> float:
 
 def _exponential(start: float, end: float, t: float) -> float:
     return float(start ** (1 - t) * end**t)  # not start * (end / start)**t, which may overflow
+
+
+def _inverse_sqrt(images: int, *, start: float, begin: int) -> float:
+    return start * math.sqrt(begin / max(begin, images))
 
 
 def _warm_up(seen: int, *, value: float | Schedule, images: int) -> float:

@@ -98,6 +98,8 @@ def _complete(a: argparse.Namespace) -> None:
     for name, least in ("num_epochs", 1), ("batch_size", 1), ("workers", 0), ("ngpu", 0):
         if (value := getattr(a, name)) is not None:
             checks.count(f"--{name.replace('_', '-')}", value, at_least=least)
+    if a.lr is not None:
+        checks.number("--lr", a.lr, "[0, inf)")
     if a.data == "-" and a.labels is not None:
         raise ValueError(f"--labels must be left out for drawn faces, got {a.labels}; give images.")
     if a.resume is not None and not a.resume.is_file():
@@ -128,8 +130,8 @@ def _trainer(
     shape = {"width": a.width, "num_classes": classes, "seed": a.seed}
     shape |= {} if a.nz is None else {"latent_dim": a.nz}
     make = recipes.r3gan_nets if a.recipe == "r3gan" else recipes.dcgan_nets
-    length, rate = (a.num_epochs or 1) * images, {} if a.lr is None else {"lr": a.lr}
-    own = {"r3gan": {"burn_in": length, **rate}, "quick": {"images": length, **rate}}
+    rate = {} if a.lr is None else {"lr": a.lr}
+    own = {"r3gan": {"burn_in": (a.num_epochs or 1) * images, **rate}, "quick": rate}
     nets = make(a.image_size, a.nc, **shape)
     recipe = recipes.RECIPES[a.recipe](nets, **own.get(a.recipe, {}))
     if a.recipe == "r3gan" and a.beta1 is not None:

@@ -47,7 +47,7 @@ class Entry:
     recipe: Recipe | None
     batch_size: int
     flip: bool = False  # mirror images at random
-    images: int | None = None  # its length, by which schedules end; None for the track's
+    images: int | None = None  # its length; None for the track's
     execution: Execution = Execution()  # noqa: RUF009 - it is a constant
 
 

@@ -8,8 +8,8 @@ Images are decoded once, into an array beside the output folder; later runs read
 and logs go into one folder, which is named at the end. After any interruption the same command goes
 on where the run stood.
 
-This is the tutorial and no more, but for drawn faces on a CPU, which have a quick recipe. The
-command `tinygan train` has other recipes, and classes, 16 bits, captured steps, mirrored images and
+This is just the tutorial, except that drawn faces on a CPU have a quick recipe. The command
+`tinygan train` has other recipes, and classes, 16 bits, captured steps, mirrored images and
 checkpoints by name: `tinygan train -h`.
 """
 

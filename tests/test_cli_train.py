@@ -229,12 +229,15 @@ def test_each_recipe_trains_with_the_default_sizes(monkeypatch, device, ngpu):
         assert a.batch_size >= least
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
-    """Nothing has to be allowed for it."""
-    words = ("-", *SMALL, "--num-faces", 40, "--workers", 0)
-    assert run(*words) == 0
-    assert run(*words, "--num-epochs", 3) == 0
-    assert (tmp_path / "runs/faces/checkpoints/step_000015.pt").exists()
+@pytest.mark.parametrize("recipe", ["quick", "relativistic"])
+def test_a_finished_run_can_be_made_longer(recipe):
+    """Nothing has to be allowed for it, and it ends like a run of that length."""
+    words = ("-", *SMALL, "--num-faces", 40, "--workers", 0, "--recipe", recipe)
+    assert run(*words, "--out", "parts") == 0
+    for folder in ("parts", "whole"):
+        assert run(*words, "--out", folder, "--num-epochs", 3) == 0
+    made = (tinygan.load_generator(folder) for folder in ("parts", "whole"))
+    assert_identical(*(generator.state_dict() for generator in made))
 
 
 def test_r3gan_has_nets_and_schedules_of_its_own(capsys):
@@ -249,6 +252,9 @@ def test_r3gan_has_nets_and_schedules_of_its_own(capsys):
     assert (lr(0), lr(300)) == pytest.approx((2e-4 * 24, 5e-5 * 24))  # 32 is a 24th of 768
     assert lr(299) > lr(300)
     assert trainer.state_dict()["configuration"]["augment.0.draw"] != "none"
+    a.num_epochs = 6
+    with pytest.raises(ValueError, match=r"hooks\.Schedule\.lr: .* when saved"):
+        train._trainer(a, 100, 2).load_state_dict(trainer.state_dict())
     assert run(*words[1:], "--beta1", 0.5) == 2
     assert "--beta1 must be left out with --recipe r3gan" in capsys.readouterr().err
     train._complete(a := argument_parser().parse_args([*words, "--lr", "0.001"]))
@@ -368,7 +374,11 @@ def test_a_checkpoint_is_gone_on_from_by_its_name(faces, capsys):
     ("words", "sentence"),
     [
         (["-", "--image-size", "4"], "--image-size must be at least 8, got 4; use 8 or more."),
-        (["pets", "--lr", "nan", "--workers", "0"], "--lr must be in [0, inf), got nan; use a"),
+        (["pets", "--lr", "nan", "--workers", "0"], "lr must be in [0, inf), got nan; use a"),
+        (
+            ["pets", "--recipe", "r1", "--lr", "nan", "--workers", "0"],
+            "Invalid learning rate: nan",
+        ),
         (["-", "--nc", "5"], "channels must be 1 or 3, got 5; use 3 for colour."),
         (["-", "--workers", "-1"], "--workers must be at least 0, got -1; use 0 or more."),
         (["-", "--num-faces", "0"], "length must be at least 1, got 0; use 1 or more."),

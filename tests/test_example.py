@@ -222,7 +222,7 @@ def interrupt(number, tmp_path, whole):
 
 
 def test_what_cannot_go_on_is_named(tmp_path, whole):
-    """Other flags than the run's end the script with the differences."""
+    """Other flags than the run's end the script with the differences, but for a longer run."""
     shutil.copytree(whole(), tmp_path / "runs" / "faces")
     for flags, sentence in (
         (("--num-faces", 80), "size: 64 when saved, 80 now"),
@@ -233,6 +233,8 @@ def test_what_cannot_go_on_is_named(tmp_path, whole):
         assert done.returncode == 2
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
+    done = run(*LONGER, "--num-epochs", 5, folder=tmp_path)
+    assert "Done: 20 steps." in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -188,13 +188,15 @@ def _rate(trainer):
 
 
 def test_the_quick_recipes_rate_falls_with_the_root_of_the_images():
-    """It starts at ``lr``, is half of it after 4 times 36,000 images, and needs no length."""
+    """It starts at ``lr``, and is half of it after 4 times 36,000 images."""
     recipe = recipes.quick(NETS, lr=2e-3)
     trainer = recipe.trainer()
     assert _rate(trainer) == 2e-3
     trainer.images = 144_000
     trainer.fit([torch.zeros(2, 3, 8, 8)], steps=1)
     assert _rate(trainer) == pytest.approx(1e-3)
+    with pytest.raises(ValueError, match=r"lr must be in \[0, inf\), got -1.0"):
+        recipes.quick(NETS, lr=-1.0)
 
 
 def test_the_command_line_knows_every_name():

@@ -199,8 +199,8 @@ def quick(nets: Nets, *, lr: float = 1e-3) -> Recipe:
 
     Penalties are in every 16th step, and Adam's second beta is 0.95. D keeps PyTorch's own initial
     weights: DCGAN's suit nets with batch norm. After 36,000 images the rate falls with the inverse
-    root of the images seen, and the average of G looks back over a share of the run, not over a
-    fixed number of images (both as Karras et al. 2024): so a run may have any length.
+    root of the images seen. The average of G looks back over a share of the run, not over a fixed
+    number of images. Both follow Karras et al. (2024). So a run may have any length.
 
     Examples:
         >>> recipe = quick(dcgan_nets(8, width=4))

@@ -57,10 +57,10 @@ def exponential(start: float, end: float, *, until: int, begin: int = 0) -> Sche
 
 
 def inverse_sqrt(start: float, *, begin: int) -> Schedule:
-    """Return ``start``, and after image ``begin`` start sqrt(begin / n): for runs of any length.
+    """Return ``start`` until image ``begin``, then ``start`` times sqrt(begin / n) at image n.
 
-    The rate of Karras et al. (2024), EDM2, is such. Raises ValueError for a ``start`` that is not
-    finite, and for ``begin`` below 1.
+    As in EDM2 (Karras et al. 2024), for runs of any length. Raises ValueError for a ``start`` that
+    is not finite, and for ``begin`` below 1.
 
     Examples:
         >>> inverse_sqrt(1e-3, begin=10_000)(40_000)

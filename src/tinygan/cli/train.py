@@ -98,8 +98,6 @@ def _complete(a: argparse.Namespace) -> None:
     for name, least in ("num_epochs", 1), ("batch_size", 1), ("workers", 0), ("ngpu", 0):
         if (value := getattr(a, name)) is not None:
             checks.count(f"--{name.replace('_', '-')}", value, at_least=least)
-    if a.lr is not None:
-        checks.number("--lr", a.lr, "[0, inf)")
     if a.data == "-" and a.labels is not None:
         raise ValueError(f"--labels must be left out for drawn faces, got {a.labels}; give images.")
     if a.resume is not None and not a.resume.is_file():

@@ -17,7 +17,7 @@ from tinygan.recipes import Nets, Recipe
 
 @dataclass(frozen=True)
 class Track:
-    """What is the same for all who compete; batch size and width are the tutorial's loop's."""
+    """What is the same for all who compete. An entry is free to have other nets and batches."""
 
     batch_size: int
     width: int

@@ -156,7 +156,7 @@ def test_the_clock(updates, sizes, marks, block, load):
         patch.setattr(speedrun, "time", time)
         patch.setattr(speedrun, "BLOCK", block)
         clock = speedrun.Clocked(Batches(sizes, time, load), dict(zip(names, marks)), keep)
-        for cost, _ in zip(updates, clock):
+        for _, cost in zip(clock, updates):  # the clock first: it must see the last update's end
             time.now += cost
     # The same in plain: a run of updates, each after the loading of its batch but for the first.
     seconds = itertools.accumulate(cost + load * (n > 0) for n, cost in enumerate(updates))

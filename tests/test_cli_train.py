@@ -229,10 +229,9 @@ def test_each_recipe_trains_with_the_default_sizes(monkeypatch, device, ngpu):
         assert a.batch_size >= least
 
 
-@pytest.mark.parametrize("recipe", ["quick", "relativistic"])
-def test_a_finished_run_can_be_made_longer(recipe):
+def test_a_finished_run_can_be_made_longer():
     """Nothing has to be allowed for it, and it ends like a run of that length."""
-    words = ("-", *SMALL, "--num-faces", 40, "--workers", 0, "--recipe", recipe)
+    words = ("-", *SMALL, "--num-faces", 40, "--workers", 0)
     assert run(*words, "--out", "parts") == 0
     for folder in ("parts", "whole"):
         assert run(*words, "--out", folder, "--num-epochs", 3) == 0

@@ -239,6 +239,17 @@ def test_a_finished_run_can_be_made_longer():
     assert_identical(*(generator.state_dict() for generator in made))
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_only_r3gan_knows_the_length_of_a_run(name):
+    """With any other recipe nothing that a checkpoint holds depends on the number of epochs."""
+    made = []
+    for epochs in 2, 3:
+        words = ["train", "-", *SMALL, "--width", "16", "--recipe", name, "--batch-size", "10"]
+        train._complete(a := argument_parser().parse_args([*words, "--num-epochs", str(epochs)]))
+        made.append(train._trainer(a, 100, None).state_dict()["configuration"])
+    assert (made[0] == made[1]) == (name != "r3gan")
+
+
 def test_r3gan_has_nets_and_schedules_of_its_own(capsys):
     """Its schedules end with the run; a flag that they would overrule is refused, not ignored."""
     words = ["train", "-", "--recipe", "r3gan", "--width", "32", "--num-epochs", "3", "--ngpu", "0"]

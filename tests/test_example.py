@@ -143,7 +143,7 @@ def test_other_images_have_another_folder(tmp_path):
 
 
 def test_drawn_faces_on_a_cpu_have_the_quick_recipe(tmp_path):
-    """R3GAN's game, the average of G; the user's images have the tutorial's recipe."""
+    """R3GAN's game, a falling rate, the average of G; the user's images have the tutorial's."""
     example = runpy.run_path(str(SCRIPT))
 
     def configuration(*given):

@@ -363,8 +363,9 @@ def test_a_flipped_bit_is_found(tmp_path_factory, position, bit):
         assert str(path) in str(error)  # noqa: PT017 - not every flip is an error
     else:
         assert same(loaded, net)
-        # If the flip hides the description, the weights' shapes tell all but an unused limit.
-        assert describe(loaded) | {"max_channels": None} == describe(net)
+        # Without its description it is a file of bare weights, whose shapes tell no unused limit.
+        hidden = {} if b'{"tinygan":' in content else {"max_channels": 1}
+        assert describe(loaded) == describe(net) | hidden
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])

@@ -75,9 +75,12 @@ class Images:
 
 
 def fingerprint(trainer: tinygan.GANTrainer) -> dict[str, torch.Tensor]:
-    """Return copies of all tensors that training moves: weights, buffers, moments."""
+    """Return copies of all tensors that training moves: weights, buffers, moments, averages."""
     found = {}
     for player in trainer.players:
+        if player.average is not None:
+            for name, value in player.average.net.state_dict().items():
+                found[f"{player.name}.average.{name}"] = value.clone()
         for name, value in player.module.state_dict().items():
             found[f"{player.name}.{name}"] = value.clone()
         for index, moments in player.optimizer.state_dict()["state"].items():

@@ -102,7 +102,8 @@ def test_other_buffers_are_copied():
     net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)), nn.BatchNorm1d(3))
     kept = average.Average(net, half_life=1e6)
     net(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
-    kept.update(images=10**9, size=8, skipped=torch.tensor(0.0))
+    kept.begin(images=10**9, size=8)
+    kept.update(torch.tensor(0.0))
     live = dict(net.named_buffers())
     averaged = dict(kept.net.named_buffers())
     same = {name for name, buffer in live.items() if torch.equal(buffer, averaged[name])}
@@ -189,7 +190,8 @@ def test_it_is_in_float32_at_least(dtype):
     with torch.no_grad():
         net.weight.add_(1)
     moved = net.weight.to(wide) - before
-    kept.update(images=10**9, size=64, skipped=torch.tensor(0.0))
+    kept.begin(images=10**9, size=64)
+    kept.update(torch.tensor(0.0))
     torch.testing.assert_close(
         kept.net.weight - before, moved * (1 - 0.5 ** (64 / 1e6)), rtol=0, atol=1e-6
     )

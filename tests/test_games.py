@@ -203,12 +203,13 @@ class Clip(tinygan.Hook):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "make_hooks"),
-    [(torch.bfloat16, list), (None, lambda: [Clip()])],
+    ("dtype", "make_hooks", "pieces"),
+    # With a hook, of each step: four phases, their updates, and an end.
+    [(torch.bfloat16, list, 1), (None, lambda: [Clip()], 9)],
     ids=["alone, bfloat16", "clipped, float32"],
 )
-def test_a_captured_run_is_the_eager_one(dtype, make_hooks, monkeypatch):
-    """Bit for bit, reports too; all four phases and updates of a step are replayed."""
+def test_a_captured_run_is_the_eager_one(dtype, make_hooks, pieces, monkeypatch):
+    """Bit for bit, reports too; all of a step is replayed."""
     counts, reports = Counts(), {False: [], True: []}
     monkeypatch.setattr(
         capture, "recorder_for", lambda device: CountingRecorder(CPURecorder(), counts)
@@ -220,8 +221,8 @@ def test_a_captured_run_is_the_eager_one(dtype, make_hooks, monkeypatch):
         ends[captured] = trained(10, hooks=[*make_hooks(), keep], execution=execution)
     assert_identical(*(fingerprint(trainer) for trainer in ends.values()))
     assert [*map(bits, reports[False])] == [*map(bits, reports[True])]
-    assert counts.recorded == 2 * 9  # of whole batches and of short ones: 4 phases, updates, an end
-    assert counts.replayed == (10 - 2 * 3) * 9
+    assert counts.recorded == 2 * pieces  # of whole batches and of short ones
+    assert counts.replayed == (10 - 2 * 3) * pieces
 
 
 def test_it_runs_in_bfloat16():

@@ -205,6 +205,29 @@ def weights_of(player):
     return torch.cat([p.detach().flatten() for p in player.module.parameters()])
 
 
+def test_an_epochs_short_last_batch_is_not_compiled(monkeypatch):
+    """Neither is it when a run that goes on begins with it."""
+    sizes = []
+
+    def compiled(net, **options):
+        return lambda *given: sizes.append(len(given[0])) or net(*given)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    images = tiny_images(20)
+    batches = [images[:8], images[8:16], images[16:]]
+    trainer = tiny_trainer(compile=True)
+    trainer.fit(batches, steps=2)
+    assert sizes == [8] * 2 * 4  # in each step once by G and three times by D
+    trainer.fit(batches, steps=4)
+    assert sizes == [8] * 3 * 4
+    stopped, later = tiny_trainer(), tiny_trainer(compile=True)
+    stopped.fit(batches, steps=2)
+    later.load_state_dict(stopped.state_dict())
+    del sizes[:]
+    later.fit(batches, steps=7)
+    assert sizes == [4] * 4 + [8] * 2 * 4 + [8] * 4
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_generator_phases_leave_the_discriminators_gradients(backend):
     """D's .grad is, after G's phase, that of its own, and every weight of D still wants one."""

@@ -23,14 +23,6 @@ ADAM = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
 every_recipe = pytest.mark.parametrize("name", recipes.RECIPES)
 
 
-def all_of(trainer):
-    """Return copies of all tensors that training moves, the average among them."""
-    found = fingerprint(trainer)
-    if trainer.average is not None:
-        found |= {f"average.{k}": v.clone() for k, v in trainer.average.net.state_dict().items()}
-    return found
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, (torch.bfloat16, None)[i % 2]) for i, name in enumerate(recipes.RECIPES)],
@@ -38,10 +30,10 @@ def all_of(trainer):
 def test_a_resumed_run_that_is_watched_is_the_same_run(name, dtype, tmp_path):
     """Every weight moves; samples in each step and a resume within an epoch change no bit."""
     whole = recipes.trainer(name, dtype=dtype)
-    before = all_of(whole)
+    before = fingerprint(whole)
     whole.fit(recipes.batches(), steps=8)
     weights = [f"{p.name}.{n}" for p in whole.players for n, _ in p.module.named_parameters()]
-    assert [n for n in weights if torch.equal(before[n], all_of(whole)[n])] == []
+    assert [n for n in weights if torch.equal(before[n], fingerprint(whole)[n])] == []
     assert not whole.skipped.counts.any()
     for steps in (4, 8):
         look = tinygan.hooks.every(
@@ -52,7 +44,7 @@ def test_a_resumed_run_that_is_watched_is_the_same_run(name, dtype, tmp_path):
             assert part.resume(tmp_path / "step.pt") is not None
         part.fit(recipes.batches(), steps=steps)
         part.save(tmp_path / "step.pt")
-    assert_identical(all_of(whole), all_of(part))
+    assert_identical(fingerprint(whole), fingerprint(part))
     assert torch.equal(whole.sample(5), part.sample(5))
 
 
@@ -82,7 +74,7 @@ def test_replayed_steps_equal_eager_ones(name, device, dtype, monkeypatch, caplo
                 discriminator_optimizer=ADAM,
             )
             trainer.fit(recipes.batches(device), steps=24 if name == "R3GAN" else 16)
-            ends.append(all_of(trainer))
+            ends.append(fingerprint(trainer))
     assert_identical(*ends)
     assert counts.replayed > 0
     # Two penalties, each due in steps of its own, on batches of two sizes, are more kinds.
@@ -100,7 +92,7 @@ def train_and_keep(folder="."):
         # Parts of unequal size, unless each rank's part must be whole turns or joined images.
         last = {"joined images, R1 that falls": 1, "several turns of D": 4}.get(name, 5)
         trainer.fit(recipes.batches(dtype=torch.float64, last=last), steps=4)
-        checkpoint.save(all_of(trainer), f"{folder}/{name}.pt")
+        checkpoint.save(fingerprint(trainer), f"{folder}/{name}.pt")
 
 
 def test_two_ranks_are_one_run(tmp_path):

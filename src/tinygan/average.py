@@ -73,13 +73,19 @@ class Average:
             self.net = copy.deepcopy(live, computed).to(self._dtype).eval()
         for weight in self.net.parameters():
             weight.requires_grad_(False)
+        self.to(traits.example(live).device)
 
-    def update(self, images: int, size: int, skipped: torch.Tensor) -> None:
-        """Take in the weights after a step, unless it was ``skipped``: 1 or 0 on the device.
+    def to(self, device: torch.device) -> None:
+        """Move the average to a device."""
+        self.net.to(device)
+        self._weight = torch.zeros((), dtype=self._dtype, device=device)
 
-        ``images`` were seen, ``size`` of them in this step.
-        """
-        # As all schedules do, this one counts the images before the step.
-        half_life = schedules.value_at(self.half_life, images - size, "ema_half_life", "[0, inf]")
-        weight = ema_weight(max(half_life, 1.0), images, size)
-        ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * weight)
+    def begin(self, images: int, size: int) -> None:
+        """Begin a step of ``size`` images, before which ``images`` were seen."""
+        half_life = schedules.value_at(self.half_life, images, "ema_half_life", "[0, inf]")
+        # On the device, where a recorded step looks it up: it is another one in each step.
+        self._weight.fill_(ema_weight(max(half_life, 1.0), images + size, size))
+
+    def update(self, skipped: torch.Tensor) -> None:
+        """Take in the weights after a step, unless it was ``skipped``: 1 or 0 on the device."""
+        ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * self._weight)

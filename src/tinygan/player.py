@@ -83,7 +83,7 @@ class Player:
             state = optimizers.state_of(self.optimizer, self.module)
             optimizers.load_state(self.optimizer, self.module, state)
         if self.average is not None:
-            self.average.net.to(device)
+            self.average.to(device)
         self.device = device
         self.weights_dtype = next(self.module.parameters()).dtype
         self.applied = Applied(self.module, dtype, compiled=compiled)
@@ -93,7 +93,7 @@ class Player:
     def lay_out(self, layout: torch.memory_format) -> None:
         """Hold images, weights and their moments in a memory format. The trainer calls this."""
         held: list[Any] = [m for own in self.optimizer.state.values() for m in own.values()]
-        for net in (self.module, *([] if self.average is None else [self.average.net])):
+        for net in self.nets:
             held += [*net.parameters(), *net.buffers()]
         for tensor in held:
             if isinstance(tensor, torch.Tensor) and tensor.dim() == 4:  # others have no such format
@@ -110,6 +110,11 @@ class Player:
                 "net.latent_dim = 100."
             )
         return found
+
+    @property
+    def nets(self) -> list[nn.Module]:
+        """The net, and its moving average if there is one."""
+        return [self.module] if self.average is None else [self.module, self.average.net]
 
     @property
     def moved(self) -> torch.Tensor:

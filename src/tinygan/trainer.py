@@ -99,7 +99,7 @@ class Trainer(Run):
         step = Step(game, algorithm, accumulate=accumulate, loss_scale=scale)
         self._rehearse = step.rehearse
         replica = Replica(ranks, game, step.measured)
-        executed = CapturedStep(step) if execution.capture else step
+        executed = CapturedStep(step, alone=ranks.count == 1) if execution.capture else step
         super().__init__(game, algorithm, watching, seed, dtype, ranks, executed, replica, sample)
         joins = [checks.count("join", getattr(player.module, "join", 1)) for player in game]
         turns = getattr(algorithm, "turns", 1)
@@ -267,6 +267,9 @@ class Trainer(Run):
         call(self._watching, "on_step_start", self)
         if isinstance(self._step, CapturedStep):
             self._step.watched = listens_between_pieces(self._watching)
+        for player in self.players:
+            if player.average is not None:
+                player.average.begin(self.images, size)
 
         with closing(self._step.phases(self._batch(examples, size))) as phases:
             for player in phases:
@@ -274,9 +277,6 @@ class Trainer(Run):
                 call(self._watching, "on_gradients", self, player)
                 self._step.update(player)
                 call(self._watching, "on_update", self, player)
-        for player in self.players:
-            if player.average is not None:  # after the hooks, which may change weights
-                player.average.update(self.images + size, size, player.skipped)
 
         self.step += 1
         self.images += size

@@ -1,12 +1,12 @@
 """Steps as CUDA graphs: when a step is recorded, and how it is replayed between the hooks.
 
 A step is some hundreds of small kernels, which a GPU runs faster than Python can ask for them. A
-graph asks for all of a piece at once. A piece is what the algorithm does up to its next border, or
-a player's update. Hooks run at the borders as ever. Between steps they may change anything that
-graphs hold: tensors, options, modes, layers, hooks of PyTorch's own. All is recorded anew then.
-Within a step they may write into weights, buffers, moments and gradients, replace gradients by
-others of the same layout, and set learning rates that have changed before; anything else there is
-an error.
+graph asks for all of a piece at once. If nothing happens at the borders, a step is one piece. Else
+a piece is what the algorithm does up to its next border, or a player's update, and hooks run at the
+borders as ever. Between steps they may change anything that graphs hold: tensors, options, modes,
+layers, hooks of PyTorch's own. All is recorded anew then. Within a step they may write into
+weights, buffers, moments and gradients, replace gradients by others of the same layout, and set
+learning rates that have changed before; anything else there is an error.
 
 Python inside the nets, the algorithm and the optimizers (forward hooks, a line that prints) runs
 only while a step is recorded.
@@ -44,13 +44,17 @@ class CapturedStep:
 
     What cannot be recorded runs eagerly, with one warning.
 
+    Args:
+        step: the step.
+        alone: whether no other rank has to be met at the borders.
+
     Attributes:
-        watched: whether hooks run between the pieces. What they must not change is then looked for
+        watched: whether hooks run at the borders. What they must not change is then looked for
             after each of them, and not only once before the step.
     """
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
+    def __init__(self, step: Step, *, alone: bool = True) -> None:
+        self._step, self._alone = step, alone
         self.watched = True
         self.skipped = step.skipped
         self.loss_scale = step.loss_scale
@@ -105,7 +109,7 @@ class CapturedStep:
 
     def _replayed(self, recording: Recording, batch: Batch) -> Iterator[Player]:
         self._step.begin()
-        recording.refill(batch)
+        recording.begin(batch)
         for border in recording.borders:
             border.replay_phase()
             self._border, self._step.phase = border, border.phase
@@ -128,6 +132,7 @@ class CapturedStep:
         if self.watched:
             border.held.check()
             border.take_gradients()
+            border.fill_rates()
         border.replay_update()
 
     def begin_anew(self) -> None:
@@ -151,7 +156,7 @@ class CapturedStep:
     def _kind(self, batch: Batch) -> Kind:
         shapes = tuple(tensor.shape for tensor in batch.tensors)
         answers = tuple(batch.draws.step % steps == 0 for steps in sorted(self._asked))
-        return shapes, answers, batch.draws.shape[0]
+        return shapes, answers, batch.draws.shape[0], self.watched
 
     def _recording(self, batch: Batch) -> Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
@@ -173,7 +178,8 @@ class CapturedStep:
             if against:  # better found before a recording than in it
                 raise RuntimeError(against[0])
             held = self._held or Held(self._step.players, rates_change=self._rates_change)
-            recording = Recording(self._step, self._recorder, held, batch, drawn)
+            whole = self._alone and not self.watched and not held.eager
+            recording = Recording(self._step, self._recorder, held, batch, drawn, whole=whole)
         except Exception as error:
             self._recorder = None
             self.begin_anew()

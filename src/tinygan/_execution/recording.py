@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from operator import attrgetter
@@ -19,10 +19,10 @@ from tinygan.batch import Batch, Draw
 from tinygan.player import Player, Players
 from tinygan.report import Report
 
-Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[bool, ...], int]
-"""The shapes of the batch, the answers of ``batch.every``, and the whole batch's size.
+Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[bool, ...], int, bool]
+"""Shapes of the batch, answers of ``batch.every``, the whole batch's size, if hooks watch borders.
 
-The last makes ranks with parts of unequal size record and replay in the same steps. They must,
+The size makes ranks with parts of unequal size record and replay in the same steps. They must,
 because a changing learning rate does not have the same bits in eager and in replayed steps.
 """
 
@@ -45,7 +45,7 @@ class Held:
         self.gradients = {p: torch.empty_like(p) for each in players for p in each.parameters}
         # Walking through a net takes as long as several small kernels. A layer that is not in it
         # any more, or is new, shows in the part that it was put into.
-        self._parts = {player: list(player.module.modules()) for player in players}
+        self._parts = {p: [part for net in p.nets for part in net.modules()] for p in players}
         self._weights = {p: [part._parameters for part in self._parts[p]] for p in players}
         self._buffers = {p: [part._buffers for part in self._parts[p]] for p in players}
         self._then = {player: self._of(player) for player in players}
@@ -114,8 +114,8 @@ def refusal(
 class Border:
     """A border of a recorded step: the piece before it, and the update after it.
 
-    ``replay`` replays that piece. The update is recorded here; or only the check before it, if the
-    optimizer cannot be recorded.
+    ``replay`` replays that piece. The update is recorded here, by ``record``; or only the check
+    before it, if the optimizer cannot be recorded.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Border:
         step: Step,
         player: Player,
         replay: Replay,
-        recorder: CUDAGraphs,
+        record: Callable[[Callable[[], object]], Replay],
         held: Held,
         rates: list[torch.Tensor],
     ) -> None:
@@ -140,7 +140,7 @@ class Border:
             if self._moves:
                 step.move(player)
 
-        self._replay_update = recorder.record(piece)
+        self._replay_update = record(piece)
         self._skipped = player.skipped
 
     def replay_phase(self) -> None:
@@ -172,10 +172,13 @@ class Border:
             memory.copy_(gradient)
             parameter.grad = memory.detach()
 
-    def replay_update(self) -> None:
-        """Move the player, by rates as they are now if they are recorded as tensors."""
+    def fill_rates(self) -> None:
+        """Write rates as they are now to where the graph reads them, if they are tensors there."""
         for group, rate in zip(self.player.optimizer.param_groups, self._rates):
             rate.fill_(group["lr"])
+
+    def replay_update(self) -> None:
+        """Move the player."""
         self._replay_update()
         self.player.skipped = self._skipped
         if not self._moves:
@@ -191,6 +194,7 @@ class Recording:
         held: what graphs hold of the players.
         batch: one of that kind.
         draws: how such a step draws, by the names of its draws.
+        whole: whether the step is one graph, replayed at its begin; or one for each piece.
     """
 
     def __init__(
@@ -200,6 +204,8 @@ class Recording:
         held: Held,
         batch: Batch,
         draws: dict[str, Draw],
+        *,
+        whole: bool,
     ) -> None:
         self._draws = replace(
             batch.draws,
@@ -217,36 +223,56 @@ class Recording:
                     for p in step.players
                 }
                 phases = stack.enter_context(closing(step.phases(Batch(self._batch, self._draws))))
-                # In the order in which they are replayed, because they share memory.
-                while True:
-                    player: Player | None = None
+                player: Player | None = None
 
-                    def phase() -> None:
-                        nonlocal player
-                        player = next(phases, None)
-                        if player is not None:
-                            _keep_gradients(player, held.gradients)
+                def phase() -> None:
+                    nonlocal player
+                    player = next(phases, None)
+                    if player is not None:
+                        _keep_gradients(player, held.gradients)
 
-                    replay = recorder.record(phase)
-                    if player is None:
-                        break
-                    border = Border(step, player, replay, recorder, held, rates[player])
-                    self.borders.append(border)
-                self._replay_end, self._report = replay, step.report
+                def pieces(record: Callable[[Callable[[], object]], Replay]) -> None:
+                    # In the order in which they are replayed, because they share memory.
+                    replay = record(phase)
+                    while player is not None:
+                        border = Border(step, player, replay, record, held, rates[player])
+                        self.borders.append(border)
+                        replay = record(phase)
+                    self._replay_end = replay
+
+                self._replay_begin: Replay = _nothing
+                if whole:
+                    self._replay_begin = recorder.record(lambda: pieces(_at_once))
+                else:
+                    pieces(recorder.record)
+                self._report = step.report
             if changed := held.changed():
                 raise RuntimeError(f"it replaces {in_words(changed)}, instead of writing to them")
 
-    def refill(self, batch: Batch) -> None:
-        """Write a batch, and what is drawn for it, to where the graphs read them."""
+    def begin(self, batch: Batch) -> None:
+        """Write a batch, what is drawn for it, and rates to where the graphs read them."""
         for own, tensor in zip(self._batch, batch.tensors):
             own.copy_(tensor)
         for name, (draw, own) in self._draws.drawn.items():
             own.copy_(batch.draws.draw(name, draw))
+        for border in self.borders:
+            border.fill_rates()
+        self._replay_begin()
 
     def replay_end(self) -> Report:
         """End the step; return its report, in memory of its own."""
         self._replay_end()
         return Report(self._report.names, self._report.stacked().clone())
+
+
+def _nothing() -> None:
+    pass
+
+
+def _at_once(piece: Callable[[], object]) -> Replay:
+    """Do a piece as a part of a larger one, which is recorded."""
+    piece()
+    return _nothing
 
 
 _HOOKS = attrgetter(

@@ -52,6 +52,7 @@ class Step:
         self.skipped = finite.SkippedSteps(self.device)
         self.order: list[Player] = []
         self.phase: dict[str, torch.Tensor] = {}
+        self._largest = 0
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
         self._total = self._zero
         """A scalar that is not finite as soon as anything in the step was not."""
@@ -71,6 +72,11 @@ class Step:
         The parts of an accumulated batch run side by side, from border to border.
         """
         parts = batch.parts(self.accumulate)
+        size = batch.draws.shape[0]
+        self._largest = max(self._largest, size)
+        for player in self.players:
+            # To compile for an epoch's short last batch takes longer than it ever saves.
+            player.applied.compiling = player.applied.compiled and size == self._largest
         runs: list[Generator[Player]] = []
         self.begin(1 / len(parts))
         try:
@@ -243,6 +249,9 @@ class Step:
         ]
         self.skipped.count(self._measured, self._bad)
         self._buffers.restore_if(self._bad)
+        for player in self.players:
+            if player.average is not None:
+                player.average.update(player.skipped)
         if self.loss_scale is not None:
             self.loss_scale.update(~self._bad)
         means = [v[0] if len(v) == 1 else torch.stack(v).mean() for v in self._logged.values()]

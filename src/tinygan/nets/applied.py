@@ -24,6 +24,7 @@ class Applied:
         compiled: whether torch.compile makes it faster.
 
     Attributes:
+        compiling: whether passes are by the compiled net, if there is one.
         recompute: whether a pass keeps nothing for the backward pass, which then computes it again.
         layout: the memory format in which the net is given images.
     """
@@ -34,9 +35,9 @@ class Applied:
         weight = next(net.parameters())
         self.net, self.device, self.weights_dtype = net, weight.device, weight.dtype
         self.dtype = self.weights_dtype if dtype is None else dtype
-        self.compiled, self.recompute = compiled, False
+        self.compiled, self.compiling, self.recompute = compiled, compiled, False
         self.layout = torch.contiguous_format
-        self._forward = _compiled(net) if compiled else net
+        self._compiled = _compiled(net) if compiled else net
         self._buffers = Buffers([net])
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
@@ -48,19 +49,19 @@ class Applied:
     def bare(self, *inputs: torch.Tensor) -> Any:
         """Apply the net, compiled if it is, without autocast: in the type of its weights."""
         given = [as_input(tensor, self.weights_dtype, self.layout) for tensor in inputs]
-        return self._widened(self._forward(*given))
+        return self._widened((self._compiled if self.compiling else self.net)(*given))
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
         """Within the block the net is not compiled; neither it nor global random state changes."""
-        before, self._forward = self._forward, self.net
+        self.compiling = False
         buffers = self._buffers.copies()
         devices = [self.device] if self.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices):
                 yield
         finally:
-            self._forward = before
+            self.compiling = self.compiled
             self._buffers.put(buffers)
 
     def _run(self, inputs: Sequence[torch.Tensor]) -> Any:
@@ -124,7 +125,7 @@ def as_input(tensor: torch.Tensor, dtype: torch.dtype, layout: torch.memory_form
 
 
 def _compiled(net: nn.Module) -> Callable[..., Any]:
-    # Each batch size is compiled for itself: a short last batch must not slow down the others.
+    # Each size is compiled for itself: code for all sizes is slower.
     compiled = torch.compile(net, dynamic=False)
 
     def applied(*inputs: torch.Tensor) -> Any:

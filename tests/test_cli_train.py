@@ -131,7 +131,7 @@ def test_every_flag_is_heeded(pets, tmp_path, monkeypatch):
         "num-faces": 5, "recipe": "r1", "out": tmp_path / "deep" / "out", "dtype": "bfloat16",
     }  # fmt: skip
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    given += ["--flip", "--capture", "--compile", "--diff-augment"]
+    given += ["--flip", "--capture", "--compile", "--cudnn-benchmark", "--diff-augment"]
     a = argument_parser().parse_args(["train", pets, *given])
     train._complete(a)
     trainer = train._trainer(a, 1, None)
@@ -146,6 +146,8 @@ def test_every_flag_is_heeded(pets, tmp_path, monkeypatch):
     words = trainer.state_dict()["configuration"]
     assert {"penalties.0.every", "augment.0.draw"} <= words.keys()
     assert type(trainer._step).__name__ == "CapturedStep"
+    assert all(player.applied.compiled for player in trainer.players)
+    assert trainer._execution.cudnn_benchmark
     images = train._images(a)
     assert (images.path.parent, len(images)) == (tmp_path / "deep", 16)
     assert next(iter(data.Loader(images, 2))).shape == (2, 1, 21, 21)

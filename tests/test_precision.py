@@ -205,6 +205,28 @@ def weights_of(player):
     return torch.cat([p.detach().flatten() for p in player.module.parameters()])
 
 
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_cudnn_tries_its_algorithms_while_a_run_trains(monkeypatch, before, wanted):
+    """If that is asked for; what the whole program has chosen is as it was, after an error too."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    seen = []
+
+    class Look(tinygan.Hook):
+        def on_step_end(self, trainer, report):
+            seen.append(torch.backends.cudnn.benchmark)
+            if trainer.step == 2:
+                raise OSError
+
+    trainer = tiny_trainer(hooks=[Look()], cudnn_benchmark=wanted)
+    trainer.fit([tiny_images()], steps=1)
+    assert torch.backends.cudnn.benchmark == before
+    with pytest.raises(OSError):
+        trainer.fit([tiny_images()], steps=2)
+    assert torch.backends.cudnn.benchmark == before
+    assert seen == [before or wanted] * 2
+
+
 def test_an_epochs_short_last_batch_is_not_compiled(monkeypatch):
     """Neither is it when a run that goes on begins with it."""
     sizes = []

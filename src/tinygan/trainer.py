@@ -95,7 +95,8 @@ class Trainer(Run):
         check_algorithm(algorithm)
         accumulate = checks.count("accumulate", accumulate)
         watching = check_hooks(hooks)
-        ranks, dtype, scale = checked(execution).prepare(game, device)
+        self._execution = checked(execution)
+        ranks, dtype, scale = execution.prepare(game, device)
         step = Step(game, algorithm, accumulate=accumulate, loss_scale=scale)
         self._rehearse = step.rehearse
         replica = Replica(ranks, game, step.measured)
@@ -141,7 +142,11 @@ class Trainer(Run):
             NonFiniteError: for 20 steps in a row that were not finite, if no hook goes back.
             RankError: if another rank has failed, is lost, or holds other weights.
         """
-        with self._begun(batches, epochs, steps), signals.as_requests(self.stop) as self._received:
+        with (
+            self._begun(batches, epochs, steps),
+            self._execution.trying(),
+            signals.as_requests(self.stop) as self._received,
+        ):
             try:
                 self._check_batches(batches)
                 self._share_state(batches)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +28,8 @@ class Execution:
             them.
         ranks: the processes of the run; None for those that torchrun has started, see
             ``tinygan.distributed``.
+        cudnn_benchmark: on a GPU, let cuDNN try its algorithms on each new shape, and take the
+            fastest. Another run may take others, so not even a resumed run has the same bits.
 
     Examples:
         >>> Execution(dtype=torch.bfloat16, capture=True).compile
@@ -36,6 +40,7 @@ class Execution:
     compile: bool = False
     capture: bool = False
     ranks: Ranks | None = None
+    cudnn_benchmark: bool = False
 
     def prepare(
         self, players: Players, device: torch.device | str | None
@@ -51,6 +56,16 @@ class Execution:
         # It belongs to autocast: nets that are in float16 themselves have none.
         scaled = dtype == torch.float16 and players[0].weights_dtype != torch.float16
         return ranks, dtype, LossScale(where) if scaled else None
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Within the block cuDNN tries its algorithms, if it is to."""
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = before or self.cudnn_benchmark
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
 
 
 def _checked_dtype(dtype: torch.dtype | None, weights: torch.dtype) -> torch.dtype:

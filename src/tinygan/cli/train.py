@@ -144,7 +144,8 @@ def _trainer(
         ema_half_life=recipe.ema_half_life if a.ema is None else a.ema,
         augment=recipe.augment or [augmentations.diff_augment()] * a.diff_augment,
     )  # fmt: skip
-    execution = Execution(getattr(torch, a.dtype), compile=a.compile, capture=a.capture)
+    how = {name: getattr(a, name) for name in ("compile", "capture", "cudnn_benchmark")}
+    execution = Execution(getattr(torch, a.dtype), **how)
     return recipe.trainer(hooks=watching, seed=a.seed, device=a.device, execution=execution)
 
 

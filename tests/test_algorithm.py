@@ -570,7 +570,7 @@ def test_the_rehearsal_changes_nothing():
         if again:
             before, state = fingerprint(trainer), torch.get_rng_state()
             images = recipes.batches()[0][0]
-            trainer._rehearse(Batch.of(images))
+            trainer._eager.rehearse(Batch.of(images))
             assert_identical(before, fingerprint(trainer))
             assert torch.equal(state, torch.get_rng_state())
             assert all(p.grad is None for player in trainer.players for p in player.parameters)
@@ -597,7 +597,7 @@ def test_the_rehearsal_puts_back_buffers_that_a_net_writes_in_every_mode():
     """The first step finds them as they were."""
     players = [tinygan.Player(name, Counting()) for name in "ab"]
     trainer = tinygan.Trainer(players, fine)
-    trainer._rehearse(Batch.of(torch.ones(2, 2)))
+    trainer._eager.rehearse(Batch.of(torch.ones(2, 2)))
     assert [float(player.module.count) for player in players] == [0, 0]
 
 

@@ -97,8 +97,7 @@ class Trainer(Run):
         watching = check_hooks(hooks)
         self._execution = checked(execution)
         ranks, dtype, scale = execution.prepare(game, device)
-        step = Step(game, algorithm, accumulate=accumulate, loss_scale=scale)
-        self._rehearse = step.rehearse
+        self._eager = step = Step(game, algorithm, accumulate=accumulate, loss_scale=scale)
         replica = Replica(ranks, game, step.measured)
         executed = CapturedStep(step, alone=ranks.count == 1) if execution.capture else step
         super().__init__(game, algorithm, watching, seed, dtype, ranks, executed, replica, sample)
@@ -322,7 +321,8 @@ class Trainer(Run):
             own, size = batches_of.part(given, batches, self.ranks)
             begins = not self.data and not (self.batch > 0 and self._is_too_small(size))
             if begins:
-                self._try(own, size, self._smallest(batches, size))
+                smallest, self._eager.whole = batches_of.sizes(batches, size)
+                self._try(own, size, smallest if self._ends_epoch() else size)
             elif self.batch == 0 and self._is_too_small(size):
                 self._check_first(own)
             if not self.data or self.batch == 0:
@@ -371,7 +371,9 @@ class Trainer(Run):
             if size == first:
                 self._check_first(own)
             if rows and size not in self._rehearsed:
-                self._rehearse(self._batch([self._moved(tensor[:rows]) for tensor in own], size))
+                self._eager.rehearse(
+                    self._batch([self._moved(tensor[:rows]) for tensor in own], size)
+                )
                 self._rehearsed.add(size)
         except Exception as error:
             lone = "Expected more than 1 value per channel" in str(error)
@@ -384,12 +386,10 @@ class Trainer(Run):
                 "batch norm."
             ) from error
 
-    def _smallest(self, batches: Iterable[object], size: int) -> int:
-        """Return the size of the smallest batch that this fit comes to, as far as that is known."""
+    def _ends_epoch(self) -> bool:
+        """Return whether this fit comes to an epoch's last batch, as far as that is known."""
         steps, length = self.target_steps, self.batches_per_epoch
-        if steps is not None and length is not None and steps - self.step < length - self.batch:
-            return size
-        return batches_of.smallest(batches, size)
+        return steps is None or length is None or steps - self.step >= length - self.batch
 
     def _is_too_small(self, size: int) -> bool:
         """Return whether a batch of ``size`` is smaller than what the algorithm needs of a rank."""

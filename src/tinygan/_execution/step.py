@@ -34,6 +34,7 @@ class Step:
     Attributes:
         order: the players that a step yields, in order; empty before the rehearsal.
         phase: the statistics of the phase that has just ended, by name: scalars.
+        whole: the size of batches that are not short.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Step:
         self.skipped = finite.SkippedSteps(self.device)
         self.order: list[Player] = []
         self.phase: dict[str, torch.Tensor] = {}
-        self._largest = 0
+        self.whole = 0
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
         self._total = self._zero
         """A scalar that is not finite as soon as anything in the step was not."""
@@ -72,11 +73,11 @@ class Step:
         The parts of an accumulated batch run side by side, from border to border.
         """
         parts = batch.parts(self.accumulate)
-        size = batch.draws.shape[0]
-        self._largest = max(self._largest, size)
         for player in self.players:
             # To compile for an epoch's short last batch takes longer than it ever saves.
-            player.applied.compiling = player.applied.compiled and size == self._largest
+            player.applied.compiling = (
+                player.applied.compiled and batch.draws.shape[0] >= self.whole
+            )
         runs: list[Generator[Player]] = []
         self.begin(1 / len(parts))
         try:

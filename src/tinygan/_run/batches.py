@@ -117,18 +117,21 @@ def length(batches: Iterable[object]) -> int | None:
         return None
 
 
-def smallest(batches: Iterable[object], size: int) -> int:
-    """Return the size of an epoch's smallest batch, or ``size``, another's, if it is not known."""
+def sizes(batches: Iterable[object], size: int) -> tuple[int, int]:
+    """Return an epoch's smallest and largest size of a batch, or twice ``size``, if not known."""
     if type(batches) in (list, tuple):  # others may do something when they are iterated
-        return min(len(images(batch)) for batch in batches)
+        known = [len(images(batch)) for batch in batches]
+        return min(known), max(known)
     loader: Any = batches
     plan = getattr(loader, "batch_sampler", loader)  # a DataLoader has one
     try:
         count = loader.size if plan is loader else len(plan.sampler)
-        short = count % plan.batch_size if plan.batch_size == size and not plan.drop_last else 0
+        short = 0 if plan.drop_last else count % plan.batch_size
+        if size in (short, plan.batch_size):
+            return short or size, plan.batch_size
     except (AttributeError, TypeError):  # these do not say it
-        short = 0
-    return short or size
+        pass
+    return size, size
 
 
 def state(batches: Iterable[object]) -> Place | None:

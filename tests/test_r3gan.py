@@ -454,15 +454,29 @@ def test_a_traced_net_has_pytorchs_own_operations(tmp_path):
     assert torch.equal(torch.jit.load(tmp_path / "net.pt")(z), net(z))
 
 
-def test_compiled_nets_are_eager_ones():
+@pytest.mark.parametrize("lower", [False, True], ids=["float32", "bfloat16"])
+def test_compiled_nets_are_eager_ones(lower):
     """The compiler sees PyTorch's own operations, and their gradients are the same."""
     torch.compiler.reset()
     _, net = nets(4, widths=(4, 2), blocks=1)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     images, weights = torch.randn(2, 3, 4, 4), [*net.parameters()]
-    found = [torch.autograd.grad(f(images).square().sum(), weights) for f in (net, compiled)]
+    found = []
+    for f in (net, compiled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower, cache_enabled=False):
+            logits = f(images)
+        assert logits.dtype == (torch.bfloat16 if lower else torch.float32)
+        found.append(torch.autograd.grad(logits.square().sum(), weights))
     torch.testing.assert_close(*found)
     torch.compiler.reset()
+
+
+def test_nets_without_memory_have_shapes():
+    """On the device "meta", for which there is no autocast."""
+    with torch.device("meta"):
+        generator, discriminator = nets(8, widths=(4, 2), blocks=1)
+        images = generator(torch.zeros(2, generator.latent_dim))
+        assert (images.shape, discriminator(images).shape) == ((2, 3, 8, 8), (2,))
 
 
 @pytest.mark.parametrize("num_classes", [None, 3])

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import worker
 
 from tinygan import data, hooks
+from tinygan.data import workers
 from tinygan.distributed import Ranks
 
 import processes
@@ -124,6 +125,27 @@ def test_a_worker_that_is_dead_or_stuck_ends_the_run(name, stuck):
     note = f"while loading in epoch 0 with workers=2 and timeout={PATIENCE[act]} s; workers=0 shows"
     assert note in ended.stderr, ended
     assert child.is_gone()
+
+
+def test_a_worker_that_is_just_dying_has_ended():
+    """The kernel closes its files, by which that is noticed, a moment before it can be asked."""
+
+    class Dying:
+        exitcode = None
+
+        def __init__(self, sentinel):
+            self.sentinel = sentinel
+
+        def join(self, seconds):
+            self.exitcode = -9
+
+    reading, writing = os.pipe()
+    loading = object.__new__(workers.Workers)
+    loading._shutdown, loading._workers = True, [Dying(reading)]
+    assert loading._ended(0) == []
+    os.close(writing)
+    assert loading._ended(0) == loading._workers
+    os.close(reading)
 
 
 HELD = []

@@ -82,7 +82,10 @@ class Workers(_MultiProcessingDataLoaderIter):
 
     def _ended(self, seconds: float) -> list[Any]:
         """Return those that have ended, once there are any or the time has passed."""
-        wait([worker.sentinel for worker in self._workers], seconds)
+        ready = wait([worker.sentinel for worker in self._workers], seconds)
+        for worker in self._workers:
+            if worker.sentinel in ready:  # which its death makes so a moment before it has ended
+                worker.join(_GRACE)
         return [worker for worker in self._workers if worker.exitcode is not None]
 
     def batches(self, tasks: list[list[int]]) -> Iterator[Any]:

@@ -6,6 +6,7 @@ real graphs with ``pytest -m gpu``.
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import weakref
@@ -18,6 +19,7 @@ import torch
 import tinygan
 from tinygan import penalties
 from tinygan._execution import capture, cuda_graphs, recording
+from tinygan.average import Average
 
 from helpers import assert_identical, bits, fingerprint, tiny_images, tiny_trainer
 from recorder import CountingRecorder, Counts, CPURecorder
@@ -120,7 +122,7 @@ class Watching(tinygan.Hook):
 def test_compiled_nets_are_captured(recorder, monkeypatch, caplog):
     """Whole batches by the compiled nets and short ones by the plain ones, as in eager steps."""
     torch.compiler.reset()
-    # The code that users' compiler makes for a CPU is not seen by the stand-in.
+    # The code that the default compiler makes for a CPU is not seen by the stand-in.
     if recorder.device == "cpu":
         monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     with caplog.at_level(logging.WARNING):
@@ -131,6 +133,22 @@ def test_compiled_nets_are_captured(recorder, monkeypatch, caplog):
     assert [record for record in caplog.records if record.name.startswith("tinygan")] == []
 
 
+def test_batches_that_become_short_are_recorded_anew(recorder, monkeypatch):
+    """By the plain nets, where they were compiled before larger ones came."""
+    monkeypatch.setattr(torch, "compile", lambda net, **options: lambda *x: 0.5 * net(*x))
+    images, ends = tiny_images(8).to(recorder.device), []
+    for captured in (False, True):
+        trainer = tiny_trainer(
+            device=recorder.device, compile=True, capture=captured,
+            generator_optimizer=ADAM, discriminator_optimizer=ADAM,
+        )  # fmt: skip
+        trainer.fit([images[:4]], steps=6)
+        trainer.fit([images, images[:4]], steps=18)
+        ends.append(fingerprint(trainer))
+    assert_identical(*ends)
+    assert recorder.counts.recorded == 3
+
+
 class MeddleBetween(tinygan.Hook):
     """Does something between some steps, which are recorded whole."""
 
@@ -138,7 +156,7 @@ class MeddleBetween(tinygan.Hook):
         self.act, self.event, self.steps = act, event, steps
 
     def on_step_end(self, trainer, report):
-        """Meddle with options."""
+        """Meddle with each player."""
         if self.event == "on_step_end" and trainer.step in self.steps:
             for player in trainer.players:
                 self.act(player)
@@ -459,30 +477,72 @@ def test_pytorch_hooks_that_come_and_go_are_noticed(recorder, register):
 
 
 def test_a_hook_that_begins_to_listen_is_heard(recorder):
-    """Steps that were recorded whole have no borders for it, so others are recorded."""
+    """Steps that were recorded whole have no borders for it: all is recorded anew, twice."""
 
-    class Late(tinygan.Hook):
+    class Now(tinygan.Hook):
         def on_step_end(self, trainer, report):
-            if trainer.step == 6:
+            if trainer.step == 20:
                 self.on_gradients = lambda trainer, player: _clip(player)
+            if trainer.step == 40:
+                del self.on_gradients
+
+    sizes = [8, 6, 4, 2]
+    images = lambda device: [tiny_images(size).to(device) for size in sizes]  # noqa: E731
+    assert_same_run(recorder, 60, lambda: [Now()], images)
+    assert recorder.counts.recorded == 4 + 4 * PIECES + 4
+    assert recorder.counts.replayed == 2 * 4 + 2 * 4 * PIECES + 2 * 4
+
+
+def _move_average(player):
+    for tensor in player.average.net.parameters():
+        tensor.data = 0.5 * tensor.data
+
+
+def _replace_average(player):
+    player.average = Average(player.module, 50)
+
+
+def _replace_averaged_net(player):
+    player.average.net = copy.deepcopy(player.average.net)
+
+
+def _replace_share(player):
+    player.average.share = player.average.share.clone()
+
+
+def _drop_average(player):
+    player.average = None
+
+
+@pytest.mark.parametrize(
+    ("half_life", "act"),
+    [
+        (50, _move_average),
+        (50, _replace_average),
+        (50, _replace_averaged_net),
+        (50, _replace_share),
+        (50, _drop_average),
+        (None, _replace_average),
+    ],
+)
+def test_an_average_that_is_another_is_the_one_that_moves(recorder, half_life, act):
+    """A graph writes to the memory in which the average was: between steps all is recorded anew."""
+
+    def of_generator(player):
+        if player.name == "generator":
+            act(player)
 
     one_kind = lambda device: [tiny_images(8).to(device)]  # noqa: E731
-    assert_same_run(recorder, 12, lambda: [Late()], one_kind)
-    assert recorder.counts.recorded == 1 + PIECES
+    hook = partial(MeddleBetween, of_generator, "on_step_end", (6,))
+    assert_same_run(recorder, 12, lambda: [hook()], one_kind, ema_half_life=half_life)
+    assert recorder.counts.recorded == 2
 
 
-def test_an_average_that_is_put_elsewhere_is_the_one_that_moves(recorder):
-    """A graph writes to the memory in which the average was; a hook may load another one."""
-
-    def move(player):
-        if player.average is not None:
-            for tensor in player.average.net.parameters():
-                tensor.data = 0.5 * tensor.data
-
-    one_kind = lambda device: [tiny_images(8).to(device)]  # noqa: E731
-    hook = partial(Meddle, move, "on_step_end", (6,))
-    assert_same_run(recorder, 12, lambda: [hook()], one_kind, ema_half_life=50)
-    assert recorder.counts.recorded == 2 * PIECES
+def test_an_average_that_is_another_within_a_step_is_refused(recorder):
+    """The step's end, which moves it, is recorded."""
+    hook = partial(Meddle, _replace_average, "on_update", (9,))
+    with pytest.raises(RuntimeError, match=r"a hook changed the \w+'s average in the middle of"):
+        assert_same_run(recorder, make_hooks=lambda: [hook()], ema_half_life=50)
 
 
 def test_a_layer_that_is_replaced_between_two_fits_is_trained(recorder):
@@ -639,7 +699,7 @@ def test_a_batch_of_nan_is_skipped_when_replayed(recorder):
         bad[0, 0, 0, 0] = float("nan")
         return [*images.split(8)] * 4 + [bad] + [*images.split(8)] * 4
 
-    _, replayed = assert_same_run(recorder, make_batches=with_nan)
+    _, replayed = assert_same_run(recorder, make_batches=with_nan, ema_half_life=50)
     assert replayed.skipped.counts.tolist() == [0, 0, 1]
     assert recorder.counts.replayed == 21
 
@@ -1038,7 +1098,7 @@ def played(recorder, captured, *listed):
 def test_payments_for_a_later_border_are_not_lost(recorder):
     """They add to the player's gradients across a border at which no hook listens."""
     assert_identical(played(recorder, False), played(recorder, True))
-    assert recorder.counts.replayed >= 8
+    assert recorder.counts.replayed == 9
 
 
 @pytest.mark.parametrize("event", ["on_gradients", "on_update"])

@@ -153,17 +153,18 @@ def test_batches_that_do_not_say_how_many_they_give():
             return iter(tiny_images().split(8))
 
     for unknown in (Own(), DataLoader(tiny_images(17), batch_size=None)):
-        assert batches_of.sizes(unknown, 8) == (8, 8)
+        assert batches_of.sizes(unknown, 8) == (8, 0)
 
     class Counting(list):
         def __iter__(self):
             raise AssertionError("iterating may change what a list of one's own does")
 
-    assert batches_of.sizes(Counting(tiny_images(17).split(8)), 8) == (8, 8)
+    assert batches_of.sizes(Counting(tiny_images(17).split(8)), 8) == (8, 0)
     begun_with_the_last = 1
     assert batches_of.sizes(data.Loader(tiny_images(17), 8), begun_with_the_last) == (1, 8)
     assert batches_of.sizes(DataLoader(tiny_images(17), 8), 8) == (1, 8)
     assert batches_of.sizes(data.Loader(tiny_images(16), 8), 8) == (8, 8)
+    assert batches_of.sizes(DataLoader(tiny_images(5), 8), 5) == (5, 5)
 
 
 class Remembering(nn.Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 import tinygan
 from tinygan._execution.finite import LossScale
@@ -227,14 +229,20 @@ def test_cudnn_tries_its_algorithms_while_a_run_trains(monkeypatch, before, want
     assert seen == [before or wanted] * 2
 
 
-def test_an_epochs_short_last_batch_is_not_compiled(monkeypatch):
-    """Neither is it when a run that goes on begins with it."""
-    sizes = []
+@pytest.fixture
+def sizes(monkeypatch):
+    """Return the sizes of all that compiled nets are given."""
+    found = []
 
     def compiled(net, **options):
-        return lambda *given: sizes.append(len(given[0])) or net(*given)
+        return lambda *given: found.append(len(given[0])) or net(*given)
 
     monkeypatch.setattr(torch, "compile", compiled)
+    return found
+
+
+def test_an_epochs_short_last_batch_is_not_compiled(sizes):
+    """Neither is it when a run that goes on begins with it."""
     images = tiny_images(20)
     batches = [images[:8], images[8:16], images[16:]]
     trainer = tiny_trainer(compile=True)
@@ -242,12 +250,46 @@ def test_an_epochs_short_last_batch_is_not_compiled(monkeypatch):
     assert sizes == [8] * 2 * 4  # in each step once by G and three times by D
     trainer.fit(batches, steps=4)
     assert sizes == [8] * 3 * 4
+    del sizes[:]
+    gone_on_with(batches)
+    assert sizes == []
+
+
+def gone_on_with(batches):
+    """Return a run of compiled nets that begins with the third batch, and ends with it."""
     stopped, later = tiny_trainer(), tiny_trainer(compile=True)
     stopped.fit(batches, steps=2)
     later.load_state_dict(stopped.state_dict())
-    del sizes[:]
     later.fit(batches, steps=3)
-    assert sizes == []
+    return later
+
+
+class Own(Sequence):
+    """Batches that do not say their sizes."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def test_all_sizes_are_compiled_if_it_is_not_known_which_is_short(sizes):
+    """So a resumed run compiles for the same batches as one that was not interrupted."""
+    images = tiny_images(20)
+    batches = Own([images[:8], images[8:16], images[16:]])
+    tiny_trainer(compile=True).fit(batches, steps=3)
+    assert sizes == [8] * 8 + [4] * 4
+    del sizes[:]
+    gone_on_with(batches)
+    assert sizes == [4] * 4
+    del sizes[:]
+    # An epoch whose only batch is smaller than the batch size has no smaller one.
+    tiny_trainer(compile=True).fit(DataLoader(images[:5], batch_size=8), steps=2)
+    assert sizes == [5] * 8
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

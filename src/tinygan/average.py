@@ -51,6 +51,7 @@ def _averaged_and_copied(net: nn.Module) -> tuple[list[torch.Tensor], list[torch
 class Average:
     """A net's moving average: in float32 at least, and never trained itself.
 
+    ``share`` is what a step replaces of it: on the device, where a recorded step looks it up.
     ``half_life`` is the images after which weights count half, at least 1 (not a decay such as
     0.999); or a schedule of it, whose values under 1 count as 1.
     """
@@ -73,19 +74,18 @@ class Average:
             self.net = copy.deepcopy(live, computed).to(self._dtype).eval()
         for weight in self.net.parameters():
             weight.requires_grad_(False)
-        self.to(traits.example(live).device)
+        self.share = torch.zeros((), dtype=self._dtype, device=traits.example(live).device)
 
     def to(self, device: torch.device) -> None:
         """Move the average to a device."""
         self.net.to(device)
-        self._weight = torch.zeros((), dtype=self._dtype, device=device)
+        self.share = self.share.to(device)
 
     def begin(self, images: int, size: int) -> None:
         """Begin a step of ``size`` images, before which ``images`` were seen."""
         half_life = schedules.value_at(self.half_life, images, "ema_half_life", "[0, inf]")
-        # On the device, where a recorded step looks it up: it is another one in each step.
-        self._weight.fill_(ema_weight(max(half_life, 1.0), images + size, size))
+        self.share.fill_(ema_weight(max(half_life, 1.0), images + size, size))
 
     def update(self, skipped: torch.Tensor) -> None:
         """Take in the weights after a step, unless it was ``skipped``: 1 or 0 on the device."""
-        ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * self._weight)
+        ema_update_(self.net, self._live, (1 - skipped.to(self._dtype)) * self.share)

@@ -93,7 +93,7 @@ class Player:
     def lay_out(self, layout: torch.memory_format) -> None:
         """Hold images, weights and their moments in a memory format. The trainer calls this."""
         held: list[Any] = [m for own in self.optimizer.state.values() for m in own.values()]
-        for net in self.nets:
+        for net in (self.module, *([] if self.average is None else [self.average.net])):
             held += [*net.parameters(), *net.buffers()]
         for tensor in held:
             if isinstance(tensor, torch.Tensor) and tensor.dim() == 4:  # others have no such format
@@ -110,11 +110,6 @@ class Player:
                 "net.latent_dim = 100."
             )
         return found
-
-    @property
-    def nets(self) -> list[nn.Module]:
-        """The net, and its moving average if there is one."""
-        return [self.module] if self.average is None else [self.module, self.average.net]
 
     @property
     def moved(self) -> torch.Tensor:

@@ -143,7 +143,7 @@ class Trainer(Run):
         """
         with (
             self._begun(batches, epochs, steps),
-            self._execution.trying(),
+            self._execution.cudnn_trials(),
             signals.as_requests(self.stop) as self._received,
         ):
             try:
@@ -270,7 +270,7 @@ class Trainer(Run):
         self.data = examples
         call(self._watching, "on_step_start", self)
         if isinstance(self._step, CapturedStep):
-            self._step.watched = listens_between_pieces(self._watching)
+            self._step.watch(listens_between_pieces(self.hooks))  # the same on all ranks
         for player in self.players:
             if player.average is not None:
                 player.average.begin(self.images, size)

@@ -40,7 +40,7 @@ MOST_ANEW = 16
 
 
 class CapturedStep:
-    """A step whose pieces are recorded, for each kind of step, and then replayed.
+    """A step that is recorded, for each kind of step, and then replayed.
 
     What cannot be recorded runs eagerly, with one warning.
 
@@ -48,14 +48,11 @@ class CapturedStep:
         step: the step.
         alone: whether no other rank has to be met at the borders.
 
-    Attributes:
-        watched: whether hooks run at the borders. What they must not change is then looked for
-            after each of them, and not only once before the step.
     """
 
-    def __init__(self, step: Step, *, alone: bool = True) -> None:
+    def __init__(self, step: Step, *, alone: bool) -> None:
         self._step, self._alone = step, alone
-        self.watched = True
+        self._watched = False
         self.skipped = step.skipped
         self.loss_scale = step.loss_scale
         self._recorder = recorder_for(step.device)
@@ -79,6 +76,15 @@ class CapturedStep:
         self._against: list[str] = []
         self.report: Report
 
+    def watch(self, watched: bool) -> None:
+        """Learn whether hooks run at the borders: what is recorded suits only the one or the other.
+
+        What they must not change is looked for after each of them, not only once before the step.
+        """
+        if watched != self._watched:
+            self._watched = watched
+            self.begin_anew()
+
     def phases(self, batch: Batch) -> Generator[Player]:
         """Do as ``Step.phases`` does."""
         recording = self._recording(batch)
@@ -97,7 +103,7 @@ class CapturedStep:
                     f"the {other.name} pays before the {player.name} is yielded, where a hook may "
                     "change the gradients of both; let it pay after that"
                     for other in self._step.players
-                    if self.watched and other.ledger.paid and other is not player
+                    if self._watched and other.ledger.paid and other is not player
                 ]
                 yield player
         self.report = self._step.report
@@ -114,7 +120,7 @@ class CapturedStep:
             border.replay_phase()
             self._border, self._step.phase = border, border.phase
             yield border.player
-            if self.watched:
+            if self._watched:
                 border.held.check()
         self.report = recording.replay_end()
 
@@ -129,7 +135,7 @@ class CapturedStep:
             if optimizers.recordable(player.optimizer):
                 self._moments[player] = _with_moments(player)
             return
-        if self.watched:
+        if self._watched:
             border.held.check()
             border.take_gradients()
             border.fill_rates()
@@ -156,7 +162,8 @@ class CapturedStep:
     def _kind(self, batch: Batch) -> Kind:
         shapes = tuple(tensor.shape for tensor in batch.tensors)
         answers = tuple(batch.draws.step % steps == 0 for steps in sorted(self._asked))
-        return shapes, answers, batch.draws.shape[0], self.watched
+        size = batch.draws.shape[0]
+        return shapes, answers, size, self._step.is_short(size)
 
     def _recording(self, batch: Batch) -> Recording | None:
         """Return what to replay for such a batch, or None to run it eagerly."""
@@ -178,7 +185,7 @@ class CapturedStep:
             if against:  # better found before a recording than in it
                 raise RuntimeError(against[0])
             held = self._held or Held(self._step.players, rates_change=self._rates_change)
-            whole = self._alone and not self.watched and not held.eager
+            whole = self._alone and not self._watched and not held.eager
             recording = Recording(self._step, self._recorder, held, batch, drawn, whole=whole)
         except Exception as error:
             self._recorder = None

@@ -24,8 +24,8 @@ class Execution:
             or ``torch.float16`` for GPUs that lack it; None for the type of the weights. Weights,
             losses and samples keep theirs.
         compile: apply the nets by ``torch.compile`` in training; the first step takes a minute.
-        capture: on a GPU, record the pieces of a step as CUDA graphs after some steps, and replay
-            them.
+        capture: on a GPU, record a step as a CUDA graph, or several, after some steps, and replay
+            it.
         ranks: the processes of the run; None for those that torchrun has started, see
             ``tinygan.distributed``.
         cudnn_benchmark: on a GPU, let cuDNN try its algorithms on each new shape, and take the
@@ -58,10 +58,13 @@ class Execution:
         return ranks, dtype, LossScale(where) if scaled else None
 
     @contextmanager
-    def trying(self) -> Iterator[None]:
+    def cudnn_trials(self) -> Iterator[None]:
         """Within the block cuDNN tries its algorithms, if it is to."""
+        if not self.cudnn_benchmark:
+            yield
+            return
         before = torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = before or self.cudnn_benchmark
+        torch.backends.cudnn.benchmark = True
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""One kind of step, recorded: its pieces as graphs, and what of it has an address in them."""
+"""One kind of step, recorded as one graph or several, and what of it has an address in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinygan.player import Player, Players
 from tinygan.report import Report
 
 Kind: TypeAlias = tuple[tuple[torch.Size, ...], tuple[bool, ...], int, bool]
-"""Shapes of the batch, answers of ``batch.every``, the whole batch's size, if hooks watch borders.
+"""Shapes of the batch, answers of ``batch.every``, the whole batch's size, and whether it is short.
 
 The size makes ranks with parts of unequal size record and replay in the same steps. They must,
 because a changing learning rate does not have the same bits in eager and in replayed steps.
@@ -45,9 +45,10 @@ class Held:
         self.gradients = {p: torch.empty_like(p) for each in players for p in each.parameters}
         # Walking through a net takes as long as several small kernels. A layer that is not in it
         # any more, or is new, shows in the part that it was put into.
-        self._parts = {p: [part for net in p.nets for part in net.modules()] for p in players}
+        self._parts = {player: list(player.module.modules()) for player in players}
         self._weights = {p: [part._parameters for part in self._parts[p]] for p in players}
         self._buffers = {p: [part._buffers for part in self._parts[p]] for p in players}
+        self._averages = {p: _named(p.average.net) for p in players if p.average is not None}
         self._then = {player: self._of(player) for player in players}
 
     def changed(self) -> list[tuple[Player, str]]:
@@ -66,7 +67,8 @@ class Held:
             raise refusal(in_words(changed))
 
     def _of(self, player: Player) -> dict[str, object]:
-        parts, optimizer = self._parts[player], player.optimizer
+        parts, optimizer, average = self._parts[player], player.optimizer, player.average
+        averaged = _tensors(self._averages.get(player, ()))
         weights = _tensors(self._weights[player])
         held: dict[str, object] = {
             "layers": [[p, *p._modules.values()] for p in parts if p._modules],
@@ -79,6 +81,7 @@ class Held:
             "requires_grad": [weight.requires_grad for weight in weights],
             "buffers": _places(_tensors(self._buffers[player])),
             "training mode": [part.training for part in parts],
+            "average": average and [id(average.net), *_places([*averaged, average.share])],
         }
         if player in self.eager:
             return held
@@ -280,6 +283,10 @@ _HOOKS = attrgetter(
 )
 _HOOKS_OF_WEIGHTS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _HOOKS_OF_OPTIMIZERS = attrgetter("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+
+def _named(net: nn.Module) -> list[dict[str, Any]]:
+    return [own for part in net.modules() for own in (part._parameters, part._buffers)]
 
 
 def _tensors(named: Iterable[dict[str, Any]]) -> list[torch.Tensor]:

@@ -34,7 +34,7 @@ class Step:
     Attributes:
         order: the players that a step yields, in order; empty before the rehearsal.
         phase: the statistics of the phase that has just ended, by name: scalars.
-        whole: the size of batches that are not short.
+        whole: the size of batches that are not short; 0 if it is not known.
     """
 
     def __init__(
@@ -74,10 +74,9 @@ class Step:
         """
         parts = batch.parts(self.accumulate)
         for player in self.players:
-            # To compile for an epoch's short last batch takes longer than it ever saves.
-            player.applied.compiling = (
-                player.applied.compiled and batch.draws.shape[0] >= self.whole
-            )
+            # To compile for a short batch takes as long again, for one step in each epoch.
+            short = self.is_short(batch.draws.shape[0])
+            player.applied.compiling = player.applied.compiled and not short
         runs: list[Generator[Player]] = []
         self.begin(1 / len(parts))
         try:
@@ -94,6 +93,10 @@ class Step:
         finally:
             for run in runs:  # or a traceback would keep their graphs
                 run.close()
+
+    def is_short(self, size: int) -> bool:
+        """Return whether a batch of a size is smaller than others, as an epoch's last may be."""
+        return size < self.whole
 
     def begin(self, share: float = 1.0) -> None:
         """Begin a step in which the mean of a part of a batch counts ``share``."""

@@ -118,7 +118,7 @@ def length(batches: Iterable[object]) -> int | None:
 
 
 def sizes(batches: Iterable[object], size: int) -> tuple[int, int]:
-    """Return an epoch's smallest and largest size of a batch, or twice ``size``, if not known."""
+    """Return the sizes of an epoch's smallest and largest batch; (``size``, 0) if not known."""
     if type(batches) in (list, tuple):  # others may do something when they are iterated
         known = [len(images(batch)) for batch in batches]
         return min(known), max(known)
@@ -126,12 +126,13 @@ def sizes(batches: Iterable[object], size: int) -> tuple[int, int]:
     plan = getattr(loader, "batch_sampler", loader)  # a DataLoader has one
     try:
         count = loader.size if plan is loader else len(plan.sampler)
-        short = 0 if plan.drop_last else count % plan.batch_size
-        if size in (short, plan.batch_size):
-            return short or size, plan.batch_size
+        whole = min(count, plan.batch_size)
+        short = 0 if plan.drop_last else count % whole
+        if size in (short, whole):
+            return short or size, whole
     except (AttributeError, TypeError):  # these do not say it
         pass
-    return size, size
+    return size, 0
 
 
 def state(batches: Iterable[object]) -> Place | None:

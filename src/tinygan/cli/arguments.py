@@ -108,7 +108,7 @@ def _train(command: argparse.ArgumentParser) -> None:
     )
     add("--capture", action="store_true", help="replay steps as CUDA graphs, on a GPU")
     add("--compile", action="store_true", help="apply the nets by torch.compile")
-    add("--cudnn-benchmark", action="store_true", help="let cuDNN try which algorithms are fastest")
+    add("--cudnn-benchmark", action="store_true", help="take cuDNN's fastest algorithms, by trial")
     add("--device", help="cpu, cuda, mps [cuda if there is a GPU, else cpu]")
     add("--ngpu", type=int, default=1, help="processes, each with a GPU; 0 for one on the CPU [1]")
     add("--seed", type=int, default=999, help="seed of every random number [999]")

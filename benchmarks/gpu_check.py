@@ -66,6 +66,7 @@ def steps(device: str, others: bool, speedrun: Sequence[str] = ()) -> list[Step]
         ("training", "Training beside the other loops", 150),
         ("epochs", "Five epochs of 202,599 images, with all hooks", 45),
         ("floor", "Batch 1024, and the floor", 75),
+        ("compiled", "Tests of compiled steps", 90),
         ("kernels", "Where a step's time goes", 60),
     ]
     if device == "cpu":

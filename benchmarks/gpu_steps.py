@@ -376,11 +376,14 @@ def the_kernels(task: Task) -> None:
 STEPS: dict[str, Callable[[Task], None]] = {
     "versions": versions,
     "replayed": partial(run_tests, words="replayed", trial="cpu and replayed and SGD"),
-    "tests": partial(run_tests, words="not replayed", trial="cpu and changing_rate"),
+    "tests": partial(
+        run_tests, words="not replayed and not compiled", trial="cpu and changing_rate"
+    ),
     "probe": probe,
     "training": training,
     "epochs": epochs,
     "floor": the_floor,
+    "compiled": partial(run_tests, words="compiled", trial="cpu and compiled_nets_are_captured"),
     "kernels": the_kernels,
 }
 

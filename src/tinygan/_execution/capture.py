@@ -47,7 +47,6 @@ class CapturedStep:
     Args:
         step: the step.
         alone: whether no other rank has to be met at the borders.
-
     """
 
     def __init__(self, step: Step, *, alone: bool) -> None:

@@ -197,7 +197,7 @@ class Recording:
         held: what graphs hold of the players.
         batch: one of that kind.
         draws: how such a step draws, by the names of its draws.
-        whole: whether the step is one graph, replayed at its begin; or one for each piece.
+        whole: whether there is one graph, replayed as the step begins, and not one for each piece.
     """
 
     def __init__(

@@ -163,7 +163,7 @@ class HandTuned(Contender):
 
     def train(self, batches: Iterable[torch.Tensor]) -> None:
         """Take one step per batch."""
-        with cudnn_benchmark():
+        with tinygan.Execution(cudnn_benchmark=True).cudnn_trials():
             for images in batches:
                 real = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
                 self.statistics = self.step(real)
@@ -234,17 +234,6 @@ class HandCaptured(HandTuned):
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.statistics = super().step(self.real)
-
-
-@contextmanager
-def cudnn_benchmark() -> Iterator[None]:
-    """Within the block cuDNN tries its algorithms and keeps the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 class Lightning(Contender):

@@ -117,7 +117,7 @@ def test_the_house_stays_small():
     docs/design.md says why it is not lower. Whoever adds a room raises it by as much, on purpose.
     """
     assert lines(ROOT / path for path in READING_PATH) <= 1500
-    assert lines(ROOT.rglob("*.py")) <= 12751
+    assert lines(ROOT.rglob("*.py")) <= 12750
 
 
 @pytest.mark.parametrize("trainer", [tinygan.Trainer, tinygan.GANTrainer])

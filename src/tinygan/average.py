@@ -51,7 +51,7 @@ def _averaged_and_copied(net: nn.Module) -> tuple[list[torch.Tensor], list[torch
 class Average:
     """A net's moving average: in float32 at least, and never trained itself.
 
-    ``share`` is what a step replaces of it: on the device, where a recorded step looks it up.
+    ``share`` is how much of it a step replaces: on the device, where a recorded step reads it.
     ``half_life`` is the images after which weights count half, at least 1 (not a decay such as
     0.999); or a schedule of it, whose values under 1 count as 1.
     """

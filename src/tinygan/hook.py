@@ -148,8 +148,8 @@ def check_unused(hooks: Iterable[object], token: object) -> None:
             )
 
 
-def listens_between_pieces(hooks: Iterable[object]) -> bool:
-    """Return whether any hook runs in the middle of a step."""
+def listens_at_borders(hooks: Iterable[object]) -> bool:
+    """Return whether any hook runs in the middle of a step, where a player is yielded."""
     return any(
         getattr(getattr(hook, event), "__func__", None) is not getattr(Hook, event)
         for hook in hooks

@@ -28,7 +28,7 @@ from tinygan.hook import (
     call_on_exception,
     check_hooks,
     check_unused,
-    listens_between_pieces,
+    listens_at_borders,
 )
 from tinygan.nets.traits import layout
 from tinygan.player import Player, Players
@@ -270,7 +270,7 @@ class Trainer(Run):
         self.data = examples
         call(self._watching, "on_step_start", self)
         if isinstance(self._step, CapturedStep):
-            self._step.watch(listens_between_pieces(self.hooks))  # the same on all ranks
+            self._step.watch(listens_at_borders(self.hooks))  # the same on all ranks
         for player in self.players:
             if player.average is not None:
                 player.average.begin(self.images, size)

@@ -76,9 +76,9 @@ class CapturedStep:
         self.report: Report
 
     def watch(self, watched: bool) -> None:
-        """Learn whether hooks run at the borders: what is recorded suits only the one or the other.
+        """Learn whether hooks run at the borders: then steps are recorded in pieces.
 
-        What they must not change is looked for after each of them, not only once before the step.
+        What hooks must not change is then looked for after each of them as well.
         """
         if watched != self._watched:
             self._watched = watched

@@ -24,8 +24,7 @@ class Execution:
             or ``torch.float16`` for GPUs that lack it; None for the type of the weights. Weights,
             losses and samples keep theirs.
         compile: apply the nets by ``torch.compile`` in training; the first step takes a minute.
-        capture: on a GPU, record a step as a CUDA graph, or several, after some steps, and replay
-            it.
+        capture: on a GPU, record a step as one CUDA graph or several, and replay it.
         ranks: the processes of the run; None for those that torchrun has started, see
             ``tinygan.distributed``.
         cudnn_benchmark: on a GPU, let cuDNN try its algorithms on each new shape, and take the

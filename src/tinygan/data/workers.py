@@ -84,7 +84,7 @@ class Workers(_MultiProcessingDataLoaderIter):
         """Return those that have ended, once there are any or the time has passed."""
         ready = wait([worker.sentinel for worker in self._workers], seconds)
         for worker in self._workers:
-            if worker.sentinel in ready:  # which its death makes so a moment before it has ended
+            if worker.sentinel in ready:  # a pipe, which closes a moment before the process ends
                 worker.join(_GRACE)
         return [worker for worker in self._workers if worker.exitcode is not None]
 
